@@ -1,0 +1,309 @@
+"""What defines a run (`RunConfig`: science) and where it runs (`Resources`); data and validation only.
+
+In the flow: grid.py merges YAML into one plain mapping per cell, `parse` turns it into a `RunConfig` or raises
+`Mistakes` with every error in it at once, identity.py hashes the result. Values are strict: `1e-4` is a float because
+YAML 1.2 says so, `"1e-4"` is not, and an unknown key is an error that names the nearest valid one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal
+
+import pydantic
+from pydantic import Field
+
+from bench import find
+from bench.task import Config, DataSpec, ModelSpec
+
+Path = tuple[str, ...]
+"""Where a value stands in a config, e.g. ("objectives", "video.order", "weight")."""
+
+
+class Input(Config):
+    """How a clip is cut from a sample. Defaults: TIME's recipe on SSv2 (paper.md 1.3)."""
+
+    frames: int = Field(8, ge=1, description="T, one from each of T equal segments")
+    size: int = Field(224, ge=1, description="side of the square crop, pixels")
+    jitter: tuple[float, float] = Field(
+        (256 / 224, 320 / 224), description="short side in training, as multiples of `size`"
+    )
+    eval_scale: float = Field(
+        1.0, ge=1.0, description="short side in evaluation, as a multiple of `size`"
+    )
+    rand_augment: str | None = Field(None, description="timm spec, e.g. rand-m20-mstd0.5-inc1")
+
+    @pydantic.model_validator(mode="after")
+    def _ordered(self) -> Input:
+        if not 1.0 <= self.jitter[0] <= self.jitter[1]:
+            raise ValueError(
+                f"jitter must be [low, high] with 1 <= low <= high, got {list(self.jitter)}"
+            )
+        return self
+
+
+class Train(Config):
+    """Optimisation. Defaults: TIME's recipe (paper.md 1.3). `batch` is global; accumulation is derived from it."""
+
+    epochs: int = Field(35, ge=1)
+    batch: int = Field(64, ge=1, description="clips per optimiser step, over all devices")
+    lr: float = Field(1e-4, gt=0)
+    weight_decay: float = Field(
+        0.05, ge=0, description="not applied to biases and other 1-D parameters"
+    )
+    betas: tuple[float, float] = (0.9, 0.999)
+    amsgrad: bool = True
+    schedule: Literal["step", "cosine"] = "step"
+    milestones: tuple[int, ...] = Field(
+        (20, 30), description="epochs at which `step` multiplies lr by `gamma`"
+    )
+    gamma: float = 0.1
+    warmup_epochs: float = Field(0.0, ge=0)
+    clip_grad: float | None = Field(None, gt=0, description="maximum norm of the gradient")
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32", description="bf16 = autocast; weights stay fp32"
+    )
+    dropout: float = Field(0.0, ge=0, lt=1, description="before the classifier")
+    validate_every: int = Field(1, ge=1, description="epochs between validations")
+
+
+class Resources(Config):
+    """Where and how fast a run is computed. Nothing scientific may depend on any of this: it is not in the signature."""
+
+    data_dir: str = Field("data", description="folder that holds the prepared data sets")
+    weights_dir: str = Field(
+        "data/weights", description="folder with <timm name>.safetensors or .pth files"
+    )
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1 ...")
+    threads: int = Field(
+        1, ge=1, description="CPU threads of one cell; cores / threads cells run at once"
+    )
+    workers: int = Field(0, ge=0, description="loader processes; 0 = in the training process")
+    micro_batch: int | None = Field(
+        None, ge=1, description="clips that fit on the device; default the whole batch"
+    )
+    log_every: int = Field(10, ge=1, description="steps between lines of metrics.jsonl")
+    checkpoint_minutes: float = Field(5.0, gt=0)
+    checkpoint_steps: int | None = Field(
+        None, ge=1, description="also after this many steps (tests)"
+    )
+
+
+@dataclass(frozen=True)
+class Component:
+    """A named component with its validated options."""
+
+    name: str
+    config: Any
+    version: int
+
+    def dump(self, *, defaults: bool) -> dict[str, Any]:
+        return self.config.model_dump(mode="json", exclude_defaults=not defaults)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that defines the numbers of one run."""
+
+    data: Component
+    input: Input
+    model: Component
+    objectives: Mapping[str, Component]
+    train: Train
+    evaluations: Mapping[str, Component]
+    seed: int
+
+    def dump(self, *, defaults: bool = True) -> dict[str, Any]:
+        """Plain JSON, as `parse` reads it. With `defaults=False` only what differs from the defaults (the science)."""
+        return {
+            "data": {"name": self.data.name, **self.data.dump(defaults=defaults)},
+            "input": self.input.model_dump(mode="json", exclude_defaults=not defaults),
+            "model": {"name": self.model.name, **self.model.dump(defaults=defaults)},
+            "objectives": {
+                n: c.dump(defaults=defaults) for n, c in sorted(self.objectives.items())
+            },
+            "train": self.train.model_dump(mode="json", exclude_defaults=not defaults),
+            "evaluations": {
+                n: c.dump(defaults=defaults) for n, c in sorted(self.evaluations.items())
+            },
+            "seed": self.seed,
+        }
+
+    def components(self) -> dict[str, Component]:
+        """'kind name' -> component, for versions and contract checks."""
+        parts = {f"source {self.data.name}": self.data, f"backbone {self.model.name}": self.model}
+        parts |= {f"objective {n}": c for n, c in self.objectives.items()}
+        return parts | {f"evaluation {n}": c for n, c in self.evaluations.items()}
+
+    def data_spec(self) -> DataSpec:
+        return find.load("source", self.data.name).spec(self.data.config)
+
+    def model_spec(self) -> ModelSpec:
+        spec, model = self.data_spec(), self.model.config
+        return ModelSpec(
+            frames=self.input.frames,
+            size=self.input.size,
+            patch=model.patch,
+            dim=model.dim,
+            num_classes=spec.num_classes,
+            mean=spec.mean,
+            std=spec.std,
+        )
+
+    def skip_reason(self) -> str | None:
+        """Why this combination cannot run (a component's own words), or None."""
+        backbone = find.load("backbone", self.model.name)
+        if hasattr(backbone, "skip"):
+            reason = backbone.skip(
+                self.model.config, frames=self.input.frames, size=self.input.size
+            )
+            if reason:
+                return f"{self.model.name}: {reason}"
+        spec, model_spec = self.data_spec(), self.model_spec()
+        for kind, parts in (("objective", self.objectives), ("evaluation", self.evaluations)):
+            for name, part in parts.items():
+                module = find.load(kind, name)
+                reason = (
+                    module.skip(part.config, model_spec, spec) if hasattr(module, "skip") else None
+                )
+                if reason:
+                    return f"{name}: {reason}"
+        return None
+
+
+SECTIONS = ("data", "input", "model", "objectives", "train", "evaluations", "seed")
+NAMED = {"data": "source", "model": "backbone"}  # {name: ..., options}
+KEYED = {"objectives": "objective", "evaluations": "evaluation"}  # {component name: options}
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """One thing wrong with the user's input: where, and what to do about it."""
+
+    path: Path
+    message: str
+
+    def __str__(self) -> str:
+        return f"{'.'.join(self.path)}: {self.message}" if self.path else self.message
+
+
+class Mistakes(ValueError):
+    """Everything wrong with the user's input, at once."""
+
+    def __init__(self, mistakes: list[Mistake]) -> None:
+        self.mistakes = list(dict.fromkeys(mistakes))
+        super().__init__("\n".join(f"  {m}" for m in self.mistakes))
+
+
+def parse(raw: Mapping[str, Any]) -> RunConfig:
+    """Validate a merged mapping. Raises Mistakes listing every error with its path."""
+    mistakes = [
+        Mistake((str(k),), f"unknown key{find.nearest(str(k), SECTIONS)}")
+        for k in raw
+        if k not in SECTIONS
+    ]
+    parts: dict[str, Any] = {}
+    for section, model in (("input", Input), ("train", Train)):
+        parts[section] = _part(model, raw.get(section, {}), (section,), mistakes)
+    for section, kind in NAMED.items():
+        parts[section] = _named(kind, raw.get(section), (section,), mistakes)
+    for section, kind in KEYED.items():
+        parts[section] = _keyed(kind, raw.get(section), (section,), mistakes)
+    seed = raw.get("seed", 0)
+    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+        mistakes.append(Mistake(("seed",), f"must be a whole number >= 0, got {seed!r}"))
+    if not mistakes and not parts["objectives"]:
+        mistakes.append(
+            Mistake(("objectives",), "name at least one objective, e.g. `classify: {}`")
+        )
+    if mistakes:
+        raise Mistakes(mistakes)
+    return RunConfig(**parts, seed=seed)
+
+
+def parse_resources(raw: Mapping[str, Any]) -> Resources:
+    """Validate the `resources` mapping. Raises Mistakes."""
+    mistakes: list[Mistake] = []
+    resources = _part(Resources, raw, ("resources",), mistakes)
+    if mistakes:
+        raise Mistakes(mistakes)
+    return resources
+
+
+def parse_options(kind: str, name: str, raw: Mapping[str, Any]) -> Any:
+    """Validate the options of one component. Raises Mistakes."""
+    mistakes: list[Mistake] = []
+    component = _component(kind, name, raw, (name,), mistakes)
+    if mistakes or component is None:
+        raise Mistakes(mistakes)
+    return component.config
+
+
+def _named(kind: str, raw: Any, path: Path, mistakes: list[Mistake]) -> Component | None:
+    if not isinstance(raw, Mapping) or "name" not in raw:
+        mistakes.append(
+            Mistake((*path, "name"), f"required: which {kind}? ({', '.join(find.names(kind))})")
+        )
+        return None
+    return _component(
+        kind, raw["name"], {k: v for k, v in raw.items() if k != "name"}, path, mistakes
+    )
+
+
+def _keyed(kind: str, raw: Any, path: Path, mistakes: list[Mistake]) -> dict[str, Component | None]:
+    if raw is None:
+        return {}
+    if not isinstance(raw, Mapping):
+        mistakes.append(Mistake(path, f"must map {kind} names to options, got {raw!r}"))
+        return {}
+    return {
+        str(name): _component(
+            kind, name, {} if options is None else options, (*path, str(name)), mistakes
+        )
+        for name, options in raw.items()
+    }
+
+
+def _component(
+    kind: str, name: Any, options: Any, path: Path, mistakes: list[Mistake]
+) -> Component | None:
+    try:
+        module = find.load(kind, str(name))
+    except find.UnknownComponent as error:
+        mistakes.append(Mistake(path if kind in KEYED.values() else (*path, "name"), str(error)))
+        return None
+    config = _part(module.Config, options, path, mistakes)
+    return Component(str(name), config, module.VERSION)
+
+
+def _part(model: type[Config], raw: Any, path: Path, mistakes: list[Mistake]) -> Any:
+    if not isinstance(raw, Mapping):
+        mistakes.append(Mistake(path, f"must be a mapping of options, got {raw!r}"))
+        return None
+    value, errors = _validate(model, json.dumps(raw, default=str, sort_keys=True))
+    mistakes += [Mistake((*path, *where), message) for where, message in errors]
+    return value
+
+
+@lru_cache(maxsize=65536)
+def _validate(model: type[Config], raw: str) -> tuple[Any, tuple[tuple[Path, str], ...]]:
+    """Cached: the cells of a grid share most of their parts. JSON mode: lists become tuples, ints become floats."""
+    try:
+        return model.model_validate_json(raw), ()
+    except pydantic.ValidationError as error:
+        return None, tuple(_explain(model, e) for e in error.errors(include_url=False))
+
+
+def _explain(model: type[Config], error: Any) -> tuple[Path, str]:
+    where = tuple(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        return where, f"unknown key{find.nearest(where[-1], tuple(model.model_fields))}"
+    message = error["msg"].removeprefix("Value error, ")
+    if where and (field := model.model_fields.get(where[0])) and field.description:
+        message += f" ({field.description})"
+    if where:
+        message += f"; got {json.dumps(error['input'], default=str)}"
+    return where, message

@@ -1,0 +1,185 @@
+"""Samples -> batches, in an order that is a pure function of (seed, epoch).
+
+A training run is one long sequence of micro-batches: step s takes the next `batch` samples of the permutation of its
+epoch, cut into micro-batches. `training_batches(first_step=s)` yields exactly what an uninterrupted run would have
+seen from step s on, for any number of workers. Evaluation yields each key once, in stored order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from bench.config import Input
+from bench.data import transforms
+from bench.identity import rng, seed
+from bench.task import Samples
+
+Prepare = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+"""An objective's labels from the augmented uint8 clip (T H W 3)."""
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One sample of one epoch."""
+
+    index: int
+    epoch: int
+
+
+@dataclass
+class RawBatch:
+    """What comes out of the loader, before it goes to the device."""
+
+    clip_BTHWC: Tensor  # uint8
+    labels_B: Tensor  # int64
+    keys: tuple[str, ...]
+    draws: tuple[Draw, ...]
+    extras: dict[str, Tensor]
+
+    def pin_memory(self) -> RawBatch:
+        self.clip_BTHWC = self.clip_BTHWC.pin_memory()
+        self.labels_B = self.labels_B.pin_memory()
+        self.extras = {name: value.pin_memory() for name, value in self.extras.items()}
+        return self
+
+
+class Clips(Dataset[Any]):
+    """Draw -> (clip, label, key, draw, extras). Augmented when `run_seed` is given."""
+
+    def __init__(
+        self,
+        samples: Samples,
+        config: Input,
+        *,
+        run_seed: int | None = None,
+        prepare: dict[str, Prepare] | None = None,
+    ) -> None:
+        self.samples = samples
+        self.config = config
+        self.run_seed = run_seed
+        self.prepare = prepare or {}
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, draw: Draw) -> tuple[Any, ...]:
+        i, frames = draw.index, self.config.frames
+        length = self.samples.num_frames(i)
+        if self.run_seed is None:
+            indices = transforms.segment_indices(length, frames, None)
+            clip = transforms.eval_clip(self.samples.frames(i, indices), self.config)
+            return clip, int(self.samples.labels[i]), self.samples.keys[i], draw, {}
+        generator = rng(self.run_seed, "augment", draw.epoch, i)
+        indices = transforms.segment_indices(length, frames, generator)
+        clip = transforms.train_clip(self.samples.frames(i, indices), self.config, generator)
+        extras = {
+            name: make(clip, rng(self.run_seed, name, draw.epoch, i))
+            for name, make in self.prepare.items()
+        }
+        return clip, int(self.samples.labels[i]), self.samples.keys[i], draw, extras
+
+
+def collate(items: list[tuple[Any, ...]]) -> RawBatch:
+    clips, labels, keys, draws, extras = zip(*items, strict=True)
+    return RawBatch(
+        clip_BTHWC=torch.from_numpy(np.stack(clips)),
+        labels_B=torch.tensor(labels, dtype=torch.int64),
+        keys=tuple(keys),
+        draws=tuple(draws),
+        extras=default_collate(list(extras)) if extras[0] else {},
+    )
+
+
+def epoch_order(run_seed: int, epoch: int, length: int) -> np.ndarray:
+    """The permutation of an epoch."""
+    return rng(run_seed, "order", epoch).permutation(length)
+
+
+def steps_per_epoch(length: int, batch: int) -> int:
+    """Full batches only, so that every optimiser step averages over `batch` clips; at least one."""
+    return max(1, length // batch)
+
+
+class _Schedule:
+    """The micro-batches from `first_step` to `last_step`, as lists of draws (a DataLoader batch sampler)."""
+
+    def __init__(
+        self, length: int, run_seed: int, *, batch: int, micro: int, first_step: int, last_step: int
+    ) -> None:
+        self.length, self.run_seed = length, run_seed
+        self.batch, self.micro = batch, micro
+        self.first_step, self.last_step = first_step, last_step
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        per_epoch = steps_per_epoch(self.length, self.batch)
+        order, current = None, -1
+        for step in range(self.first_step, self.last_step):
+            epoch, position = divmod(step, per_epoch)
+            if epoch != current:
+                order, current = epoch_order(self.run_seed, epoch, self.length), epoch
+            assert order is not None
+            chosen = order[position * self.batch : (position + 1) * self.batch]
+            draws = [Draw(int(i), epoch) for i in chosen]
+            for start in range(0, len(draws), self.micro):
+                yield draws[start : start + self.micro]
+
+    def __len__(self) -> int:
+        size = min(self.batch, self.length)
+        return (self.last_step - self.first_step) * -(-size // self.micro)
+
+
+def training_batches(
+    clips: Clips,
+    *,
+    batch: int,
+    micro: int,
+    first_step: int,
+    last_step: int,
+    workers: int,
+    pin: bool,
+) -> Iterator[RawBatch]:
+    """Micro-batches of steps [first_step, last_step)."""
+    assert clips.run_seed is not None
+    schedule = _Schedule(
+        len(clips),
+        clips.run_seed,
+        batch=batch,
+        micro=micro,
+        first_step=first_step,
+        last_step=last_step,
+    )
+    return iter(_loader(clips, schedule, workers=workers, pin=pin))
+
+
+def evaluation_batches(clips: Clips, *, batch: int, workers: int, pin: bool) -> Iterator[RawBatch]:
+    """Every sample once, in stored order."""
+    draws = [Draw(i, 0) for i in range(len(clips))]
+    chunks = [draws[start : start + batch] for start in range(0, len(draws), batch)]
+    return iter(_loader(clips, chunks, workers=workers, pin=pin))
+
+
+def _loader(clips: Clips, batches: Any, *, workers: int, pin: bool) -> DataLoader[Any]:
+    return DataLoader(
+        clips,
+        batch_sampler=batches,
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=pin,
+        worker_init_fn=_start_worker,
+        # OpenCV and video decoders do not survive a fork once they have started threads
+        multiprocessing_context="spawn" if workers else None,
+        generator=torch.Generator().manual_seed(seed("loader") % 2**63),
+    )
+
+
+def _start_worker(_: int) -> None:
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)

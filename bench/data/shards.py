@@ -1,0 +1,217 @@
+"""Shards on disk -> random access to samples: reads what `pack` wrote. The loader sees only
+`ShardSamples`.
+
+A shard folder holds plain WebDataset tars, `samples.parquet` (where in which tar each sample
+lies) and `index.json` (what the data set is and how its frames were made; written last, so its
+existence means complete). Byte offsets into plain tars give random access, hence an exact global
+shuffle, without a format of our own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from bench.data.video import decode
+
+SCHEMA = 1
+INDEX = "index.json"
+SAMPLES = "samples.parquet"
+
+
+def _remedy(folder: Path) -> str:
+    """The command that makes the shards; the source's name is known if the index can still be
+    read.
+    """
+    try:
+        source = json.loads((folder / INDEX).read_bytes())["source"].replace("_", "-")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        source = "SOURCE"
+    return (
+        f"Make it with `python -m bench.prepare {source} ... --out {folder}` "
+        "(`python -m bench.prepare --help` lists the sources and their options)"
+    )
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """The parsed index.json of a shard folder; ValueError with the remedy if it is absent,
+    incomplete or unknown.
+    """
+    path = folder / INDEX
+    if not folder.is_dir():
+        raise ValueError(f"no shards at {folder}: the folder does not exist. {_remedy(folder)}")
+    if not path.is_file():
+        state = "incomplete" if any(folder.glob("*.tar")) else "empty"
+        raise ValueError(
+            f"the shard folder {folder} is {state}: it has no {INDEX}. {_remedy(folder)}"
+        )
+    try:
+        index = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path} is corrupt ({error}). {_remedy(folder)}") from error
+    if not isinstance(index, dict) or index.get("schema") != SCHEMA:
+        found = index.get("schema") if isinstance(index, dict) else None
+        raise ValueError(
+            f"{path} has schema {found!r}, this version reads {SCHEMA}. {_remedy(folder)}"
+        )
+    return index
+
+
+def index_digest(folder: Path) -> str:
+    """SHA-256 of index.json, which holds the SHA-256 of everything else: the identity of the
+    data.
+    """
+    return hashlib.sha256((folder / INDEX).read_bytes()).hexdigest()
+
+
+def require_source(
+    folder: Path, *, source: str, version: int, config: Mapping[str, Any], remedy: str
+) -> None:
+    """ValueError unless the folder was made by this version of this source with these options."""
+    index = read_index(folder)
+    found = {"source": index["source"], "version": index["source_version"], **index["config"]}
+    wanted = {"source": source, "version": version, **config}
+    if differences := {
+        k: (found.get(k), wanted.get(k))
+        for k in {**found, **wanted}
+        if found.get(k) != wanted.get(k)
+    }:
+        listed = ", ".join(
+            f"{k} is {a!r} there and {b!r} here" for k, (a, b) in sorted(differences.items())
+        )
+        raise ValueError(f"the shards in {folder} are another data set: {listed}. {remedy}")
+
+
+class ShardSamples:
+    """One split of a shard folder: the `Samples` protocol of bench.task. Pickles; opens shards on
+    first use.
+
+    Stored frames (`npy` members) are read through a memory map, so only the pages of the
+    requested frames are touched; videos (`webm` members) are decoded from their bytes.
+    """
+
+    def __init__(self, folder: Path, split: str) -> None:
+        index = read_index(folder)
+        if split not in index["splits"]:
+            raise ValueError(
+                f"{folder} has no split {split!r}; it has {', '.join(index['splits'])}"
+            )
+        path = folder / SAMPLES
+        if not path.is_file():
+            raise ValueError(
+                f"the shard folder {folder} is incomplete: it has no {SAMPLES}. {_remedy(folder)}"
+            )
+        table = pq.read_table(path, filters=[("split", "==", split)])
+        self.folder = folder
+        self.split = split
+        self.digest = index_digest(folder)
+        self.classes = tuple(index["classes"])
+        self.keys: tuple[str, ...] = tuple(table["key"].to_pylist())
+        self.labels = table["label"].to_numpy().astype(np.int64)
+        self._shards = tuple(index["splits"][split]["shards"])
+        number = {name: i for i, name in enumerate(self._shards)}
+        self._shard = np.array([number[name] for name in table["shard"].to_pylist()], np.int32)
+        columns = ("offset", "size", "header", "num_frames", "height", "width")
+        # One int64 row per sample: small to pickle, and no per-sample Python objects in the
+        # workers.
+        self._rows = np.stack([table[c].to_numpy().astype(np.int64) for c in columns], axis=1)
+        self._is_raw = index["frames"]["storage"] == "raw"
+        self._maps: dict[int, mmap.mmap] = {}
+        if len(self.keys) != index["splits"][split]["samples"]:
+            raise ValueError(
+                f"{path} and {INDEX} disagree on the size of {split!r}. {_remedy(folder)}"
+            )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_maps": {}}
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def num_frames(self, i: int) -> int:
+        return int(self._rows[i, 3])
+
+    def frames(self, i: int, indices: np.ndarray) -> np.ndarray:
+        """uint8 T H W 3 (RGB): the requested frames of sample i, in the requested order."""
+        offset, size, header, num_frames, height, width = self._rows[i].tolist()
+        shard = self._map(int(self._shard[i]), end=offset + size)
+        if not self._is_raw:
+            return decode(shard[offset : offset + size], indices, key=self.keys[i])
+        shape = (num_frames, height, width, 3)
+        stored = np.ndarray(shape, np.uint8, buffer=shard, offset=offset + header)
+        return np.take(stored, indices, axis=0)
+
+    def _map(self, number: int, *, end: int) -> mmap.mmap:
+        mapped = self._maps.get(number)
+        if mapped is None:
+            path = self.folder / self._shards[number]
+            try:
+                with path.open("rb") as file:
+                    mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+            except (OSError, ValueError) as error:
+                raise ValueError(
+                    f"shard {path} cannot be read ({error}). {_remedy(self.folder)}"
+                ) from error
+            self._maps[number] = mapped
+        if end > len(mapped):
+            path = self.folder / self._shards[number]
+            raise ValueError(f"shard {path} is truncated. {_remedy(self.folder)}")
+        return mapped
+
+
+def open_split(folder: Path, split: str) -> ShardSamples:
+    """Random access to one split of a shard folder."""
+    return ShardSamples(folder, split)
+
+
+def check(folder: Path) -> dict[str, Any]:
+    """Verify every count and SHA-256 of a shard folder against its index, which is returned.
+
+    ValueError lists all that is wrong, not just the first.
+    """
+    index = read_index(folder)
+    wrong: list[str] = []
+    for name, shard in index["shards"].items():
+        path = folder / name
+        if not path.is_file():
+            wrong.append(f"{name} is missing")
+        elif path.stat().st_size != shard["bytes"]:
+            wrong.append(f"{name} has {path.stat().st_size} bytes instead of {shard['bytes']}")
+        elif sha256_of(path) != shard["sha256"]:
+            wrong.append(f"{name} has another SHA-256 than when it was written")
+    if not (folder / SAMPLES).is_file() or sha256_of(folder / SAMPLES) != index["samples_sha256"]:
+        wrong.append(f"{SAMPLES} is missing or changed")
+    else:
+        wrong += _wrong_counts(folder, index)
+    if wrong:
+        listed = "\n  ".join(wrong)
+        raise ValueError(
+            f"the shard folder {folder} is corrupt:\n  {listed}\nDelete it. {_remedy(folder)}"
+        )
+    return index
+
+
+def _wrong_counts(folder: Path, index: Mapping[str, Any]) -> list[str]:
+    table = pq.read_table(folder / SAMPLES, columns=["split", "shard"])
+    splits, shards = table["split"].to_pylist(), table["shard"].to_pylist()
+    wrong = []
+    for split, entry in index["splits"].items():
+        if (found := splits.count(split)) != entry["samples"]:
+            wrong.append(f"split {split!r} has {found} samples instead of {entry['samples']}")
+    for name, entry in index["shards"].items():
+        if (found := shards.count(name)) != entry["count"]:
+            wrong.append(f"{name} has {found} samples instead of {entry['count']}")
+    return wrong
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digest of a file, read in chunks."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

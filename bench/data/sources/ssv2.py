@@ -1,0 +1,211 @@
+"""Something-Something-v2 (Goyal et al., ICCV 2017), the real data set: 174 classes, VP9 videos,
+converted to shards once.
+
+    python -m bench.prepare ssv2 --videos DIR --annotations DIR --out data/ssv2
+
+The temporal-18 and static-16 subsets are the lists of Sevilla-Lara et al. ("Only Time Can Tell",
+WACV 2021) by their official SSv2 ids; conversion verifies that labels.json gives the listed names
+at those ids.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Literal
+
+from bench.data.pack import DataSetInfo, FrameRule, Progress
+from bench.data.progress import report
+from bench.data.shards import ShardSamples, open_split, require_source
+from bench.data.ssv2_format import VideoFolder, read_annotations
+from bench.data.ssv2_format import convert as convert_videos
+from bench.task import Config as BaseConfig
+from bench.task import DataSpec
+
+VERSION = 1
+NUM_CLASSES = 174
+SPLITS = ("train", "val")
+
+TEMPORAL = {
+    0: "Approaching something with your camera",
+    6: "Covering something with something",
+    27: "Lifting something up completely without letting it drop down",
+    28: "Lifting something up completely, then letting it drop down",
+    29: "Lifting something with something on it",
+    31: "Lifting up one end of something, then letting it drop down",
+    32: "Moving away from something with your camera",
+    36: "Moving something and something away from each other",
+    37: "Moving something and something closer to each other",
+    38: "Moving something and something so they collide with each other",
+    40: "Moving something away from something",
+    41: "Moving something away from the camera",
+    42: "Moving something closer to something",
+    44: "Moving something towards the camera",
+    84: "Pretending to turn something upside down",
+    145: "Stuffing something into something",
+    164: "Turning something upside down",
+    171: "Uncovering something",
+}
+STATIC = {  # without the two of the printed list that contradict it (19, and 31 which is temporal)
+    14: "Folding something",
+    18: "Holding something in front of something",
+    23: "Letting something roll down a slanted surface",
+    30: "Lifting up one end of something without letting it drop down",
+    57: "Poking something so that it falls over",
+    59: "Pouring something into something",
+    83: "Pretending to throw something",
+    97: "Pushing something so it spins",
+    123: "Scooping something up with something",
+    126: "Showing something next to something",
+    142: "Sprinkling something onto something",
+    143: "Squeezing something",
+    160: "Touching (without moving) part of something",
+    168: "Turning the camera upwards while filming something",
+    169: "Twisting (wringing) something wet until water comes out",
+    173: "Wiping something off of something",
+}
+SUBSETS = {"temporal": tuple(TEMPORAL), "static": tuple(STATIC)}
+
+
+class Config(BaseConfig):
+    """How the shards hold the videos. `raw` frames load faster and are larger; `video` keeps the
+    original files.
+    """
+
+    frames: Literal["video", "raw"] = "video"
+    short_side: int | None = None  # raw only: pixels; None keeps the size
+    digest: str | None = None  # pin the data: SHA-256 of the shards' index.json
+
+
+def spec(config: Config) -> DataSpec:
+    """Known without the data; class names outside the two subsets come with them (index.json)."""
+    known = TEMPORAL | STATIC
+    classes = tuple(known.get(i, f"class {i:03d}") for i in range(NUM_CLASSES))
+    return DataSpec(name="ssv2", media="video", classes=classes, subsets=SUBSETS, splits=SPLITS)
+
+
+def locate(config: Config, data_root: Path) -> Path:
+    """The folder of the shards."""
+    return data_root / "ssv2"
+
+
+def remedy(folder: Path) -> str:
+    """The command that makes the shards."""
+    return f"Run `python -m bench.prepare ssv2 --videos DIR --annotations DIR --out {folder}`"
+
+
+def missing(config: Config, data_root: Path) -> str | None:
+    """What is missing and the command that makes it; None if the data are there."""
+    folder = locate(config, data_root)
+    try:
+        require_source(
+            folder, source="ssv2", version=VERSION, config=_stored(config), remedy=remedy(folder)
+        )
+    except ValueError as error:
+        return f"Something-Something-v2 is not usable: {error}. {remedy(folder)}"
+    return None
+
+
+def open(config: Config, data_root: Path, split: str) -> ShardSamples:
+    """Random access to a split; ValueError with the remedy if the shards are absent or others
+    than asked for.
+    """
+    if problem := missing(config, data_root):
+        raise ValueError(problem)
+    samples = open_split(locate(config, data_root), split)
+    if config.digest not in (None, samples.digest):
+        raise ValueError(
+            f"the shards in {samples.folder} have digest {samples.digest}, "
+            f"the run asks for {config.digest}"
+        )
+    return samples
+
+
+def _stored(config: Config) -> dict[str, object]:
+    return config.model_dump(exclude={"digest"})
+
+
+def convert(
+    config: Config,
+    *,
+    videos: Path,
+    annotations: Path,
+    out: Path,
+    workers: int | None = None,
+    progress: Progress | None = None,
+    allow_failed: bool = False,
+) -> Path:
+    """Videos `<id>.webm` and the JSON annotations (either naming scheme) -> shards in `out`."""
+    read = read_annotations(annotations, SPLITS)
+    wrong = [
+        f"{i} is {read.classes[i] if i < len(read.classes) else 'absent'!r}, expected {name!r}"
+        for i, name in (TEMPORAL | STATIC).items()
+        if i >= len(read.classes) or read.classes[i] != name
+    ]
+    if len(read.classes) != NUM_CLASSES or wrong:
+        listed = "\n  ".join(wrong[:5])
+        raise ValueError(
+            f"labels.json in {annotations} is not that of Something-Something-v2: "
+            f"{len(read.classes)} classes ({NUM_CLASSES} expected), "
+            f"{len(wrong)} of the known names differ\n  {listed}"
+        )
+    info = DataSetInfo("ssv2", VERSION, _stored(config), read.classes, SUBSETS)
+    return convert_videos(
+        read,
+        VideoFolder(videos),
+        out,
+        info,
+        FrameRule(config.frames, config.short_side),
+        workers=workers,
+        progress=progress,
+        allow_failed=allow_failed,
+    )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `python -m bench.prepare ssv2`."""
+    parser.add_argument(
+        "--videos",
+        type=Path,
+        metavar="DIR",
+        help="folder of <id>.webm (20bn-something-something-v2)",
+    )
+    parser.add_argument(
+        "--annotations", type=Path, metavar="DIR", help="folder of labels.json, train.json, ..."
+    )
+    parser.add_argument(
+        "--frames",
+        choices=("video", "raw"),
+        default="video",
+        help="keep the files, or decode them now",
+    )
+    parser.add_argument(
+        "--short-side",
+        type=int,
+        metavar="PIXELS",
+        help="with --frames raw: shrink the frames to this",
+    )
+    parser.add_argument(
+        "--allow-failed",
+        action="store_true",
+        help="leave out videos that do not decode, and list them",
+    )
+
+
+def run(args: argparse.Namespace) -> Path:
+    """What `python -m bench.prepare ssv2` does."""
+    if lacking := [name for name in ("videos", "annotations") if getattr(args, name) is None]:
+        raise ValueError(
+            f"ssv2 needs --{' and --'.join(lacking)}; see `python -m bench.prepare ssv2 --help`"
+        )
+    config = Config(frames=args.frames, short_side=args.short_side)
+    with report("converting Something-Something-v2") as progress:
+        return convert(
+            config,
+            videos=args.videos,
+            annotations=args.annotations,
+            out=args.out,
+            workers=args.workers,
+            progress=progress,
+            allow_failed=args.allow_failed,
+        )

@@ -1,0 +1,100 @@
+"""From stored frames to the clip a model sees: which frames, which crop, which augmentation. Runs on loader workers.
+
+Everything stays uint8 until the device (`normalise`), a quarter of the bytes of float32. The random numbers of a clip
+come from one generator that the caller seeds with (run seed, epoch, sample), so a clip is the same whichever worker or
+rank makes it. There is no horizontal flip: it would turn "left to right" into "right to left".
+
+Source of the rules: TIME's SSv2 recipe, paper.md 1.3.
+"""
+
+from __future__ import annotations
+
+import random
+from functools import lru_cache
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from einops import rearrange
+from PIL import Image
+from torch import Tensor
+
+from bench.config import Input
+
+
+def segment_indices(length: int, frames: int, rng: np.random.Generator | None) -> np.ndarray:
+    """One frame index from each of `frames` equal segments of a clip of `length` frames.
+
+    Segments are (length - 1) / frames long. In training a random index within each; in evaluation (`rng` None) its
+    midpoint. Clips shorter than `frames` repeat frames.
+    """
+    if length < 1:
+        raise ValueError("a clip needs at least one frame")
+    edges = np.round(np.arange(frames + 1) * (length - 1) / frames).astype(np.int64)
+    starts, ends = edges[:-1], edges[1:]
+    if rng is None:
+        return (starts + ends) // 2
+    return rng.integers(starts, ends + 1)
+
+
+def train_clip(frames_THWC: np.ndarray, config: Input, rng: np.random.Generator) -> np.ndarray:
+    """Scale jitter, one random crop for all frames, optional RandAugment (same draw for all frames). uint8 T S S 3."""
+    if config.rand_augment:
+        frames_THWC = _rand_augment(frames_THWC, config, rng)
+    low, high = config.jitter
+    # Inverse-uniform in the short side, as in SlowFast's loaders: 1 / scale is uniform.
+    scale = 1.0 / rng.uniform(1.0 / high, 1.0 / low)
+    return _crop_resize(frames_THWC, config.size, scale, rng.uniform(), rng.uniform())
+
+
+def eval_clip(frames_THWC: np.ndarray, config: Input) -> np.ndarray:
+    """Resize to the evaluation scale and take the centre crop. uint8 T S S 3."""
+    return _crop_resize(frames_THWC, config.size, config.eval_scale, 0.5, 0.5)
+
+
+def _crop_resize(
+    frames_THWC: np.ndarray, size: int, scale: float, y: float, x: float
+) -> np.ndarray:
+    """The crop of `size` pixels that resizing the short side to `size * scale` would show at fraction (y, x).
+
+    Cropping first and resizing the crop gives the same picture for the cost of the crop alone.
+    """
+    _, height, width, _ = frames_THWC.shape
+    side = max(1, min(round(min(height, width) / scale), height, width))
+    top, left = round(y * (height - side)), round(x * (width - side))
+    crops = frames_THWC[:, top : top + side, left : left + side]
+    if side == size:
+        return np.ascontiguousarray(crops)
+    how = cv2.INTER_AREA if side > size else cv2.INTER_LINEAR
+    out = np.empty((len(crops), size, size, 3), np.uint8)
+    for t, crop in enumerate(crops):
+        cv2.resize(np.ascontiguousarray(crop), (size, size), dst=out[t], interpolation=how)
+    return out
+
+
+def _rand_augment(frames_THWC: np.ndarray, config: Input, rng: np.random.Generator) -> np.ndarray:
+    augment = _augmenter(str(config.rand_augment), config.size)
+    state = int(rng.integers(2**32))
+    out = []
+    for frame in frames_THWC:
+        # timm draws from the global generators: reseeding gives every frame of the clip the same operations
+        random.seed(state)
+        np.random.seed(state)
+        out.append(np.asarray(augment(Image.fromarray(frame))))
+    return np.stack(out)
+
+
+@lru_cache(maxsize=8)
+def _augmenter(spec: str, size: int) -> Any:
+    from timm.data.auto_augment import rand_augment_transform
+
+    options = {"translate_const": int(size * 0.45), "img_mean": (128, 128, 128)}
+    return rand_augment_transform(spec, options)
+
+
+def normalise(clip_BTHWC: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """uint8 B T H W 3 on any device -> float32 B T 3 H W, (x / 255 - mean) / std."""
+    scale = torch.tensor([1.0 / (255.0 * s) for s in std], device=clip_BTHWC.device)
+    shift = torch.tensor([m / s for m, s in zip(mean, std, strict=True)], device=clip_BTHWC.device)
+    return rearrange(clip_BTHWC.float() * scale - shift, "b t h w c -> b t c h w").contiguous()

@@ -1,0 +1,500 @@
+"""YAML -> labelled cells. Pure: reads the two YAML files, touches nothing else.
+
+A sweep says *what is compared* (axes), a scale says *how big* (data, model size, schedule, resources). Each value of an
+axis is a label that maps to a patch of the config; a cell takes one label per axis and merges
+
+    scale.base <- sweep.base <- patches of its labels <- --set
+
+All mistakes of both files and all cells come back in one `Mistakes`, each with the place it was written at.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench import find, identity, yaml
+from bench.config import (
+    KEYED,
+    SECTIONS,
+    Mistake,
+    Mistakes,
+    Resources,
+    RunConfig,
+    parse,
+    parse_resources,
+)
+
+Labels = dict[str, str]
+Patch = dict[str, Any]
+
+_SWEEP_KEYS = ("title", "base", "axes", "zip", "exclude", "when", "seeds", "resources")
+_SCALE_KEYS = ("title", "base", "seeds", "resources")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of the grid: its labels for tables, its config for the engine."""
+
+    labels: Labels
+    seed: int
+    config: RunConfig
+    signature: str
+    skip: str | None = None  # why it cannot run; it stays in the plan
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every cell of a sweep at a scale."""
+
+    sweep: str
+    scale: str
+    title: str
+    axes: tuple[str, ...]
+    cells: tuple[Cell, ...]
+    resources: Resources
+    overrides: dict[str, Any] = field(default_factory=dict)  # science set by --set
+
+    @property
+    def name(self) -> str:
+        """Name of the manifest: a sweep run with --set is another experiment and does not replace the plain one."""
+        suffix = f"-{identity.digest(self.overrides)[:6]}" if self.overrides else ""
+        return f"{self.sweep}-{self.scale}{suffix}"
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A patch and the place it was written at."""
+
+    origin: str
+    patch: Patch
+
+
+def plan(sweep: Path, scale: str, settings: Iterable[str] = ()) -> Plan:
+    """Expand a sweep. Raises Mistakes with everything that is wrong in the sweep, the scale and the settings."""
+    mistakes: list[Mistake] = []
+    sweep_doc = _read(sweep, mistakes)
+    scale_path = sweep.parent / "scales" / f"{scale}.yaml"
+    if sweep_doc is not None and not scale_path.exists():
+        valid = sorted(p.stem for p in scale_path.parent.glob("*.yaml"))
+        mistakes.append(
+            Mistake((), f"--scale: unknown scale {scale!r}{find.nearest(scale, valid)}")
+        )
+        raise Mistakes(mistakes)
+    scale_doc = _read(scale_path, mistakes)
+    if sweep_doc is None or scale_doc is None:
+        raise Mistakes(mistakes)
+    overrides = parse_settings(settings, mistakes)
+    return _expand(sweep, scale_path, sweep_doc, scale_doc, overrides, mistakes)
+
+
+def _read(path: Path, mistakes: list[Mistake]) -> dict[str, Any] | None:
+    try:
+        return yaml.read(path)
+    except Mistakes as error:
+        mistakes += error.mistakes
+        return None
+
+
+def parse_settings(settings: Iterable[str], mistakes: list[Mistake]) -> Patch:
+    """`key=value` strings -> a nested patch; the value is YAML."""
+    patch: Patch = {}
+    for text in settings:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            mistakes.append(Mistake((), f"--set {text}: write it as key=value, e.g. train.lr=1e-3"))
+            continue
+        merge(patch, nest({key.strip(): yaml.parse_value(value)}))
+    return patch
+
+
+def _expand(
+    sweep: Path,
+    scale_path: Path,
+    sweep_doc: Patch,
+    scale_doc: Patch,
+    overrides: Patch,
+    mistakes: list[Mistake],
+) -> Plan:
+    for path, doc, keys in ((sweep, sweep_doc, _SWEEP_KEYS), (scale_path, scale_doc, _SCALE_KEYS)):
+        mistakes += [
+            Mistake((), f"{path}: {k}: unknown key{find.nearest(str(k), keys)}")
+            for k in doc
+            if k not in keys
+        ]
+    axes = _axes(sweep, sweep_doc, mistakes)
+    seeds = _seeds(
+        overrides.pop("seeds", sweep_doc.get("seeds", scale_doc.get("seeds", [0]))), mistakes
+    )
+    resources: Patch = {}
+    for patch in (scale_doc, sweep_doc, overrides):
+        merge(resources, nest(patch.get("resources") or {}))
+    overrides.pop("resources", None)
+    common = [
+        _Layer(f"{scale_path}: base", nest(scale_doc.get("base") or {})),
+        _Layer(f"{sweep}: base", nest(sweep_doc.get("base") or {})),
+    ]
+    final = _Layer("--set", overrides)
+    _check_conflicts(sweep, axes, sweep_doc.get("zip") or [], final, mistakes)
+    try:
+        parsed_resources = parse_resources(resources)
+    except Mistakes as error:
+        mistakes += error.mistakes
+        parsed_resources = Resources()
+    cells: list[Cell] = []
+    if axes is not None and not any("axes" in str(m) and "empty" in str(m) for m in mistakes):
+        label_sets = list(_label_sets(sweep, sweep_doc, axes, mistakes))
+        cells = _cells(label_sets, axes, seeds, common, final, mistakes)
+    if mistakes:
+        raise Mistakes(mistakes)
+    if not cells:
+        raise Mistakes(
+            [Mistake((), f"{sweep}: the grid is empty: `exclude` and `when` leave no cell")]
+        )
+    title = str(sweep_doc.get("title", sweep.stem))
+    return Plan(
+        sweep.stem,
+        scale_path.stem,
+        title,
+        tuple(axes or {}),
+        tuple(cells),
+        parsed_resources,
+        overrides,
+    )
+
+
+def _cells(
+    label_sets: list[Labels],
+    axes: dict[str, dict[str, _Layer]],
+    seeds: list[int],
+    common: list[_Layer],
+    final: _Layer,
+    mistakes: list[Mistake],
+) -> list[Cell]:
+    cells: list[Cell] = []
+    seen: dict[str, Cell] = {}
+    skips: dict[str, str | None] = {}
+    base: Patch = {}
+    for layer in common:
+        merge(base, layer.patch)
+    for labels in label_sets:
+        layers = [axes[axis][label] for axis, label in labels.items() if label != "-"]
+        merged = _copy(base)
+        for layer in (*layers, final):
+            merge(merged, layer.patch)
+        for seed in seeds:
+            try:
+                config = parse({"seed": seed, **merged})
+            except Mistakes as error:
+                mistakes += [_locate(m, [*common, *layers, final]) for m in error.mistakes]
+                break  # the other seeds have the same mistakes
+            signature = identity.signature(config)
+            if signature in seen:
+                other = seen[signature].labels
+                mistakes.append(
+                    Mistake((), f"two cells are the same run: {labels} and {other} (seed {seed})")
+                )
+                break
+            science = json.dumps({**config.dump(defaults=False), "seed": 0}, sort_keys=True)
+            if science not in skips:
+                skips[science] = config.skip_reason()
+            cell = Cell(labels, config.seed, config, signature, skips[science])
+            seen[signature] = cell
+            cells.append(cell)
+    return cells
+
+
+def _axes(sweep: Path, doc: Patch, mistakes: list[Mistake]) -> dict[str, dict[str, _Layer]] | None:
+    raw = doc.get("axes")
+    if not isinstance(raw, dict) or not raw:
+        mistakes.append(
+            Mistake((), f"{sweep}: axes: empty; give at least one axis of labelled patches")
+        )
+        return None
+    axes: dict[str, dict[str, _Layer]] = {}
+    for axis, labels in raw.items():
+        where = f"{sweep}: axes.{axis}"
+        if axis in ("seed", "signature", "state"):
+            mistakes.append(Mistake((), f"{where}: this name is taken by a column of the results"))
+        if not isinstance(labels, dict) or not labels:
+            mistakes.append(Mistake((), f"{where}: empty axis; map at least one label to a patch"))
+            continue
+        axes[str(axis)] = {}
+        for label, patch in labels.items():
+            if patch is not None and not isinstance(patch, dict):
+                mistakes.append(
+                    Mistake((), f"{where}.{label}: must map config keys to values, got {patch!r}")
+                )
+                patch = {}
+            axes[str(axis)][str(label)] = _Layer(f"{where}.{label}", nest(patch or {}))
+    return axes
+
+
+def _seeds(raw: Any, mistakes: list[Mistake]) -> list[int]:
+    valid = isinstance(raw, list) and all(
+        isinstance(s, int) and not isinstance(s, bool) and s >= 0 for s in raw
+    )
+    if not valid or not raw or len(set(raw)) != len(raw):
+        mistakes.append(
+            Mistake(
+                ("seeds",), f"must be a list of distinct whole numbers, e.g. [0, 1, 2]; got {raw!r}"
+            )
+        )
+        return [0]
+    return list(raw)
+
+
+def _label_sets(
+    sweep: Path, doc: Patch, axes: dict[str, dict[str, _Layer]], mistakes: list[Mistake]
+) -> Iterator[Labels]:
+    groups = _zip_groups(sweep, doc.get("zip") or [], axes, mistakes)
+    when = _conditions(sweep, "when", doc.get("when") or {}, axes, mistakes)
+    exclude = _exclusions(sweep, doc.get("exclude") or [], axes, mistakes)
+    choices = [
+        [
+            dict(zip(group, labels, strict=True))
+            for labels in zip(*(axes[a] for a in group), strict=True)
+        ]
+        for group in groups
+    ]
+    seen = set()
+    for combination in itertools.product(*choices):
+        labels = {axis: label for part in combination for axis, label in part.items()}
+        labels = {axis: labels[axis] for axis in axes}
+        for (
+            axis,
+            condition,
+        ) in when.items():  # the axis does not apply here: one cell with "-" instead of many equal
+            if not _matches(labels, condition):
+                labels[axis] = "-"
+        key = tuple(labels.values())
+        if key in seen or any(_matches(labels, rule) for rule in exclude):
+            continue
+        seen.add(key)
+        yield labels
+
+
+def _zip_groups(
+    sweep: Path, raw: Any, axes: dict[str, Any], mistakes: list[Mistake]
+) -> list[list[str]]:
+    groups: list[list[str]] = []
+    zipped: set[str] = set()
+    if not isinstance(raw, list) or not all(isinstance(group, list) for group in raw):
+        mistakes.append(
+            Mistake((), f"{sweep}: zip: must be a list of lists of axis names, e.g. [[lr, batch]]")
+        )
+        raw = []
+    for i, group in enumerate(raw):
+        unknown = [a for a in group if a not in axes]
+        mistakes += [
+            Mistake((), f"{sweep}: zip.{i}: unknown axis {a!r}{find.nearest(str(a), list(axes))}")
+            for a in unknown
+        ]
+        twice = [a for a in group if a in zipped]
+        mistakes += [Mistake((), f"{sweep}: zip.{i}: axis {a!r} is in two groups") for a in twice]
+        if unknown or twice:
+            continue
+        lengths = {a: len(axes[a]) for a in group}
+        if len(set(lengths.values())) > 1:
+            text = ", ".join(f"{a} has {n}" for a, n in lengths.items())
+            mistakes.append(
+                Mistake(
+                    (),
+                    f"{sweep}: zip.{i}: axes of unequal length ({text}); give each the same number of labels",
+                )
+            )
+            continue
+        zipped |= set(group)
+        groups.append(list(group))
+    firsts = {group[0]: group for group in groups}
+    return [firsts.get(a, [a]) for a in axes if a not in zipped or a in firsts]
+
+
+def _conditions(
+    sweep: Path, key: str, raw: Any, axes: dict[str, Any], mistakes: list[Mistake]
+) -> dict[str, dict[str, list[str]]]:
+    if not isinstance(raw, dict):
+        mistakes.append(
+            Mistake(
+                (),
+                f"{sweep}: {key}: must map an axis to the labels it applies to, e.g. {{weight: {{method: [TIME]}}}}",
+            )
+        )
+        return {}
+    found = {}
+    for axis, rule in raw.items():
+        if axis not in axes:
+            mistakes.append(
+                Mistake(
+                    (),
+                    f"{sweep}: {key}: unknown axis {axis!r}{find.nearest(str(axis), list(axes))}",
+                )
+            )
+            continue
+        found[str(axis)] = _rule(f"{sweep}: {key}.{axis}", rule, axes, mistakes)
+    return found
+
+
+def _exclusions(
+    sweep: Path, raw: Any, axes: dict[str, Any], mistakes: list[Mistake]
+) -> list[dict[str, list[str]]]:
+    if not isinstance(raw, list):
+        mistakes.append(
+            Mistake(
+                (),
+                f"{sweep}: exclude: must be a list of rules, e.g. [{{method: baseline, backbone: X-ViT}}]",
+            )
+        )
+        return []
+    return [_rule(f"{sweep}: exclude.{i}", rule, axes, mistakes) for i, rule in enumerate(raw)]
+
+
+def _rule(
+    where: str, raw: Any, axes: dict[str, Any], mistakes: list[Mistake]
+) -> dict[str, list[str]]:
+    if not isinstance(raw, dict) or not raw:
+        mistakes.append(Mistake((), f"{where}: must map axes to labels, got {raw!r}"))
+        return {"": []}
+    rule: dict[str, list[str]] = {}
+    for axis, labels in raw.items():
+        if axis not in axes:
+            mistakes.append(
+                Mistake((), f"{where}: unknown axis {axis!r}{find.nearest(str(axis), list(axes))}")
+            )
+            continue
+        rule[str(axis)] = [
+            str(label) for label in (labels if isinstance(labels, list) else [labels])
+        ]
+        unknown = [label for label in rule[str(axis)] if label not in axes[axis]]
+        mistakes += [
+            Mistake(
+                (),
+                f"{where}.{axis}: unknown label {label!r}{find.nearest(label, list(axes[axis]))}",
+            )
+            for label in unknown
+        ]
+    return rule
+
+
+def _matches(labels: Labels, rule: Mapping[str, list[str]]) -> bool:
+    return all(labels.get(axis) in allowed for axis, allowed in rule.items())
+
+
+def _check_conflicts(
+    sweep: Path,
+    axes: dict[str, dict[str, _Layer]] | None,
+    zips: Any,
+    final: _Layer,
+    mistakes: list[Mistake],
+) -> None:
+    """Two axes that write one key: which wins would depend on their order in the file."""
+    written = {
+        axis: set().union(*(set(leaves(v.patch)) for v in labels.values()))
+        for axis, labels in (axes or {}).items()
+    }
+    for one, other in itertools.combinations(written, 2):
+        for path in sorted(_overlap(written[one], written[other])):
+            mistakes.append(
+                Mistake(
+                    (),
+                    f"{sweep}: axes.{one} and axes.{other} both write {'.'.join(path)}; a key belongs to one axis",
+                )
+            )
+    for axis, paths in written.items():
+        for path in sorted(_overlap(paths, set(leaves(final.patch)))):
+            mistakes.append(
+                Mistake((), f"--set {'.'.join(path)}: is written by axes.{axis} of {sweep}")
+            )
+
+
+def _overlap(one: set[tuple[str, ...]], other: set[tuple[str, ...]]) -> set[tuple[str, ...]]:
+    return {
+        path
+        for path in one
+        if path
+        and any(
+            p and (p[: len(path)] == path or path[: len(p)] == p) and _is_leaf(p, path)
+            for p in other
+        )
+    }
+
+
+def _is_leaf(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
+    """Two patches may both name an objective with no options (`video.order: {}`); they may not both set an option."""
+    return not (one == other and len(one) == 2 and one[0] in KEYED)
+
+
+def _locate(mistake: Mistake, layers: list[_Layer]) -> Mistake:
+    """Say where a wrong value was written: the last layer that has its path."""
+    for layer in reversed(layers):
+        if _has(layer.patch, mistake.path):
+            return Mistake((), f"{layer.origin}.{mistake}")
+    return mistake
+
+
+def _has(patch: Any, path: tuple[str, ...]) -> bool:
+    for key in path:
+        if isinstance(patch, list):  # an element of a list: the list itself was written here
+            return True
+        if not isinstance(patch, dict) or key not in patch:
+            return False
+        patch = patch[key]
+    return True
+
+
+def nest(patch: Mapping[str, Any]) -> Patch:
+    """Dotted keys -> nested mappings. Component names keep their dot: objectives.video.order.weight."""
+    nested: Patch = {}
+    for key, value in patch.items():
+        path = split_path(str(key))
+        inner: Any = nest(value) if isinstance(value, dict) and path[0] not in KEYED else value
+        if path[0] in KEYED and len(path) == 1 and isinstance(value, dict):
+            inner = {
+                str(name): dict(options or {}) if isinstance(options, dict | None) else options
+                for name, options in value.items()
+            }
+        for part in reversed(path[1:]):
+            inner = {part: inner}
+        merge(nested, {path[0]: inner})
+    return nested
+
+
+def split_path(key: str) -> tuple[str, ...]:
+    """'objectives.video.order.weight' -> ('objectives', 'video.order', 'weight')."""
+    section, *rest = key.split(".")
+    if section in KEYED and rest:
+        known = find.names(KEYED[section])
+        for end in range(len(rest), 0, -1):
+            if ".".join(rest[:end]) in known:
+                return (section, ".".join(rest[:end]), *rest[end:])
+        return (section, ".".join(rest))  # unknown: `parse` will name the nearest
+    return (section, *rest)
+
+
+def merge(target: Patch, patch: Mapping[str, Any]) -> None:
+    """Deep merge in place. A model or data set of another name replaces the old one's options only by error."""
+    for key, value in patch.items():
+        if isinstance(value, Mapping) and isinstance(target.get(key), dict):
+            merge(target[key], value)
+        else:
+            target[key] = _copy(value)
+
+
+def _copy(value: Any) -> Any:
+    return {k: _copy(v) for k, v in value.items()} if isinstance(value, Mapping) else value
+
+
+def leaves(patch: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The paths a patch writes."""
+    if isinstance(patch, Mapping) and patch:
+        for key, value in patch.items():
+            yield from leaves(value, (*path, str(key)))
+    else:
+        yield path
+
+
+__all__ = ["SECTIONS", "Cell", "Labels", "Plan", "leaves", "merge", "nest", "plan", "split_path"]

@@ -1,0 +1,34 @@
+"""Which samples are right and how sure the model was: per sample, so any grouping adds up exactly.
+
+Used by evaluations over a whole split; objectives log `accuracy`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def top_k(logits_BK: Tensor, k: int) -> Tensor:
+    """Class ids (B, min(k, K)) by falling logit; ties go to the smaller id, on every device.
+
+    Raises ValueError on logits that are not finite: there is no ranking to report then.
+    """
+    if not bool(torch.isfinite(logits_BK).all()):
+        raise ValueError("logits are not finite: the model diverged, or its input is broken")
+    return logits_BK.sort(dim=-1, descending=True, stable=True).indices[:, :k]
+
+
+def correct_top_k(logits_BK: Tensor, labels_B: Tensor, k: int) -> Tensor:
+    """Boolean (B,): whether the label is among the k first classes."""
+    return (top_k(logits_BK, k) == labels_B[:, None]).any(dim=1)
+
+
+def confidence(logits: Tensor) -> Tensor:
+    """Largest softmax probability over the last axis."""
+    return logits.float().softmax(dim=-1).amax(dim=-1)
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Fraction of positions where the largest of logits (..., K) is the label (...); for logs."""
+    return (logits.detach().argmax(dim=-1) == labels).float().mean()

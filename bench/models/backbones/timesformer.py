@@ -1,0 +1,265 @@
+"""TimeSformer: a ViT with divided attention, in every block over time and then over space.
+
+Bertasius et al., "Is Space-Time Attention All You Need for Video Understanding?", ICML 2021; the
+variant and its initialisation are those of the TIME release (Yun et al., ICML 2022), against whose
+outputs `tests/test_parity.py` compares. Built by the engine through `bench.find`; returns
+`Features`, holds no head and no self-supervision.
+
+One block, for patch tokens z and the class token c (one per clip):
+
+    z    <- z + temporal_fc(attention over t within each patch column, of norm(z))
+    c, z <- c + mean_t c'_t, z + z'    with c'_t, z'_t = attention within frame t, of norm([c, z_t])
+    c, z <- c + mlp(norm(c)), z + mlp(norm(z))
+
+`temporal_fc` starts at zero, so an inflated image model starts as that image model on each frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from einops import rearrange, repeat
+from timm.layers import DropPath, Mlp, trunc_normal_
+from torch import Tensor, nn
+
+from bench import task
+from bench.models.layers import (
+    Attention,
+    PatchEmbed,
+    init_vit,
+    load_checked,
+    read_image_weights,
+    resize_positions,
+    resize_times,
+)
+
+VERSION = 1
+EPSILON = 1e-6  # of every layer norm; timm's ViT
+
+
+class Config(task.Config):
+    """ViT-B/16 by default, the paper's size."""
+
+    patch: int = 16  # pixels
+    dim: int = 768
+    depth: int = 12
+    heads: int = 12
+    mlp_ratio: float = 4.0
+    drop_path: float = 0.1  # of the last block; grows linearly from 0 in the first
+    # timm ViT that is inflated, with its tag: "vit_base_patch16_224.augreg_in21k_ft_in1k"
+    init: str | None = None
+    init_sha256: str | None = None  # of that model's weight file
+
+    @classmethod
+    def tiny(cls) -> Config:
+        return cls(patch=8, dim=16, depth=2, heads=2)
+
+
+def skip(config: Config, *, frames: int, size: int) -> str | None:
+    """Why no such model can exist, or None."""
+    if size % config.patch:
+        return f"frames of {size} pixels do not divide into patches of {config.patch}"
+    if config.dim % config.heads:
+        return f"{config.dim} channels do not divide into {config.heads} heads"
+    if config.init_sha256 is not None and config.init is None:
+        return "init_sha256 without init"
+    return None
+
+
+def build(config: Config, *, frames: int, size: int, weights: Path | None = None) -> TimeSformer:
+    """A model for clips of `frames` x `size` x `size` pixels: random, or inflated.
+
+    `weights` is the folder that `config.init` is looked up in (see `load_init`). Raises ValueError
+    for impossible sizes and for weights that are absent or do not fit.
+    """
+    if reason := skip(config, frames=frames, size=size):
+        raise ValueError(f"timesformer: {reason}")
+    model = TimeSformer(config, frames=frames, size=size)
+    load_init(model, config, folder=weights)
+    return model
+
+
+class Block(nn.Module):
+    """One divided space-time block; the module docstring has its equations."""
+
+    def __init__(self, config: Config, drop_path: float) -> None:
+        super().__init__()
+        dim = config.dim
+        self.temporal_norm1 = nn.LayerNorm(dim, eps=EPSILON)
+        self.temporal_attn = Attention(dim, config.heads)
+        self.temporal_fc = nn.Linear(dim, dim)
+        self.norm1 = nn.LayerNorm(dim, eps=EPSILON)
+        self.attn = Attention(dim, config.heads)
+        self.norm2 = nn.LayerNorm(dim, eps=EPSILON)
+        self.mlp = Mlp(dim, int(dim * config.mlp_ratio))
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, cls_BD: Tensor, tokens_BTND: Tensor) -> tuple[Tensor, Tensor]:
+        B, T, N, _ = tokens_BTND.shape
+        # The release drops the temporal path per patch column and before temporal_fc (whose bias is
+        # therefore never dropped), the spatial path per frame, and the MLP per clip.
+        columns = rearrange(tokens_BTND, "b t n d -> (b n) t d")
+        columns = self.drop_path(self.temporal_attn(self.temporal_norm1(columns)))
+        tokens_BTND = tokens_BTND + rearrange(
+            self.temporal_fc(columns), "(b n) t d -> b t n d", b=B, n=N
+        )
+
+        frames = torch.cat([repeat(cls_BD, "b d -> b t 1 d", t=T), tokens_BTND], dim=2)
+        frames = self.norm1(rearrange(frames, "b t l d -> (b t) l d"))
+        frames = rearrange(self.drop_path(self.attn(frames)), "(b t) l d -> b t l d", b=B)
+        cls_BD = cls_BD + frames[:, :, 0].mean(dim=1)
+        tokens_BTND = tokens_BTND + frames[:, :, 1:]
+
+        clip = torch.cat([cls_BD[:, None], rearrange(tokens_BTND, "b t n d -> b (t n) d")], dim=1)
+        clip = clip + self.drop_path(self.mlp(self.norm2(clip)))
+        return clip[:, 0], rearrange(clip[:, 1:], "b (t n) d -> b t n d", t=T)
+
+
+class TimeSformer(nn.Module):
+    """A `bench.task.Backbone`.
+
+    Another frame count than it was built for works: the nearest time embedding stands in, as in
+    the release.
+    """
+
+    loaded_weights: dict[str, str] | None  # what `load_init` put in: name, tag, file, sha256
+
+    def __init__(self, config: Config, *, frames: int, size: int) -> None:
+        super().__init__()
+        self.dim = config.dim
+        self.patch = config.patch
+        self.size = size
+        self.loaded_weights = None
+        num_patches = (size // config.patch) ** 2
+        self.patch_embed = PatchEmbed(config.patch, config.dim)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.dim))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + num_patches, config.dim))
+        self.time_embed = nn.Parameter(torch.zeros(1, frames, config.dim))
+        rates = torch.linspace(0, config.drop_path, config.depth).tolist()
+        self.blocks = nn.ModuleList(Block(config, rate) for rate in rates)
+        self.norm = nn.LayerNorm(config.dim, eps=EPSILON)
+
+        self.apply(init_vit)
+        trunc_normal_(self.cls_token, std=0.02)
+        trunc_normal_(self.pos_embed, std=0.02)
+        for module in self.modules():
+            if isinstance(module, Block):
+                nn.init.zeros_(module.temporal_fc.weight)
+                nn.init.zeros_(module.temporal_fc.bias)
+
+    def forward(self, clip_BTCHW: Tensor) -> task.Features:
+        """Normalised clip -> class feature and patch tokens, both after the final norm."""
+        cls_BD, tokens_BTND = self._embed(clip_BTCHW)
+        for block in self.blocks:
+            cls_BD, tokens_BTND = block(cls_BD, tokens_BTND)
+        return task.Features(self.norm(cls_BD), self.norm(tokens_BTND))
+
+    def stages(self, clip_BTCHW: Tensor) -> Iterator[Tensor]:
+        """tokens_BTND after the embedding and each block (depth + 1 in all), not normalised."""
+        cls_BD, tokens_BTND = self._embed(clip_BTCHW)
+        yield tokens_BTND
+        for block in self.blocks:
+            cls_BD, tokens_BTND = block(cls_BD, tokens_BTND)
+            yield tokens_BTND
+
+    def _embed(self, clip_BTCHW: Tensor) -> tuple[Tensor, Tensor]:
+        B, T, _, H, W = clip_BTCHW.shape
+        if (self.size, self.size) != (H, W):
+            raise ValueError(f"built for {self.size} x {self.size} pixels, got {H} x {W}")
+        position_LD = self.pos_embed[0]
+        # The class token carries a position but no time: there is one for the whole clip.
+        cls_BD = (self.cls_token[0] + position_LD[:1]).expand(B, -1)
+        time_1TD = resize_times(self.time_embed, T)
+        added_TND = time_1TD[0, :, None] + position_LD[None, 1:]
+        return cls_BD, self.patch_embed(clip_BTCHW) + added_TND
+
+
+# Weights ------------------------------------------------------------------------------------------
+
+
+def load_init(model: TimeSformer, config: Config, *, folder: Path | None = None) -> None:
+    """Inflate the image model that `config.init` names into `model`; nothing to do when it is None.
+
+    `folder` is where weight files lie (see `read_image_weights`). What was loaded stands in
+    `model.loaded_weights`. Raises ValueError when the weights are absent, are not those of
+    `init_sha256`, or do not fit.
+    """
+    if config.init is None:
+        return
+    weights = read_image_weights(config.init, folder, sha256=config.init_sha256)
+    if weights.heads != config.heads:
+        raise ValueError(f"{config.init} has {weights.heads} heads, the config {config.heads}")
+    load_image_weights(model, weights.state)
+    model.loaded_weights = weights.record
+
+
+def load_image_weights(model: TimeSformer, state: dict[str, Tensor]) -> None:
+    """Inflation of a timm ViT's state dict, as the release does it.
+
+    Temporal attention and its norm start as copies of the spatial ones, `temporal_fc` and the time
+    embedding stay at zero, the position embedding is interpolated to the model's grid. The image
+    classifier is left out; anything else missing or unexpected raises ValueError.
+    """
+    state = dict(state)
+    for key in [k for k in state if k.startswith("blocks.")]:
+        _, index, part, *rest = key.split(".")
+        if part in ("attn", "norm1"):
+            state[".".join(["blocks", index, f"temporal_{part}", *rest])] = state[key]
+    if "pos_embed" in state:
+        state["pos_embed"] = resize_positions(state["pos_embed"], model.pos_embed.shape[1] - 1)
+    for name, tensor in model.state_dict().items():
+        if name == "time_embed" or ".temporal_fc." in name:
+            state[name] = torch.zeros_like(tensor)
+    load_checked(model, state, may_ignore=("head.",))
+
+
+# Released checkpoints (see bench/models/released.py) ----------------------------------------------
+
+
+def recognise(state: dict[str, Tensor]) -> bool:
+    """Whether these are the tensors of a released TimeSformer."""
+    return "time_embed" in state and "blocks.0.temporal_fc.weight" in state
+
+
+def describe_released(state: dict[str, Tensor], *, heads: int | None = None) -> dict[str, Any]:
+    """{"config": fields of Config, "frames": T, "size": pixels} from the tensors' shapes.
+
+    Head counts leave no trace in the tensors: 64 channels each, as in every ViT of the paper,
+    unless given.
+    """
+    dim, _, patch, _ = state["patch_embed.proj.weight"].shape
+    side = round((state["pos_embed"].shape[1] - 1) ** 0.5)
+    depth = 1 + max(int(k.split(".")[1]) for k in state if k.startswith("blocks."))
+    return {
+        "config": {
+            "patch": patch,
+            "dim": dim,
+            "depth": depth,
+            "heads": heads or max(1, dim // 64),
+            "mlp_ratio": state["blocks.0.mlp.fc1.weight"].shape[0] / dim,
+        },
+        "frames": state["time_embed"].shape[1],
+        "size": side * patch,
+    }
+
+
+def from_released(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Released tensors without auxiliary heads -> (backbone's, classifier head's), our names.
+
+    Only the classifier needs parting off: both sides follow timm's names.
+    """
+    head = {k.removeprefix("head."): v for k, v in state.items() if k.startswith("head.")}
+    return {k: v for k, v in state.items() if not k.startswith("head.")}, head
+
+
+def load_released(model: TimeSformer, state: dict[str, Tensor]) -> None:
+    """Load the backbone's part of `from_released`, fitted to the model's grid and frame count."""
+    state = dict(state)
+    if "pos_embed" in state:
+        state["pos_embed"] = resize_positions(state["pos_embed"], model.pos_embed.shape[1] - 1)
+    if "time_embed" in state:
+        state["time_embed"] = resize_times(state["time_embed"], model.time_embed.shape[1])
+    load_checked(model, state)

@@ -1,0 +1,100 @@
+"""Data sets on disk -> shards: `python -m bench.prepare SOURCE ... --out DIR [--check]`. Run
+once, before the first sweep.
+
+The sources are the files in bench/data/sources: one that offers `add_arguments(parser)` and
+`run(args) -> folder` has a command here, under its name with hyphens. Exit status 2 and one
+message on bad input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import pkgutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+
+from bench.data import sources as package
+from bench.data.shards import check, index_digest
+
+EXAMPLES = """\
+examples:
+  python -m bench.prepare mini-ssv2 --out data/mini            the built-in videos, no download
+  python -m bench.prepare ssv2 --videos 20bn-something-something-v2 --annotations labels \\
+                               --out data/ssv2
+  python -m bench.prepare ssv2 --out data/ssv2 --check         verify what is there
+
+An interrupted conversion continues when the same command is run again; finished shards are
+not rewritten.
+"""
+
+
+def preparable_sources() -> Mapping[str, ModuleType]:
+    """Command name -> module, for every source that has something to prepare. A broken source is
+    an error.
+    """
+    modules = {}
+    for name in sorted(found.name for found in pkgutil.iter_modules(package.__path__)):
+        module = importlib.import_module(f"{package.__name__}.{name}")
+        if hasattr(module, "run"):
+            modules[name.replace("_", "-")] = module
+    return modules
+
+
+def parser_for(modules: Mapping[str, ModuleType]) -> argparse.ArgumentParser:
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.prepare",
+        description="Convert a data set to shards, or verify shards.",
+        epilog=EXAMPLES,
+        formatter_class=formatter,
+    )
+    commands = parser.add_subparsers(dest="source", metavar="SOURCE", required=True)
+    for name, module in modules.items():
+        text = module.__doc__ or ""
+        command = commands.add_parser(
+            name, help=text.splitlines()[0], description=text, formatter_class=formatter
+        )
+        command.add_argument(
+            "--out", type=Path, required=True, metavar="DIR", help="the shard folder"
+        )
+        command.add_argument(
+            "--check", action="store_true", help="only verify DIR: counts and SHA-256 of every file"
+        )
+        command.add_argument(
+            "--workers", type=int, metavar="N", help="processes; default: all cores"
+        )
+        if hasattr(module, "add_arguments"):
+            module.add_arguments(command)
+    return parser
+
+
+def verify(folder: Path, source: str) -> str:
+    """Check a shard folder and describe it in one line."""
+    index = check(folder)
+    if index["source"] != source:
+        raise ValueError(f"{folder} holds {index['source']!r}, not {source!r}")
+    counts = ", ".join(f"{split} {entry['samples']:,}" for split, entry in index["splits"].items())
+    left_out = f", {len(index['failed'])} videos left out" if index["failed"] else ""
+    return f"{folder}: {source}, {counts}{left_out}; digest {index_digest(folder)}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    modules = preparable_sources()
+    args = parser_for(modules).parse_args(arguments)
+    try:
+        if not args.check:
+            modules[args.source].run(args)
+        print(verify(args.out, args.source.replace("-", "_")))
+    except (ValueError, OSError) as error:
+        print(f"python -m bench.prepare: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,149 @@
+"""The interfaces between the engine and its components (design, section 4).
+
+A component is one Python file whose path is its name: `tasks/video/order.py` is `video.order`. This module holds what
+such a file may import from the engine: the `Config` base class, the plain data that travels between the parts
+(`DataSpec`, `ModelSpec`, `Features`, `Batch`) and the protocols that say what each kind of component must offer.
+Nothing here knows a concrete component.
+
+Shape suffixes used throughout: B clips, T frames, C channels, H x W pixels, N patches per frame, D width, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, Protocol, Self
+
+import numpy as np
+import pydantic
+from torch import Tensor, nn
+
+Row = dict[str, Any]
+"""One measured number: split, view, subset, metric, value, n."""
+
+
+class Config(pydantic.BaseModel):
+    """Base of every component's options: strict types, no unknown keys, immutable, every field with a default."""
+
+    model_config = pydantic.ConfigDict(
+        strict=True, frozen=True, extra="forbid", protected_namespaces=()
+    )
+
+    @classmethod
+    def tiny(cls) -> Self:
+        """The smallest legal instance; the contract tests run every component with it."""
+        return cls()
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """What a data set is, known without touching the disk."""
+
+    name: str
+    media: Literal["video", "image"]
+    classes: tuple[str, ...]
+    subsets: Mapping[str, tuple[int, ...]]  # e.g. {"temporal": class ids, "static": class ids}
+    splits: tuple[str, ...]  # first the training split, then every split that can be evaluated
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)  # of the RGB channels in [0, 1]
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """The sizes that an auxiliary head and its labels depend on."""
+
+    frames: int  # T
+    size: int  # H = W, pixels
+    patch: int  # pixels
+    dim: int  # D
+    num_classes: int  # K
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    @property
+    def num_patches(self) -> int:
+        """N, patches per frame."""
+        return (self.size // self.patch) ** 2
+
+
+class Features(NamedTuple):
+    """What every backbone returns, in training and in evaluation alike."""
+
+    cls_BD: Tensor  # clip feature, before the classifier
+    tokens_BTND: (
+        Tensor  # patch tokens after the final norm, row-major over the patch grid; T = 1 for images
+    )
+
+
+@dataclass
+class Batch:
+    """Clips on the device, normalised, with their labels."""
+
+    clip_BTCHW: Tensor
+    labels_B: Tensor
+    keys: tuple[str, ...]
+    extras: dict[str, Tensor] = field(
+        default_factory=dict
+    )  # objective name -> labels that its `prepare` computed
+
+
+class Samples(Protocol):
+    """Random access to one split of a data set. Must pickle (loader workers) and open files lazily."""
+
+    keys: Sequence[str]
+    labels: np.ndarray  # int64, class ids
+    digest: str  # of the data on disk
+
+    def __len__(self) -> int: ...
+    def num_frames(self, i: int) -> int: ...
+    def frames(self, i: int, indices: np.ndarray) -> np.ndarray:
+        """uint8 T H W 3 (RGB): the requested frames of sample i."""
+        ...
+
+
+class Backbone(Protocol):
+    """A video (or image) encoder without any head."""
+
+    dim: int  # D
+    patch: int  # pixels
+
+    def __call__(self, clip_BTCHW: Tensor) -> Features: ...
+    def stages(self, clip_BTCHW: Tensor) -> Iterator[Tensor]:
+        """tokens_BTND after the embedding and after each block (depth + 1 of them), for probes."""
+        ...
+
+
+class Step(Protocol):
+    """What an objective may ask of the training step it is part of."""
+
+    def encode(self, clip_BTCHW: Tensor) -> Features: ...
+    def classify(self, features: Features) -> Tensor:
+        """logits_BK"""
+        ...
+
+    def rng(self, name: str, *, per_sample: bool = False) -> Any:
+        """Random numbers as a pure function of (seed, step, name), never of the rank or the micro-batch.
+
+        One generator for the whole global batch, or with `per_sample` a list of generators, one for each sample of
+        this micro-batch, a function of (seed, epoch, sample, name).
+        """
+        ...
+
+
+class Objective(nn.Module):
+    """A loss with its auxiliary head. Subclasses live in tasks/, one file each, and are called `Objective`."""
+
+    def __init__(self, config: Any, model: ModelSpec) -> None:
+        super().__init__()
+        self.config = config
+        self.model = model
+
+    def forward(
+        self, step: Step, batch: Batch, features: Features
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The unweighted loss (a mean over the batch) and scalars worth logging."""
+        raise NotImplementedError

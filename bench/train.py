@@ -1,0 +1,318 @@
+"""The training loop: from a validated config to a trained learner, resumable at any step.
+
+Resuming is exact because nothing random has a history: order, crops, permutations and dropout masks are pure functions
+of (seed, epoch, sample) or (seed, step), so a checkpoint holds weights, optimiser state, the step and how long
+metrics.jsonl was; a resumed run ends with bitwise the same weights, metrics and sample order (CPU, fp32).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench import checkpoint, find
+from bench.config import Resources, RunConfig, Train
+from bench.data import loader
+from bench.data.transforms import normalise
+from bench.identity import seed
+from bench.learner import Learner, LossReport, TrainingStep, build
+from bench.rundir import RunDir
+from bench.task import Batch, DataSpec, Samples
+
+Report = Callable[[dict[str, Any]], None]
+"""Receives {phase, done, total, ...}; for progress displays only."""
+
+
+class NonFiniteLoss(RuntimeError):
+    """A loss became NaN or infinite. The message names the step, the objective and the samples."""
+
+
+@dataclass
+class _Window:
+    """Steps whose losses still lie on the device, read together so that the loop does not wait for each one."""
+
+    steps: list[int] = field(default_factory=list)
+    keys: list[tuple[str, ...]] = field(default_factory=list)
+    values: list[dict[str, Tensor]] = field(default_factory=list)
+
+
+class Trainer:
+    """One run's training. `fit()` goes on from the last checkpoint, if there is one."""
+
+    def __init__(
+        self, run: RunDir, config: RunConfig, resources: Resources, report: Report
+    ) -> None:
+        self.run, self.config, self.resources, self.report = run, config, resources, report
+        self.device = device(resources)
+        self.spec: DataSpec = config.data_spec()
+        self.learner = build(config, weights_dir=Path(resources.weights_dir)).to(self.device)
+        samples = open_split(config, resources, self.spec.splits[0])
+        self.clips = loader.Clips(
+            samples, config.input, run_seed=config.seed, prepare=_prepare_functions(config)
+        )
+        self.optimizer = build_optimizer(
+            self.learner, config.train, fused=self.device.type == "cuda"
+        )
+        self.steps_per_epoch = loader.steps_per_epoch(len(samples), config.train.batch)
+        self.total_steps = config.train.epochs * self.steps_per_epoch
+        self.step = 0
+        self.best = -math.inf
+        self._window = _Window()
+        self._saved = time.monotonic()
+
+    # -- the loop ---
+
+    def fit(self) -> Learner:
+        """Train to the last epoch. Raises NonFiniteLoss."""
+        self.resume()
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        while self.step < self.total_steps:
+            for batches in self._steps():
+                self._train_step(batches)
+                self.step += 1
+                if self.step % self.resources.log_every == 0:
+                    self._flush()
+                if self.step % self.steps_per_epoch == 0:
+                    self._end_epoch()
+                elif self._due():
+                    self.save()
+        return self.learner
+
+    def _steps(self) -> Iterator[list[loader.RawBatch]]:
+        """The micro-batches of each remaining step."""
+        size = min(self.config.train.batch, len(self.clips))
+        micro = min(self.resources.micro_batch or size, size)
+        batches = loader.training_batches(
+            self.clips,
+            batch=self.config.train.batch,
+            micro=micro,
+            first_step=self.step,
+            last_step=self.total_steps,
+            workers=self.resources.workers,
+            pin=self.device.type == "cuda",
+        )
+        while chunk := list(islice(batches, -(-size // micro))):
+            yield chunk
+
+    def _train_step(self, micro_batches: list[loader.RawBatch]) -> None:
+        torch.manual_seed(seed(self.config.seed, "dropout", self.step) % 2**63)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.config.train, self.step, self.steps_per_epoch)
+        self.learner.train()
+        total = sum(len(raw.keys) for raw in micro_batches)
+        values: dict[str, Tensor] = {}
+        for raw in micro_batches:
+            share = len(raw.keys) / total
+            losses = self._losses(raw)
+            (losses.total * share).backward()
+            parts = {"loss": losses.total.detach(), **losses.logs}
+            parts |= {f"loss/{name}": value for name, value in losses.terms.items()}
+            for name, value in parts.items():
+                values[name] = values.get(name, 0.0) + share * value.float()
+        if self.config.train.clip_grad is not None:
+            torch.nn.utils.clip_grad_norm_(self.learner.parameters(), self.config.train.clip_grad)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self._window.steps.append(self.step)
+        self._window.keys.append(tuple(key for raw in micro_batches for key in raw.keys))
+        self._window.values.append(values)
+
+    def _losses(self, raw: loader.RawBatch) -> LossReport:
+        batch = to_device(raw, self.device, self.spec)
+        step = TrainingStep(
+            self.learner.classifier, run_seed=self.config.seed, number=self.step, draws=raw.draws
+        )
+        with autocast(self.device, self.config.train.precision):
+            return self.learner(batch, step)
+
+    # -- metrics ---
+
+    def _flush(self) -> None:
+        """Read the window's losses: stop at the first that is not finite, write the last to metrics.jsonl."""
+        window, self._window = self._window, _Window()
+        if not window.steps:
+            return
+        for step, keys, values in zip(window.steps, window.keys, window.values, strict=True):
+            bad = [name for name, value in values.items() if not math.isfinite(float(value))]
+            if bad:
+                raise NonFiniteLoss(_describe_non_finite(step, keys, bad, values))
+        last = {name: float(value) for name, value in window.values[-1].items()}
+        step = window.steps[-1]
+        row = {"step": step + 1, "epoch": (step + 1) / self.steps_per_epoch}
+        row["lr"] = learning_rate(self.config.train, step, self.steps_per_epoch)
+        self._append({**row, **last})
+        self.report(
+            {"phase": "train", "done": step + 1, "total": self.total_steps, "loss": last["loss"]}
+        )
+
+    def _append(self, row: dict[str, Any]) -> None:
+        with self.run.metrics.open("a", encoding="utf-8") as handle:
+            handle.write(json.dumps(row) + "\n")
+
+    def _end_epoch(self) -> None:
+        self._flush()
+        epoch = self.step // self.steps_per_epoch
+        if epoch % self.config.train.validate_every == 0 or self.step == self.total_steps:
+            top1 = self.validate()
+            self._append({"step": self.step, "epoch": epoch, "val/top1": top1})
+            if top1 > self.best:
+                self.best = top1
+                checkpoint.save(
+                    self.run.best, {"learner": self.learner.state_dict(), "step": self.step}
+                )
+        self.save()
+
+    @torch.no_grad()
+    def validate(self) -> float:
+        """Top-1 on the first evaluation split, ordered clips, centre crop."""
+        self.learner.eval()
+        samples = open_split(self.config, self.resources, self.spec.splits[1])
+        clips = loader.Clips(samples, self.config.input)
+        correct = 0
+        batches = loader.evaluation_batches(
+            clips, batch=self.config.train.batch, workers=0, pin=self.device.type == "cuda"
+        )
+        for raw in batches:
+            batch = to_device(raw, self.device, self.spec)
+            with autocast(self.device, self.config.train.precision):
+                logits = self.learner.classifier(batch.clip_BTCHW)
+            correct += int((logits.argmax(-1) == batch.labels_B).sum())
+        return correct / len(samples)
+
+    # -- checkpoints ---
+
+    def _due(self) -> bool:
+        every = self.resources.checkpoint_steps
+        if every is not None and self.step % every == 0:
+            return True
+        return time.monotonic() - self._saved > 60 * self.resources.checkpoint_minutes
+
+    def save(self) -> None:
+        """Write the checkpoint. Losses are read first: a checkpoint never holds weights that a NaN has reached."""
+        self._check_finite()
+        metrics = self.run.metrics
+        state = {
+            "learner": self.learner.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "best": self.best,
+            "metrics_bytes": metrics.stat().st_size if metrics.exists() else 0,
+        }
+        checkpoint.save(self.run.last, state)
+        self._saved = time.monotonic()
+
+    def _check_finite(self) -> None:
+        for step, keys, values in zip(
+            self._window.steps, self._window.keys, self._window.values, strict=True
+        ):
+            bad = [name for name, value in values.items() if not math.isfinite(float(value))]
+            if bad:
+                raise NonFiniteLoss(_describe_non_finite(step, keys, bad, values))
+
+    def resume(self) -> None:
+        """Load the last checkpoint and cut metrics.jsonl back to what it was then."""
+        state = checkpoint.load(self.run.last)
+        if state is None:
+            self.run.metrics.unlink(missing_ok=True)
+            return
+        self.learner.load_state_dict(state["learner"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.best = state["step"], state["best"]
+        if self.run.metrics.exists():
+            with self.run.metrics.open("r+b") as handle:
+                handle.truncate(state["metrics_bytes"])
+
+
+def _describe_non_finite(
+    step: int, keys: tuple[str, ...], bad: list[str], values: dict[str, Tensor]
+) -> str:
+    objectives = [name.removeprefix("loss/") for name in bad if name.startswith("loss/")]
+    shown = ", ".join(f"{name} = {float(values[name])}" for name in bad)
+    return (
+        f"loss is not finite at step {step}: {shown}; objective: {', '.join(objectives) or 'total'}; "
+        f"samples: {', '.join(keys[:16])}{' ...' if len(keys) > 16 else ''}. "
+        "Lower train.lr, set train.clip_grad, or train in fp32."
+    )
+
+
+def _prepare_functions(config: RunConfig) -> dict[str, loader.Prepare]:
+    """Labels that objectives compute on the loader's workers, by objective name."""
+    model_spec = config.model_spec()
+    found: dict[str, loader.Prepare] = {}
+    for name, part in config.objectives.items():
+        module = find.load("objective", name)
+        if hasattr(module, "prepare"):
+            found[name] = _Prepare(name, part.config, model_spec)
+    return found
+
+
+@dataclass(frozen=True)
+class _Prepare:
+    """An objective's `prepare`, in a form that pickles to a spawned worker."""
+
+    name: str
+    config: Any
+    model_spec: Any
+
+    def __call__(self, clip_THWC: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        module = find.load("objective", self.name)
+        return module.prepare(self.config, self.model_spec, clip_THWC, generator)
+
+
+def open_split(config: RunConfig, resources: Resources, split: str) -> Samples:
+    source = find.load("source", config.data.name)
+    return source.open(config.data.config, Path(resources.data_dir), split)
+
+
+def device(resources: Resources) -> torch.device:
+    if resources.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(resources.device)
+
+
+def to_device(raw: loader.RawBatch, target: torch.device, spec: DataSpec) -> Batch:
+    """Copy (asynchronously from pinned memory) and normalise on the device."""
+    clip = raw.clip_BTHWC.to(target, non_blocking=True)
+    return Batch(
+        clip_BTCHW=normalise(clip, spec.mean, spec.std),
+        labels_B=raw.labels_B.to(target, non_blocking=True),
+        keys=raw.keys,
+        extras={name: value.to(target, non_blocking=True) for name, value in raw.extras.items()},
+    )
+
+
+def autocast(target: torch.device, precision: str) -> torch.autocast:
+    return torch.autocast(target.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+def build_optimizer(learner: Learner, config: Train, *, fused: bool) -> torch.optim.AdamW:
+    """AdamW; no weight decay on biases and other 1-D parameters (paper.md 1.3)."""
+    parameters = [p for p in learner.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        groups, lr=config.lr, betas=config.betas, amsgrad=config.amsgrad, fused=fused
+    )
+
+
+def learning_rate(config: Train, step: int, steps_per_epoch: int) -> float:
+    """The learning rate of a step, a pure function of it: linear warm-up, then steps or a cosine to zero."""
+    epoch = step / steps_per_epoch
+    if epoch < config.warmup_epochs:
+        return config.lr * (step + 1) / (config.warmup_epochs * steps_per_epoch)
+    if config.schedule == "step":
+        return config.lr * config.gamma ** sum(epoch >= m for m in config.milestones)
+    done = (epoch - config.warmup_epochs) / max(config.epochs - config.warmup_epochs, 1e-9)
+    return config.lr * 0.5 * (1.0 + math.cos(math.pi * done))

@@ -1,0 +1,245 @@
+"""`python -m reports.build`: every table and figure of the paper from `runs/`, and one HTML page.
+
+The end of the flow: `bench.results.load` -> settings (scale + overrides) -> the tables of
+`reports/tables/` and the figures of `reports/figures/` -> files. Both folders are searched; a new
+file in them is a new table or figure. Everything is built in memory before the first file is
+written, and the same input gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.util
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import pandas as pd
+from matplotlib.figure import Figure
+from rich.console import Console
+
+from reports import page, stats, style, table, terminal
+from reports.commands import FIRST_SWEEP
+
+HERE = Path(__file__).parent
+TABLES = HERE / "tables"
+FIGURES = HERE / "figures"
+FIGURE_FORMATS = ("pdf", "png")
+
+DESCRIPTION = """\
+Build every table and figure from the results of the sweeps, with the published numbers beside the
+measured ones, and one self-contained page to read them all.
+"""
+
+EPILOG = """\
+writes:
+  OUT/index.html                       everything on one page; open this first
+  OUT/<setting>/<table>.{md,tex,csv,json,html}
+                                       one table in five formats with equal cells; .tex needs
+                                       booktabs and graphicx, .json names the runs behind each cell
+  OUT/<setting>/<figure>.{pdf,png}     ready for the paper
+  A setting is a scale plus the --set changes of a sweep; settings are never mixed in one table.
+
+reading a table:
+  61.0 ± 0.5           mean ± sample standard deviation over seeds, percent
+  61.0 ± 0.5 (2/3)     2 of 3 seeds have finished; never bold
+  — [a]                no number; footnote a says why
+
+examples:
+  python -m bench.sweep sweeps/ablation.yaml && python -m reports.build
+  python -m reports.build --runs /scratch/me/runs --out paper/results
+  python -m reports.build --strict     in CI: fail while a number is missing
+
+exit status:
+  0  built          1  built, --strict and there are holes: numbers that are missing or do not have
+                       all their seeds (cells that a sweep skips on purpose are not counted)
+  2  bad input; nothing written
+"""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The results that may stand in one table: one scale, one set of overrides."""
+
+    scale: str
+    overrides: str
+    frame: pd.DataFrame
+
+    @property
+    def folder(self) -> str:
+        """A folder name that is safe everywhere and different for different settings."""
+        full = self.scale + (f"__{self.overrides}" if self.overrides else "")
+        safe = re.sub(r"[^A-Za-z0-9._=+-]+", "_", full).strip("._")[:80]
+        if safe == full:
+            return safe
+        return f"{safe}-{hashlib.sha256(full.encode()).hexdigest()[:8]}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    try:
+        frame = _load(options.runs)
+    except (ValueError, OSError) as error:
+        print(f"reports.build: {error}", file=sys.stderr)
+        return 2
+    tables, figures = discover(TABLES, "build"), discover(FIGURES, "draw")
+    reports = [_report(setting, tables, figures) for setting in settings(frame)]
+    try:
+        for path, content in _files(reports):
+            write(options.out / path, content)
+    except OSError as error:
+        print(f"reports.build: cannot write the report: {error}", file=sys.stderr)
+        return 2
+    console = Console()
+    terminal.show(console, reports, options.out / "index.html")
+    holes = sum(len(report.holes) for report in reports)
+    return 1 if options.strict and holes else 0
+
+
+def settings(frame: pd.DataFrame) -> list[Setting]:
+    """The frame cut by scale and overrides, sorted; a scale without overrides comes first."""
+    parts = frame.groupby(["scale", "overrides"], sort=True)
+    return [Setting(str(scale), str(overrides), part) for (scale, overrides), part in parts]
+
+
+def discover(folder: Path, function: str) -> list[ModuleType]:
+    """Every module of a folder, by its ORDER and then its name. A broken file is never skipped."""
+    modules = [
+        _module(path, function) for path in sorted(folder.glob("*.py")) if path.name[0] != "_"
+    ]
+    return sorted(modules, key=lambda module: (getattr(module, "ORDER", 1000), page.stem(module)))
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a whole file or leave the previous one: a reader never sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        # mkstemp makes files private; a report is as readable as any new file.
+        mask = os.umask(0)
+        os.umask(mask)
+        Path(temporary).chmod(0o666 & ~mask)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m reports.build",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--runs", type=Path, default=Path("runs"), help="folder of the runs (default: runs)")
+    add(
+        "--out",
+        type=Path,
+        default=Path("reports/out"),
+        help="folder to write (default: reports/out)",
+    )
+    add("--strict", action="store_true", help="exit with 1 if a number is missing or incomplete")
+    return parser
+
+
+def _load(runs: Path) -> pd.DataFrame:
+    """The checked results. ValueError says what to do when there are none."""
+    if not runs.is_dir():
+        raise ValueError(f"no runs: {runs} does not exist; make some with `{FIRST_SWEEP}`")
+    # Imported here so that --help and a wrong path answer without reading the engine.
+    from bench import results
+
+    frame = results.load(runs)
+    if frame.empty:
+        raise ValueError(f"no runs in {runs}; make some with `{FIRST_SWEEP}`")
+    return stats.checked(frame)
+
+
+def _module(path: Path, function: str) -> ModuleType:
+    name = f"reports.{path.parent.name}.{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"{path} cannot be imported")
+    module = importlib.util.module_from_spec(spec)
+    # dataclasses look their module up by name.
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException as error:
+        error.add_note(f"while importing {path}")
+        raise
+    if not callable(getattr(module, function, None)):
+        signature = {"build": "build(frame) -> Table", "draw": "draw(frame, figure) -> caption"}
+        raise ValueError(f"{path} defines no {signature[function]}")
+    return module
+
+
+def _report(
+    setting: Setting, tables: Sequence[ModuleType], figures: Sequence[ModuleType]
+) -> page.Report:
+    return page.Report(
+        folder=setting.folder,
+        scale=setting.scale,
+        overrides=setting.overrides,
+        frame=setting.frame,
+        tables=tuple(_table(module, setting) for module in tables),
+        figures=tuple(_figure(module, setting) for module in figures),
+        headline=tuple(tile for module in tables for tile in _headline(module, setting)),
+    )
+
+
+def _table(module: ModuleType, setting: Setting) -> page.BuiltTable:
+    try:
+        built = module.build(setting.frame)
+    except Exception as error:
+        error.add_note(f"while building {module.__file__} for {setting.folder}")
+        raise
+    if not isinstance(built, table.Table):
+        raise ValueError(f"{module.__file__}: build must return a Table, not {built!r}")
+    return page.BuiltTable(page.stem(module), built, getattr(module, "SUMMARY", False))
+
+
+def _headline(module: ModuleType, setting: Setting) -> tuple[tuple[str, str, str], ...]:
+    headline = getattr(module, "headline", None)
+    return tuple(headline(setting.frame)) if headline else ()
+
+
+def _figure(module: ModuleType, setting: Setting) -> page.BuiltFigure:
+    title = getattr(module, "TITLE", page.stem(module).replace("_", " ").capitalize())
+    with style.applied():
+        figure = Figure()
+        try:
+            caption = module.draw(setting.frame, figure)
+        except Exception as error:
+            error.add_note(f"while drawing {module.__file__} for {setting.folder}")
+            raise
+        drawn = bool(figure.axes)
+        files = {form: style.render(figure, form) for form in FIGURE_FORMATS} if drawn else {}
+    return page.BuiltFigure(page.stem(module), title, caption or "", files)
+
+
+def _files(reports: Sequence[page.Report]) -> Iterator[tuple[Path, bytes]]:
+    """Everything that is written, the page last: it never links to a file that is not there yet."""
+    for report in reports:
+        folder = Path(report.folder)
+        for item in report.tables:
+            for form, render in table.FORMATS.items():
+                yield folder / f"{item.name}.{form}", render(item.table, item.name).encode()
+        for figure in report.figures:
+            for form, content in figure.files.items():
+                yield folder / f"{figure.name}.{form}", content
+    yield Path("index.html"), page.render(reports).encode()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

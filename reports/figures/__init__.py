@@ -1,0 +1,1 @@
+"""One file per figure: `draw(frame, figure) -> caption`; `reports.build` finds them all."""

@@ -1,0 +1,187 @@
+"""`index.html`: one page with every table, figure, state and gap of a report.
+
+`reports.build` hands over what it built, one `Report` per setting; `page.html.j2` lays it out. The
+page loads nothing: figures are inside it, and it reads in light and dark.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import ModuleType
+
+import jinja2
+import pandas as pd
+from markupsafe import Markup
+
+from reports import stats, table
+
+TEMPLATE = Path(__file__).with_name("page.html.j2")
+STATES = ("DONE", "RUNNING", "PENDING", "NEW", "INTERRUPTED", "STALE", "FAILED", "SKIPPED")
+
+
+@dataclass(frozen=True)
+class BuiltTable:
+    name: str
+    table: table.Table
+    summary: bool
+
+    @property
+    def html(self) -> Markup:
+        return Markup(table.html(self.table, self.name))
+
+
+@dataclass(frozen=True)
+class BuiltFigure:
+    name: str
+    title: str
+    caption: str
+    files: Mapping[str, bytes]  # by format; empty when there was nothing to draw
+
+    @property
+    def source(self) -> str:
+        """The PNG as a data URL."""
+        return "data:image/png;base64," + base64.b64encode(self.files["png"]).decode()
+
+
+@dataclass(frozen=True)
+class GridRun:
+    """One cell of the grid at one seed."""
+
+    seed: int
+    state: str
+    reason: str
+    signature: str
+
+
+@dataclass(frozen=True)
+class GridRow:
+    sweep: str
+    label: str
+    runs: Mapping[int, tuple[GridRun, ...]]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """One way in which measured data was made, and what was measured on it."""
+
+    data: str
+    digest: str
+    provenance: str
+    evaluations: str
+    runs: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that was built for one setting."""
+
+    folder: str
+    scale: str
+    overrides: str
+    frame: pd.DataFrame
+    tables: tuple[BuiltTable, ...]
+    figures: tuple[BuiltFigure, ...]
+    headline: tuple[tuple[str, str, str], ...]
+
+    @property
+    def title(self) -> str:
+        return f"scale {self.scale}" + (f", {self.overrides}" if self.overrides else "")
+
+    @cached_property
+    def runs(self) -> pd.DataFrame:
+        """One row per run and sweep."""
+        names = ["sweep", *stats.axes(self.frame), "seed", "signature", "state", "reason"]
+        return self.frame[names].drop_duplicates().reset_index(drop=True)
+
+    @property
+    def tally(self) -> list[tuple[str, int]]:
+        """How many runs are in each state; a run that serves two sweeps counts once."""
+        once = self.runs.drop_duplicates([*stats.axes(self.frame), "seed", "signature"])
+        counts = once["state"].value_counts()
+        order = [*STATES, *sorted(set(counts.index) - set(STATES))]
+        return [(state, int(counts[state])) for state in order if state in counts.index]
+
+    @property
+    def data(self) -> str:
+        return ", ".join(stats.data_sets(self.frame)) or "nothing measured yet"
+
+    @cached_property
+    def holes(self) -> list[tuple[str, str, str, str]]:
+        """(table, row, column, reason) of every missing or incomplete number."""
+        return [(item.table.title, *hole) for item in self.tables for hole in item.table.holes]
+
+    @property
+    def holes_by_reason(self) -> list[tuple[str, list[str]]]:
+        """Each reason once, with the places it explains."""
+        places: dict[str, list[str]] = {}
+        for title, row, column, reason in self.holes:
+            places.setdefault(reason, []).append(f"{title}: {row}, {column}")
+        return list(places.items())
+
+    @property
+    def seeds(self) -> list[int]:
+        return sorted({int(seed) for seed in self.runs["seed"]})
+
+    @property
+    def grid(self) -> list[GridRow]:
+        """The cells of the grid by seed, in the order of the tables."""
+        names = stats.axes(self.frame)
+        rows: dict[tuple[str, ...], list[GridRun]] = {}
+        for run in self.runs.to_dict("records"):
+            cell = (str(run["sweep"]), *("" if pd.isna(run[n]) else str(run[n]) for n in names))
+            rows.setdefault(cell, []).append(
+                GridRun(int(run["seed"]), run["state"], run["reason"], run["signature"])
+            )
+        return [
+            GridRow(
+                sweep=cell[0],
+                label=" · ".join(label for label in cell[1:] if label),
+                runs={
+                    seed: tuple(run for run in rows[cell] if run.seed == seed)
+                    for seed in self.seeds
+                },
+            )
+            for cell in sorted(rows, key=_rank)
+        ]
+
+    @property
+    def origins(self) -> list[Origin]:
+        measured = self.frame[self.frame["value"].notna()]
+        measured = measured.fillna(dict.fromkeys(stats.MADE_FROM, ""))
+        return [
+            Origin(
+                str(data),
+                str(digest),
+                str(provenance),
+                ", ".join(sorted(set(part["evaluation"]))),
+                part["signature"].nunique(),
+            )
+            for (data, digest, provenance), part in measured.groupby(list(stats.MADE_FROM))
+        ]
+
+
+def render(reports: Sequence[Report]) -> str:
+    """The whole page."""
+    environment = jinja2.Environment(
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    return template.render(reports=reports, formats=[form for form in table.FORMATS]) + "\n"
+
+
+def stem(module: ModuleType) -> str:
+    """The file name of a table or figure module, which names its output files."""
+    return Path(module.__file__ or module.__name__).stem
+
+
+def _rank(cell: tuple[str, ...]) -> tuple[tuple[int, str], ...]:
+    """Known backbones and methods in their own order, everything else alphabetically."""
+    known = (*stats.BACKBONES, *stats.METHODS)
+    return tuple((known.index(label) if label in known else len(known), label) for label in cell)

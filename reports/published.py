@@ -1,0 +1,70 @@
+"""The published numbers of `published.yaml`, found by (table, backbone, method, column).
+
+Used by the table modules, which put them in a column of their own beside the measured numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from ruamel.yaml import YAML
+
+PATH = Path(__file__).with_name("published.yaml")
+ANY_BACKBONE = "*"
+
+
+@dataclass(frozen=True)
+class Published:
+    """One published table."""
+
+    source: str
+    data: str
+    scale: str
+    setup: str
+    values: Mapping[str, Mapping[str, Mapping[str, float]]]
+
+    def number(self, backbone: str, method: str, column: str) -> float | None:
+        """Percent as printed, or None where the sources give no number."""
+        methods = self.values.get(backbone, self.values.get(ANY_BACKBONE, {}))
+        return methods.get(method, {}).get(column)
+
+    def notes(self, data: Iterable[str], scales: Iterable[str]) -> tuple[str, ...]:
+        """Where the paper columns come from, and whether the measured numbers compare with them."""
+        measured, sizes = sorted(set(data)), sorted(set(scales))
+        notes = [f"Columns 'paper': {self.source} ({self.setup})."]
+        if foreign := [name for name in measured if name != self.data]:
+            notes.append(
+                f"Measured and paper columns are not comparable: measured on {', '.join(foreign)}, "
+                f"published on {self.data}; only the direction of an effect can agree."
+            )
+        elif measured and sizes != [self.scale]:
+            notes.append(
+                f"Measured and paper columns share the data set but not the set-up: measured at "
+                f"scale {', '.join(sizes)}, the published one is scale {self.scale}."
+            )
+        return tuple(notes)
+
+
+@cache
+def table(name: str) -> Published:
+    """One table of `published.yaml`. Raises ValueError for an unknown name."""
+    tables = YAML(typ="safe").load(PATH.read_text(encoding="utf-8"))
+    if name not in tables:
+        raise ValueError(f"{PATH.name} has no table {name!r}; it has {', '.join(sorted(tables))}")
+    entry = tables[name]
+    return Published(
+        source=entry["source"],
+        data=entry["data"],
+        scale=str(entry["scale"]),
+        setup=entry["setup"],
+        values={
+            str(backbone): {
+                str(method): {str(column): float(value) for column, value in columns.items()}
+                for method, columns in methods.items()
+            }
+            for backbone, methods in entry["values"].items()
+        },
+    )

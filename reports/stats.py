@@ -1,0 +1,303 @@
+"""From the long frame of measured numbers to mean and standard deviation over seeds.
+
+`bench.results.load` gives one row per measured number; a table or figure names what it wants as a
+`Measure` and which cell of the grid as labels, and gets an `Aggregate`: the runs behind the number,
+and the reason whenever there is none. Nothing here knows a concrete table.
+
+Two numbers that were made from different data, or from the same data decoded or cropped
+differently, are never averaged: the aggregate then has a `problem` and no mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+IDENTITY = ("sweep", "scale", "overrides", "seed", "signature", "state", "reason")
+MADE_FROM = ("data", "data_digest", "provenance")
+NUMBER = ("evaluation", "split", "view", "subset", "metric", "value", "n")
+COLUMNS = (*IDENTITY, *MADE_FROM, *NUMBER)
+"""The columns every frame has; any other column is an axis of a sweep."""
+
+METHODS = ("baseline", "+ order", "+ debias", "+ flow", "+ TIME")
+BACKBONES = ("TimeSformer", "Motionformer", "X-ViT")
+"""Order of rows and colours; a label that is not listed follows, alphabetically."""
+
+REASON_LENGTH = 200
+
+Record = dict[str, Any]
+"""One row of a frame."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Which number of an evaluation."""
+
+    evaluation: str
+    split: str
+    view: str
+    subset: str = "all"
+    metric: str = "top1"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One seed of one cell of the grid, with its number in percent if it has one."""
+
+    seed: int
+    state: str
+    reason: str
+    signatures: tuple[str, ...]
+    made_from: tuple[str, ...] = ()
+    value: float | None = None
+    samples: int | None = None
+
+
+@dataclass(frozen=True)
+class Aggregate:
+    """All runs that the sweeps ask for behind one number; `mean` is over those that have it."""
+
+    runs: tuple[Run, ...]
+    problem: str = ""
+
+    @cached_property
+    def measured(self) -> tuple[Run, ...]:
+        return () if self.problem else tuple(run for run in self.runs if run.value is not None)
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        return tuple(run.value for run in self.measured if run.value is not None)
+
+    @property
+    def expected(self) -> tuple[Run, ...]:
+        """The runs that should have the number: all but those skipped on purpose."""
+        return tuple(run for run in self.runs if run.state != "SKIPPED")
+
+    @property
+    def complete(self) -> bool:
+        return len(self.measured) == len(self.expected) > 0
+
+    @property
+    def skipped(self) -> bool:
+        return bool(self.runs) and not self.expected
+
+    @property
+    def mean(self) -> float | None:
+        return float(np.mean(self.values)) if self.values else None
+
+    @property
+    def std(self) -> float | None:
+        """Sample standard deviation (ddof = 1); undefined below two values."""
+        return float(np.std(self.values, ddof=1)) if len(self.values) > 1 else None
+
+    @property
+    def samples(self) -> int | None:
+        """Size of the evaluated set; equal in all runs, or there would be a `problem`."""
+        return next((run.samples for run in self.measured if run.samples is not None), None)
+
+    @property
+    def signatures(self) -> tuple[str, ...]:
+        runs = self.measured or self.runs
+        return tuple(dict.fromkeys(name for run in runs for name in run.signatures))
+
+    @property
+    def made_from(self) -> frozenset[tuple[str, ...]]:
+        return frozenset(run.made_from for run in self.measured if run.made_from)
+
+    @property
+    def reason(self) -> str:
+        """Why numbers are missing, in one line; empty when none is."""
+        if self.problem:
+            return self.problem
+        seeds_by_reason: dict[str, list[int]] = {}
+        for run in self.runs:
+            if run.value is None:
+                seeds_by_reason.setdefault(_why(run), []).append(run.seed)
+        parts = [f"{_seeds(seeds)} {why}" for why, seeds in seeds_by_reason.items()]
+        return "; ".join(parts)
+
+
+def checked(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with every contract column, the two axes that every table reads, and no missing
+    text. ValueError names what it lacks.
+    """
+    if missing := [name for name in COLUMNS if name not in frame]:
+        raise ValueError(f"the results lack the columns {', '.join(missing)}")
+    text = ["sweep", "scale", "overrides", "signature", "state", "reason"]
+    # A sweep of one backbone need not have it as an axis.
+    absent = {axis: None for axis in ("backbone", "method") if axis not in frame}
+    return frame.assign(**{name: frame[name].fillna("").astype(str) for name in text}, **absent)
+
+
+def aggregate(frame: pd.DataFrame, labels: Mapping[str, str], measure: Measure) -> Aggregate:
+    """The number `measure` of the cell with these axis labels, over its seeds."""
+    cell = _select(frame, labels)
+    if cell.empty:
+        return Aggregate(())
+    # A skipped cell may have no signature, so the seed takes part in telling runs apart.
+    key = ["seed", "signature"]
+    heads = _without_replaced(cell.drop_duplicates(key)).sort_values(key)
+    numbers = _select(cell, vars(measure))
+    # The same run may serve several sweeps; its numbers are then listed once per sweep.
+    numbers = numbers.drop_duplicates([*key, *MADE_FROM, *NUMBER])
+    found: dict[tuple[int, str], list[Record]] = {}
+    for number in _records(numbers):
+        found.setdefault((number["seed"], number["signature"]), []).append(number)
+    runs = tuple(
+        _run(head, found.get((head["seed"], head["signature"]), [])) for head in _records(heads)
+    )
+    return Aggregate(runs, _clash(heads) or _mixed(runs))
+
+
+def difference(cell: Aggregate, reference: Aggregate) -> Aggregate:
+    """Paired difference cell - reference, seed by seed: what a seed does to both cancels."""
+    if problem := cell.problem or reference.problem:
+        return Aggregate(cell.runs, problem)
+    partner = {run.seed: run for run in reference.runs}
+    runs = tuple(_paired(run, partner.get(run.seed)) for run in cell.runs)
+    origins = cell.made_from | reference.made_from
+    if len(origins) > 1:
+        return Aggregate(runs, "no difference taken: " + _differ(origins))
+    return Aggregate(runs)
+
+
+def of_evaluation(frame: pd.DataFrame, evaluation: str) -> pd.DataFrame:
+    """The rows of the sweeps that run this evaluation.
+
+    A cell without results does not say which evaluations it would have had, so its sweep decides:
+    a sweep that has results, but none of this evaluation, is about something else.
+    """
+    others = set(frame.loc[frame["evaluation"].notna(), "sweep"])
+    ours = set(frame.loc[frame["evaluation"] == evaluation, "sweep"])
+    return frame[~frame["sweep"].isin(others - ours)]
+
+
+def labels(frame: pd.DataFrame, axis: str, first: Sequence[str] = ()) -> tuple[str, ...]:
+    """The labels of an axis in the frame: the known ones in their order, then the rest."""
+    found = set(frame[axis].dropna()) if axis in frame else set()
+    return (*(label for label in first if label in found), *sorted(found - set(first)))
+
+
+def axes(frame: pd.DataFrame) -> tuple[str, ...]:
+    """The axis columns, sorted."""
+    return tuple(sorted(set(frame.columns) - set(COLUMNS)))
+
+
+def data_sets(frame: pd.DataFrame) -> tuple[str, ...]:
+    """The data sets that were measured."""
+    return tuple(sorted(set(frame.loc[frame["value"].notna(), "data"].dropna())))
+
+
+def _select(frame: pd.DataFrame, wanted: Mapping[str, object]) -> pd.DataFrame:
+    keep = pd.Series(True, index=frame.index)
+    for column, value in wanted.items():
+        keep &= (frame[column] == value) if column in frame else False
+    return frame[keep]
+
+
+def _records(frame: pd.DataFrame) -> list[Record]:
+    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
+
+
+def _run(head: Record, numbers: Sequence[Record]) -> Run:
+    """One signature: its state, and its number unless the state says that it does not count."""
+    reason = _line(head["reason"])
+    value: float | None = None
+    samples: int | None = None
+    made_from: tuple[str, ...] = ()
+    if head["state"] == "DONE":
+        if len(numbers) > 1:
+            reason = f"has {len(numbers)} different values for the same number"
+        elif not numbers or pd.isna(numbers[0]["value"]):
+            reason = reason or "has no such number in its results"
+        else:
+            row = numbers[0]
+            value = 100.0 * float(row["value"])
+            samples = None if pd.isna(row["n"]) else int(row["n"])
+            made_from = tuple("" if pd.isna(row[name]) else str(row[name]) for name in MADE_FROM)
+    return Run(
+        seed=int(head["seed"]),
+        state=str(head["state"]),
+        reason=reason,
+        signatures=(str(head["signature"]),),
+        made_from=made_from,
+        value=value,
+        samples=samples,
+    )
+
+
+def _without_replaced(runs: pd.DataFrame) -> pd.DataFrame:
+    """A stale run gives way to the run that the sweep asks for now."""
+    current = set(runs.loc[runs["state"] != "STALE", "seed"])
+    return runs[(runs["state"] != "STALE") | ~runs["seed"].isin(current)]
+
+
+def _clash(runs: pd.DataFrame) -> str:
+    """Two runs with the same labels and the same seed cannot both be the cell."""
+    twice = runs[runs["seed"].duplicated(keep=False)]
+    if twice.empty:
+        return ""
+    varied = [axis for axis in axes(runs) if twice[axis].nunique(dropna=False) > 1]
+    seed = int(twice["seed"].min())
+    names = ", ".join(sorted(twice.loc[twice["seed"] == seed, "signature"]))
+    because = f"axis {', '.join(varied)} also varies" if varied else "they differ in the config"
+    return f"not averaged: several runs have seed {seed} ({names}); {because}"
+
+
+def _mixed(runs: Iterable[Run]) -> str:
+    measured = [run for run in runs if run.value is not None]
+    origins = {run.made_from for run in measured}
+    if len(origins) > 1:
+        return "not averaged: " + _differ(origins)
+    sizes = sorted({run.samples for run in measured if run.samples is not None})
+    if len(sizes) > 1:
+        return f"not averaged: the runs were measured on {' and '.join(map(str, sizes))} samples"
+    return ""
+
+
+def _differ(origins: Iterable[tuple[str, ...]]) -> str:
+    """Which part of (data, digest, provenance) differs between runs, and how."""
+    ordered = sorted(origins)
+    parts = []
+    for position, name in enumerate(MADE_FROM):
+        found = sorted({origin[position] for origin in ordered})
+        if len(found) > 1:
+            parts.append(f"{name.replace('_', ' ')} {' | '.join(found)}")
+    return "the runs differ in how their data was made: " + "; ".join(parts)
+
+
+def _paired(run: Run, reference: Run | None) -> Run:
+    if reference is None:
+        return Run(run.seed, run.state, "has no baseline with this seed", run.signatures)
+    both = tuple(dict.fromkeys(run.signatures + reference.signatures))
+    if run.value is None:
+        return Run(run.seed, run.state, run.reason, run.signatures)
+    if reference.value is None:
+        reason = f"baseline {_why(reference)}"
+        return Run(run.seed, "DONE", reason, both)
+    value = run.value - reference.value
+    return Run(run.seed, run.state, "", both, run.made_from, value, run.samples)
+
+
+def _why(run: Run) -> str:
+    if run.state == "DONE":
+        return run.reason or "has no number"
+    return f"{run.state}: {run.reason}" if run.reason else run.state
+
+
+def _line(text: object) -> str:
+    """The first line of a reason, short enough for a footnote."""
+    if text is None or (isinstance(text, float) and np.isnan(text)) or text is pd.NA:
+        return ""
+    lines = str(text).strip().splitlines()
+    line = " ".join(lines[0].split()) if lines else ""
+    return line if len(line) <= REASON_LENGTH else line[: REASON_LENGTH - 1] + "…"
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    return ("seed " if len(seeds) == 1 else "seeds ") + ", ".join(map(str, sorted(seeds)))

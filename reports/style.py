@@ -1,0 +1,129 @@
+"""The look of all figures: fonts, sizes, and one colour and marker per method everywhere.
+
+Used by `reports.build`, which draws inside `style.applied()`, and by the figure modules. Colours
+are from the palettes of Okabe and Ito (2008) and Tol (2021), made for colour-vision deficiencies
+and dark enough for text; the fonts come with matplotlib, so that every machine draws the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.style
+from matplotlib.figure import Figure
+
+COLUMN_WIDTH = 3.4  # inches, one column of a two-column paper
+PAGE_WIDTH = 7.0
+
+INK = "#222222"
+MUTED = "#767676"
+GRID = "#e3e3e3"
+
+COLOURS = {
+    "baseline": "#4d4d4d",
+    "+ order": "#0072b2",
+    "+ debias": "#aa4499",
+    "+ flow": "#009e73",
+    "+ TIME": "#d55e00",
+}
+OTHER_COLOURS = ("#8c6d31", "#332288", "#56b4e9", "#882255")
+
+MARKERS = {"baseline": "o", "+ order": "s", "+ debias": "^", "+ flow": "D", "+ TIME": "v"}
+
+_RC: dict[str, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 7.5,
+    "axes.titlesize": 8,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": 7.5,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": MUTED,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "lines.linewidth": 1.4,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "pdf.fonttype": 42,  # TrueType: text stays text, and submission systems accept it
+    "svg.hashsalt": "reports",
+    "text.parse_math": False,  # a "$" in a label is a "$"
+}
+
+
+@contextmanager
+def applied() -> Iterator[None]:
+    """matplotlib's defaults plus this style, whatever the user's matplotlibrc says."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        matplotlib.style.use(_RC)
+        yield
+
+
+def colour(method: str) -> str:
+    """The colour of a method: fixed for the known ones, a stable choice for any other."""
+    if method in COLOURS:
+        return COLOURS[method]
+    digest = hashlib.sha256(method.encode()).digest()
+    return OTHER_COLOURS[digest[0] % len(OTHER_COLOURS)]
+
+
+def marker(method: str) -> str:
+    return MARKERS.get(method, "P")
+
+
+def spread(wanted: Sequence[float], distance: float, lowest: float) -> list[float]:
+    """Positions near the wanted ones, `distance` apart and not below `lowest`, for labels."""
+
+    def bottom(block: Sequence[int]) -> float:
+        centre = sum(wanted[index] for index in block) / len(block)
+        return max(lowest, centre - len(block) * distance / 2)
+
+    order = sorted(range(len(wanted)), key=lambda index: wanted[index])
+    # Overlapping labels form a block that is centred on the mean of what its members wanted.
+    blocks: list[list[int]] = []
+    for index in order:
+        blocks.append([index])
+        while len(blocks) > 1 and bottom(blocks[-1]) < (
+            bottom(blocks[-2]) + len(blocks[-2]) * distance
+        ):
+            blocks[-2:] = [blocks[-2] + blocks[-1]]
+    placed = [0.0] * len(wanted)
+    for block in blocks:
+        for position, index in enumerate(block):
+            placed[index] = bottom(block) + (position + 0.5) * distance
+    return placed
+
+
+def render(figure: Figure, form: str) -> bytes:
+    """The figure as PDF or PNG; the same figure gives the same bytes."""
+    buffer = io.BytesIO()
+    # Dates and version strings would make two builds of the same numbers differ.
+    fixed: dict[str, dict[str, Any]] = {
+        "pdf": {"CreationDate": None, "Creator": "reports.build", "Producer": "matplotlib"},
+        "png": {"Software": None},
+    }
+    figure.savefig(buffer, format=form, dpi=220, metadata=fixed[form])
+    return buffer.getvalue()

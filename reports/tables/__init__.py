@@ -1,0 +1,1 @@
+"""One file per table: `build(frame) -> Table`; `reports.build` finds them all."""

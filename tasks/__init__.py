@@ -1,0 +1,1 @@
+"""Objectives (`class Objective`) and evaluations (`def run`): one file each."""

@@ -1,0 +1,1 @@
+"""Objectives and evaluations that need frames in order."""

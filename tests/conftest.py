@@ -1,0 +1,48 @@
+"""What every test shares: no network, one small data set per session, quiet threads."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+# Also for the processes that tests start: hubs answer from their caches or not at all.
+os.environ.update(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    connect = socket.socket.connect
+
+    def guarded(self: socket.socket, address: object) -> None:
+        if self.family != socket.AF_UNIX:
+            raise RuntimeError(f"a test tried to connect to {address}: everything must run offline")
+        connect(self, address)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _threads() -> None:
+    import cv2
+    import torch
+
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with the tiny built-in data set, as the smoke scale uses it."""
+    from bench import find
+    from bench.grid import plan
+
+    folder = tmp_path_factory.mktemp("data")
+    grid = plan(ROOT / "sweeps/ablation.yaml", "smoke")
+    data = grid.cells[0].config.data
+    find.load("source", data.name).prepare(data.config, folder)
+    return folder

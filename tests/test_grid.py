@@ -1,0 +1,291 @@
+"""The grid language and the identity of its cells: properties, every kind of mistake, and speed at 10,000 cells."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bench import find, identity
+from bench.config import Mistakes, RunConfig, parse
+from bench.grid import merge, nest, plan, split_path
+from bench.rundir import dump_yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+
+SCALE = {
+    "base": {
+        "data": {"name": "mini_ssv2", "train": 24, "val": 12},
+        "input": {"frames": 4, "size": 16},
+        "model": {"patch": 8, "dim": 16, "depth": 1, "heads": 2},
+        "train": {"epochs": 1, "batch": 8},
+    }
+}
+SWEEP: dict[str, Any] = {
+    "base": {"model.name": "timesformer", "objectives": {"classify": {}}},
+    "axes": {
+        "lr": {"low": {"train.lr": 1e-4}, "high": {"train.lr": 1e-3}},
+        "epochs": {"one": {"train.epochs": 1}, "two": {"train.epochs": 2}},
+    },
+}
+
+
+def write(folder: Path, sweep: dict[str, Any], scale: dict[str, Any] = SCALE) -> Path:
+    (folder / "scales").mkdir(exist_ok=True)
+    (folder / "scales/tiny.yaml").write_text(dump_yaml(scale))
+    path = folder / "sweep.yaml"
+    path.write_text(dump_yaml(sweep))
+    return path
+
+
+def expand(folder: Path, sweep: dict[str, Any], *settings_: str) -> list[dict[str, Any]]:
+    cells = plan(write(folder, sweep), "tiny", settings_).cells
+    return [{**c.labels, "seed": c.seed} for c in cells]
+
+
+def mistakes_of(folder: Path, sweep: dict[str, Any], *settings_: str) -> str:
+    with pytest.raises(Mistakes) as caught:
+        plan(write(folder, sweep), "tiny", settings_)
+    return str(caught.value)
+
+
+def config(**changes: Any) -> RunConfig:
+    raw = nest({**SCALE["base"], **SWEEP["base"]})
+    merge(raw, nest(changes))
+    return parse(raw)
+
+
+# -- expansion ---
+
+
+def test_product_and_seeds_are_the_hand_written_list(tmp_path: Path) -> None:
+    cells = expand(tmp_path, {**SWEEP, "seeds": [0, 7]})
+    by_hand = [
+        {"lr": lr, "epochs": epochs, "seed": seed}
+        for lr, epochs, seed in itertools.product(("low", "high"), ("one", "two"), (0, 7))
+    ]
+    assert cells == by_hand
+
+
+def test_zip_advances_axes_together(tmp_path: Path) -> None:
+    cells = expand(tmp_path, {**SWEEP, "zip": [["lr", "epochs"]]})
+    assert [(c["lr"], c["epochs"]) for c in cells] == [("low", "one"), ("high", "two")]
+
+
+def test_exclude_drops_and_when_collapses(tmp_path: Path) -> None:
+    cells = expand(tmp_path, {**SWEEP, "exclude": [{"lr": "low", "epochs": ["two"]}]})
+    assert ("low", "two") not in [(c["lr"], c["epochs"]) for c in cells] and len(cells) == 3
+    cells = expand(tmp_path, {**SWEEP, "when": {"epochs": {"lr": ["high"]}}})
+    assert [(c["lr"], c["epochs"]) for c in cells] == [
+        ("low", "-"),
+        ("high", "one"),
+        ("high", "two"),
+    ]
+
+
+def test_settings_reach_every_cell(tmp_path: Path) -> None:
+    sweep = write(tmp_path, SWEEP)
+    grid = plan(sweep, "tiny", ["train.batch=4", "seeds=[3]", "resources.threads=2"])
+    assert {c.config.train.batch for c in grid.cells} == {4}
+    assert {c.seed for c in grid.cells} == {3}
+    assert grid.resources.threads == 2
+    assert grid.name != plan(sweep, "tiny").name  # another experiment beside the plain one
+    assert plan(sweep, "tiny", ["seeds=[3]"]).name == plan(sweep, "tiny").name
+
+
+def test_component_names_keep_their_dot() -> None:
+    assert split_path("objectives.video.order.weight") == ("objectives", "video.order", "weight")
+    assert split_path("train.lr") == ("train", "lr")
+
+
+def test_impossible_cells_stay_in_the_plan_with_a_reason(tmp_path: Path) -> None:
+    sweep = {**SWEEP, "axes": {"size": {"16": {}, "20": {"input.size": 20}}}}
+    skips = {c.labels["size"]: c.skip for c in plan(write(tmp_path, sweep), "tiny").cells}
+    assert skips["16"] is None and "20 pixels" in str(skips["20"])
+
+
+# -- mistakes ---
+
+
+def test_every_mistake_is_named_with_its_place_and_the_nearest_name(tmp_path: Path) -> None:
+    sweep = {
+        "base": {**SWEEP["base"], "train": {"learning_rate": 1e-4}},
+        "axes": {
+            "lr": {"low": {"train.lr": "fast"}, "high": {"train.lr": True}},
+            "method": {"typo": {"objectives": {"video.ordr": {}}}, "bad": {"modle.dim": 3}},
+            "nothing": {},
+        },
+        "zip": [["lr", "metod"]],
+        "seds": [1],
+    }
+    text = mistakes_of(tmp_path, {**sweep, "axes": {**sweep["axes"]}})
+    for part in ("axes.nothing: empty axis", "'metod'", "did you mean 'method'", "seds", "'seeds'"):
+        assert part in text, part
+    del sweep["axes"]["nothing"], sweep["zip"], sweep["seds"]
+    text = mistakes_of(tmp_path, sweep)
+    for part in (
+        "base.train.learning_rate: unknown key",
+        "axes.lr.low.train.lr",
+        "axes.lr.high.train.lr",
+        "unknown objective 'video.ordr'; did you mean 'video.order'",
+        "axes.method.bad.modle: unknown key; did you mean 'model'",
+    ):
+        assert part in text, f"{part}\n\n{text}"
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"zip": [["lr", "three"]], "axes": {**SWEEP["axes"], "three": {"a": {}, "b": {}, "c": {}}}}, "unequal length"),
+        ({"axes": {"a": {"x": {"train.lr": 1e-4}}, "b": {"y": {"train.lr": 1e-3}}}}, "both write train.lr"),
+        ({"axes": {}}, "axes: empty"),
+        ({"seeds": []}, "seeds"),
+        ({"seeds": [1, 1]}, "distinct"),
+        ({"exclude": [{"lr": ["low", "high"]}]}, "the grid is empty"),
+        ({"exclude": [{"lr": "lo"}]}, "did you mean 'low'"),
+        ({"axes": {"a": {"x": {}, "y": {}}}}, "two cells are the same run"),
+        ({"base": {**SWEEP["base"], "model.name": "timesfromer"}}, "did you mean 'timesformer'"),
+        ({"axes": {"seed": {"x": {}}}}, "taken by a column"),
+    ],
+)  # fmt: skip
+def test_mistakes(tmp_path: Path, change: dict[str, Any], expected: str) -> None:
+    assert expected in mistakes_of(tmp_path, {**SWEEP, **change})
+
+
+def test_bad_settings(tmp_path: Path) -> None:
+    text = mistakes_of(tmp_path, SWEEP, "train.batc=3", "nonsense")
+    assert "--set.train.batc: unknown key; did you mean 'batch'" in text
+    assert "write it as key=value" in text
+    assert "is written by axes.lr" in mistakes_of(tmp_path, SWEEP, "train.lr=1e-3")
+
+
+def test_all_duplicate_keys_are_listed(tmp_path: Path) -> None:
+    path = write(tmp_path, SWEEP)
+    path.write_text("axes:\n  a:\n    x: {}\n    x: {}\n  a:\n    y: {}\nbase: {}\nbase: {}\n")
+    with pytest.raises(Mistakes) as caught:
+        plan(path, "tiny")
+    text = str(caught.value)
+    assert "line 4: duplicate key axes.a.x" in text
+    assert "line 5: duplicate key axes.a" in text and "line 8: duplicate key base" in text
+
+
+def test_yaml_is_version_1_2(tmp_path: Path) -> None:
+    sweep = {**SWEEP, "axes": {"switch": {"on": {"train.lr": 1e-4}, "10:30": {"train.lr": 2e-4}}}}
+    write(tmp_path, sweep)
+    path = tmp_path / "sweep.yaml"
+    path.write_text(re.sub(r"'(on|10:30)'", r"\1", path.read_text()))
+    assert [c.labels["switch"] for c in plan(path, "tiny").cells] == ["on", "10:30"]
+
+
+def test_the_command_line_exits_with_2_and_writes_nothing(tmp_path: Path) -> None:
+    path = write(tmp_path, {**SWEEP, "axes": {"a": {"x": {"train.lrr": 1}}}})
+    runs = tmp_path / "runs"
+    command = [
+        sys.executable,
+        "-m",
+        "bench.sweep",
+        str(path),
+        "--scale",
+        "tiny",
+        "--runs",
+        str(runs),
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "did you mean 'lr'" in done.stderr
+    assert not runs.exists() and "Traceback" not in done.stderr
+    done = subprocess.run(
+        [*command[:5], "tny"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2 and "did you mean 'tiny'" in done.stderr
+
+
+# -- identity ---
+
+
+@given(st.permutations(["data", "input", "model", "objectives", "train"]), st.randoms())
+@settings(max_examples=30, deadline=None)
+def test_signature_ignores_the_order_of_keys(sections: list[str], random: Any) -> None:
+    raw = config().dump()
+
+    def shuffle(value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        items = list(value.items())
+        random.shuffle(items)
+        return {k: shuffle(v) for k, v in items}
+
+    shuffled = {**{s: shuffle(raw[s]) for s in sections}, "seed": 0}
+    assert identity.signature(parse(shuffled)) == identity.signature(config())
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["train.lr", "train.weight_decay", "train.gamma", "input.eval_scale"]),
+        st.floats(1.0, 1.9).map(lambda x: round(x, 3)),
+        min_size=1,
+    )
+)
+@settings(max_examples=50, deadline=None)
+def test_different_science_has_different_signatures(changes: dict[str, float]) -> None:
+    plain, changed = config(), config(**changes)
+    same = plain.dump() == changed.dump()
+    assert (identity.signature(plain) == identity.signature(changed)) == same
+
+
+def test_an_explicit_default_is_the_same_run_and_presence_counts() -> None:
+    assert identity.signature(config(**{"train.lr": 1e-4})) == identity.signature(config())
+    assert identity.signature(config(**{"train.clip_grad": 1})) == identity.signature(
+        config(**{"train.clip_grad": 1.0})
+    )
+    with_order = config(**{"objectives": {"classify": {}, "video.order": {}}})
+    assert identity.signature(with_order) != identity.signature(config())
+    assert identity.signature(config(seed=1)) != identity.signature(config())
+
+
+def test_golden_signatures() -> None:
+    """A change here means that every run of every user would be computed again: bump a VERSION on purpose only."""
+    grid = plan(ROOT / "sweeps/ablation.yaml", "paper", ["seeds=[0]"])
+    found = {cell.labels["method"]: cell.signature for cell in grid.cells}
+    golden = json.loads((ROOT / "tests/fixtures/signatures.json").read_text())
+    assert found == golden
+
+
+def test_a_changed_default_is_drift_and_an_added_field_is_not() -> None:
+    stored = config().dump()
+    assert identity.drift(stored, config()) == []
+    stored["train"]["gamma"] = 0.5
+    assert identity.drift(stored, config()) == ["train.gamma was 0.5, is now 0.1"]
+    del stored["train"]["gamma"]
+    assert identity.drift(stored, config()) == []
+
+
+def test_versions_above_one_are_in_the_signature(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = identity.signature(config())
+    monkeypatch.setattr(find.load("objective", "classify"), "VERSION", 2)
+    assert identity.signature(config()) != before
+
+
+def test_named_seeds_are_independent() -> None:
+    draws = [identity.rng(0, name, i).integers(2**62) for name in ("a", "b") for i in range(3)]
+    assert len(set(draws)) == 6
+    assert identity.rng(0, "a", 0).integers(2**62) == draws[0]
+
+
+# -- size ---
+
+
+def test_ten_thousand_cells_expand(tmp_path: Path) -> None:
+    axes = {
+        "lr": {f"lr{i}": {"train.lr": 1e-4 * (i + 1)} for i in range(100)},
+        "wd": {f"wd{i}": {"train.weight_decay": 0.01 * i} for i in range(10)},
+    }
+    grid = plan(write(tmp_path, {**SWEEP, "axes": axes, "seeds": list(range(10))}), "tiny")
+    assert len({c.signature for c in grid.cells}) == 10_000

@@ -1,0 +1,636 @@
+"""Reports from synthetic results: aggregation, gaps, equal cells, determinism, discovery."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import html
+import itertools
+import json
+import re
+import shutil
+import subprocess
+import sys
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from reports import build, published, stats, table
+
+METHODS = ("baseline", "+ order", "+ debias", "+ flow", "+ TIME")
+ORIGINAL = {"baseline": 0.62, "+ order": 0.66, "+ debias": 0.63, "+ flow": 0.65, "+ TIME": 0.70}
+SHUFFLED = {"baseline": 0.41, "+ order": 0.37, "+ debias": 0.21, "+ flow": 0.39, "+ TIME": 0.18}
+PROVENANCE = "opencv 4.12 | segment midpoints | 1 view x 3 crops"
+LAYERS = 6
+
+
+def signature(*parts: object) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def cell(
+    method: str = "baseline",
+    seed: int = 0,
+    backbone: str = "TimeSformer",
+    *,
+    state: str = "DONE",
+    reason: str = "",
+    numbers: Sequence[Mapping[str, Any]] | None = None,
+    **changes: Any,
+) -> list[dict[str, Any]]:
+    """The rows of one run: all its numbers if it is DONE, else the one row that every cell has."""
+    head: dict[str, Any] = {
+        "sweep": "ablation",
+        "scale": "mini",
+        "overrides": "",
+        "backbone": backbone,
+        "method": method,
+        "seed": seed,
+        "signature": signature(backbone, method, seed),
+        "state": state,
+        "reason": reason,
+        "data": "mini_ssv2",
+        "data_digest": "d41d8cd98f00b204",
+        "provenance": PROVENANCE,
+        **changes,
+    }
+    if numbers is None:
+        numbers = list(_numbers(method, seed)) if state == "DONE" else []
+    empty = dict.fromkeys(stats.NUMBER, np.nan)
+    return [{**head, **row} for row in numbers or [empty]]
+
+
+def _numbers(method: str, seed: int) -> Iterator[dict[str, Any]]:
+    random = np.random.default_rng([seed, len(method)])
+    for split, subset in itertools.product(
+        ("val", "val_unbiased"), ("all", "temporal", "static", "class: Moving 50% up_down")
+    ):
+        lift = {"temporal": 0.1, "static": 0.15}.get(subset, 0.0)
+        original = ORIGINAL.get(method, 0.5) + lift + random.normal(0, 0.012)
+        shuffled = SHUFFLED.get(method, 0.4) + lift + random.normal(0, 0.012)
+        if split == "val_unbiased":
+            original, shuffled = original - 0.15, shuffled - 0.1
+        views = {
+            "original": original,
+            "shuffled": shuffled,
+            "reversed": shuffled + 0.04,
+            "single_frame": shuffled - 0.05,
+        }
+        for view, value in views.items():
+            for metric, change in (("top1", 0.0), ("top5", 0.15), ("confidence", -0.05)):
+                yield _number("video.shuffle_gap", split, view, subset, metric, value + change)
+        yield _number("video.shuffle_gap", split, "gap", subset, "top1", original - shuffled)
+    keeps = 0.4 if method in ("+ order", "+ TIME") else 0.1
+    for layer, view in itertools.product(range(LAYERS + 1), ("ordered", "shuffled")):
+        start = 1.0 if view == "ordered" else 0.7
+        value = max(0.125, start - (1 - keeps) * layer / LAYERS + random.normal(0, 0.01))
+        subset = f"layer_{layer:02d}"
+        yield _number("video.order_probe", "val", view, subset, "frame_accuracy", min(value, 1))
+        yield _number("video.order_probe", "val", view, subset, "chance", 0.125)
+
+
+def _number(
+    evaluation: str, split: str, view: str, subset: str, metric: str, value: float
+) -> dict[str, Any]:
+    return {
+        "evaluation": evaluation,
+        "split": split,
+        "view": view,
+        "subset": subset,
+        "metric": metric,
+        "value": value,
+        "n": 500,
+    }
+
+
+def top1(value: float, **changes: Any) -> list[dict[str, Any]]:
+    return [{**_number("video.shuffle_gap", "val", "original", "all", "top1", value), **changes}]
+
+
+def frame(*cells: list[dict[str, Any]]) -> pd.DataFrame:
+    return stats.checked(pd.DataFrame(list(itertools.chain(*cells))))
+
+
+def full(seeds: Sequence[int] = (0, 1, 2)) -> pd.DataFrame:
+    return frame(*(cell(method, seed) for method in METHODS for seed in seeds))
+
+
+def realistic() -> pd.DataFrame:
+    """A sweep as it looks half-way: a failure, a pending seed, and a second backbone on its way."""
+    failed = {"state": "FAILED", "reason": "RuntimeError: loss is nan at step 120 <head_1 & 50%>"}
+    cells = [cell(method, seed) for method in METHODS for seed in (0, 1, 2)]
+    cells[4] = cell("+ order", 1, **failed)
+    cells[9:12] = [cell("+ flow", seed, state="PENDING") for seed in (0, 1, 2)]
+    for seed, (method, state) in itertools.product(
+        (0, 1), (("baseline", "DONE"), ("+ TIME", "RUNNING"))
+    ):
+        cells.append(cell(method, seed, "Motionformer", state=state, sweep="backbones"))
+    skipped = {"state": "SKIPPED", "reason": "needs frame tokens, which this backbone merges"}
+    cells.append(cell("+ TIME", 0, "X-ViT", sweep="backbones", **skipped))
+    return frame(*cells)
+
+
+ORIGINAL_TOP1 = stats.Measure("video.shuffle_gap", "val", "original")
+BASELINE = {"backbone": "TimeSformer", "method": "baseline"}
+
+
+@pytest.fixture
+def report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Run the command line on a frame; its output goes to tmp_path / "out"."""
+    runs = tmp_path / "runs"
+    runs.mkdir()
+
+    def run(results: pd.DataFrame, *options: str, out: str = "out") -> int:
+        module = types.ModuleType("bench.results")
+        module.load = lambda folder: results  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "bench.results", module)
+        monkeypatch.setattr("bench.results", module, raising=False)
+        return build.main(["--runs", str(runs), "--out", str(tmp_path / out), *options])
+
+    return run
+
+
+# --- aggregation -------------------------------------------------------------------------------
+
+
+def test_mean_and_sample_deviation_over_seeds() -> None:
+    values = {0: 0.60, 1: 0.62, 2: 0.67}
+    number = stats.aggregate(
+        frame(*(cell(seed=seed, numbers=top1(value)) for seed, value in values.items())),
+        BASELINE,
+        ORIGINAL_TOP1,
+    )
+    assert number.mean == pytest.approx(63.0)
+    assert number.std == pytest.approx(np.std([60, 62, 67], ddof=1))
+    assert table.measured(number).text == "63.0 ± 3.6"
+    assert number.signatures == tuple(signature("TimeSformer", "baseline", seed) for seed in values)
+    assert (number.complete, number.samples, number.reason) == (True, 500, "")
+
+
+def test_one_seed_has_no_deviation() -> None:
+    number = stats.aggregate(frame(cell(numbers=top1(0.6))), BASELINE, ORIGINAL_TOP1)
+    assert number.std is None
+    assert table.measured(number).text == "60.0"
+
+
+def test_a_missing_seed_is_marked_and_explained() -> None:
+    cells = [cell(seed=0), cell(seed=1), cell(seed=2, state="FAILED", reason="OOM\ntraceback")]
+    shown = table.measured(stats.aggregate(frame(*cells), BASELINE, ORIGINAL_TOP1))
+    assert shown.text.endswith(" (2/3)")
+    assert shown.status == "incomplete"
+    assert shown.hole
+    assert shown.reason == "seed 2 FAILED: OOM"
+
+
+@pytest.mark.parametrize("state", ["FAILED", "RUNNING", "PENDING", "INTERRUPTED", "STALE", "NEW"])
+def test_only_done_runs_count(state: str) -> None:
+    """Also not when an old result is still there, as in a stale run."""
+    results = frame(cell(state=state, numbers=top1(0.6)))
+    shown = table.measured(stats.aggregate(results, BASELINE, ORIGINAL_TOP1))
+    assert (shown.text, shown.value, shown.status) == (table.DASH, None, "missing")
+    assert state in shown.reason
+
+
+def test_a_skipped_cell_is_a_dash_but_no_hole() -> None:
+    results = frame(cell(state="SKIPPED", reason="one frame has no order", signature=""))
+    shown = table.measured(stats.aggregate(results, BASELINE, ORIGINAL_TOP1))
+    assert (shown.text, shown.status, shown.hole) == (table.DASH, "skipped", False)
+    assert "one frame has no order" in shown.reason
+
+
+@pytest.mark.parametrize("column", stats.MADE_FROM)
+def test_differently_made_data_is_never_averaged(column: str) -> None:
+    other = {column: "torchcodec | other"}
+    results = frame(cell(seed=0), cell(seed=1), cell(seed=2, **other))
+    shown = table.measured(stats.aggregate(results, BASELINE, ORIGINAL_TOP1))
+    assert (shown.text, shown.value) == (table.DASH, None)
+    assert "not averaged" in shown.reason
+    assert "torchcodec | other" in shown.reason
+
+
+def test_different_numbers_of_samples_are_never_averaged() -> None:
+    results = frame(cell(numbers=top1(0.6)), cell(seed=1, numbers=top1(0.6, n=499)))
+    assert "499 and 500" in stats.aggregate(results, BASELINE, ORIGINAL_TOP1).reason
+
+
+def test_a_hidden_axis_is_never_averaged() -> None:
+    results = frame(
+        cell(depth="4", numbers=top1(0.6)),
+        cell(depth="8", numbers=top1(0.7), signature="f" * 16),
+    )
+    number = stats.aggregate(results, BASELINE, ORIGINAL_TOP1)
+    assert number.mean is None
+    assert "axis depth also varies" in number.reason
+
+
+def test_a_run_shared_by_two_sweeps_counts_once() -> None:
+    results = frame(cell(numbers=top1(0.6)), cell(numbers=top1(0.6), sweep="backbones"))
+    number = stats.aggregate(results, BASELINE, ORIGINAL_TOP1)
+    assert (number.values, number.complete) == ((60.0,), True)
+
+
+def test_a_stale_run_gives_way_to_the_current_one() -> None:
+    results = frame(
+        cell(state="STALE", numbers=top1(0.1), signature="0" * 16), cell(numbers=top1(0.6))
+    )
+    assert stats.aggregate(results, BASELINE, ORIGINAL_TOP1).values == (60.0,)
+
+
+def test_difference_is_paired_by_seed() -> None:
+    base = {0: 0.5, 1: 0.6, 2: 0.7}
+    full_method = {0: 0.52, 1: 0.62, 2: 0.72}
+    results = frame(
+        *(cell("baseline", seed, numbers=top1(value)) for seed, value in base.items()),
+        *(cell("+ TIME", seed, numbers=top1(value)) for seed, value in full_method.items()),
+    )
+    first, second = (
+        stats.aggregate(results, {**BASELINE, "method": method}, ORIGINAL_TOP1)
+        for method in ("+ TIME", "baseline")
+    )
+    change = stats.difference(first, second)
+    assert change.mean == pytest.approx(2.0)
+    assert change.std == pytest.approx(0.0, abs=1e-9)
+    assert table.measured(change, signed=True).text == "+2.0 ± 0.0"
+    assert len(change.signatures) == 6
+
+
+def test_other_evaluations_sweeps_stay_out() -> None:
+    image = _number("image.background_shift", "val", "original", "all", "top1", 0.8)
+    results = frame(
+        cell(),
+        cell("+ TIME", 0, "DeiT", sweep="background", numbers=[image]),
+        cell("+ order", 0, "DeiT", sweep="background", state="PENDING"),
+    )
+    kept = stats.of_evaluation(results, "video.shuffle_gap")
+    assert set(kept["backbone"]) == {"TimeSformer"}
+
+
+def test_missing_columns_are_named() -> None:
+    with pytest.raises(ValueError, match="provenance"):
+        stats.checked(full().drop(columns="provenance"))
+
+
+@pytest.mark.parametrize(
+    ("value", "signed", "text"),
+    [(-0.04, True, "0.0"), (1.26, True, "+1.3"), (-1.26, False, "\N{MINUS SIGN}1.3")],
+)
+def test_percent(value: float, signed: bool, text: str) -> None:
+    assert table.percent(value, signed=signed) == text
+
+
+# --- tables ------------------------------------------------------------------------------------
+
+
+def build_table(name: str, results: pd.DataFrame) -> table.Table:
+    modules = {build.page.stem(module): module for module in build.discover(build.TABLES, "build")}
+    built = modules[name].build(results)
+    assert isinstance(built, table.Table)
+    return built
+
+
+def by_label(built: table.Table, *labels: str) -> dict[str, table.Cell]:
+    (row,) = (row for row in built.rows if row.labels == labels)
+    heads = [column.full_heading for column in built.columns]
+    return {f"{j} {head}": c for j, (head, c) in enumerate(zip(heads, row.cells, strict=True))}
+
+
+def test_published_numbers_are_those_of_the_slides() -> None:
+    main, split = published.table("main_result"), published.table("temporal_static")
+    images = published.table("backgrounds")
+    assert main.number("X-ViT", "+ TIME", "top5") == 88.1
+    assert split.number("TimeSformer", "+ TIME", "temporal gap") == 68.1
+    assert images.number("any model", "+ order", "mixed_rand") == 48.4
+    assert main.number("X-ViT", "+ flow", "top1") is None
+    with pytest.raises(ValueError, match="main_result"):
+        published.table("table 9")
+    for methods in split.values.values():
+        for columns in methods.values():
+            for subset in ("all", "temporal", "static"):
+                gap = columns[f"{subset} original"] - columns[f"{subset} shuffled"]
+                assert columns[f"{subset} gap"] == pytest.approx(gap)
+
+
+def test_published_beside_measured_and_never_compared_across_data() -> None:
+    built = build_table("main_result", full())
+    row = by_label(built, "TimeSformer", "+ TIME")
+    assert row["2 paper"].text == "63.7"
+    assert row["2 paper"].published
+    assert any("not comparable" in note for note in built.notes)
+    same = build_table("main_result", full().assign(data="ssv2", scale="paper"))
+    assert not any("not comparable" in note for note in same.notes)
+    shorter = build_table("main_result", full().assign(data="ssv2"))
+    assert any("not the set-up" in note for note in shorter.notes)
+
+
+def test_a_backbone_that_was_not_run_is_listed_with_its_reason() -> None:
+    row = by_label(build_table("main_result", full()), "X-ViT", "baseline")
+    assert row["1 Top-1 ↑"].hole
+    assert "not run" in row["1 Top-1 ↑"].reason
+    assert row["2 paper"].text == "60.1"
+
+
+def test_ablation_has_every_method_of_the_sweep() -> None:
+    extra = frame(*(cell(method, 0) for method in (*METHODS, "+ mine")))
+    built = build_table("ablation", extra)
+    assert [row.labels[1] for row in built.rows] == [*METHODS, "+ mine"]
+    reference = by_label(built, "TimeSformer", "baseline")["8 Change to baseline: Original ↑"]
+    assert reference.text == "reference"
+
+
+def test_best_is_bold_among_complete_cells_only() -> None:
+    results = frame(
+        cell("baseline", 0),
+        cell("+ order", 0),
+        cell("+ TIME", 0),
+        cell("+ TIME", 1, state="FAILED", reason="boom"),
+    )
+    built = build_table("ablation", results)
+    bold = {built.rows[i].labels[1] for i, j in table.best(built) if built.columns[j].better}
+    assert bold == {"baseline", "+ order"}
+    shuffled = [j for j, column in enumerate(built.columns) if column.name == "Shuffled"]
+    assert all(built.rows[i].labels[1] == "+ order" for i, j in table.best(built) if j in shuffled)
+
+
+def test_no_best_between_differently_made_data() -> None:
+    results = frame(cell("baseline"), cell("+ order"), cell("+ TIME", provenance="other"))
+    built = build_table("ablation", results)
+    assert not table.best(built)
+    assert any("no best is marked" in note for note in table.notes(built))
+
+
+def test_an_unbiased_split_appears_only_where_there_is_one() -> None:
+    without = full()
+    without = without[without["split"] != "val_unbiased"]
+    assert any(c.group == "val_unbiased" for c in build_table("ablation", full()).columns)
+    assert not any(c.group == "val_unbiased" for c in build_table("ablation", without).columns)
+
+
+def test_a_ragged_table_is_refused() -> None:
+    with pytest.raises(ValueError, match="2 labels"):
+        table.Table("t", "", ("Method",), (), (table.Row(("a", "b"), ()),))
+
+
+# --- formats -----------------------------------------------------------------------------------
+
+NASTY = r"a_b & 50% #1 {x} \y ^z ~w $5 <b> | * ` [q]"
+
+
+def nasty() -> table.Table:
+    hole = table.measured(stats.Aggregate(()), not_run=NASTY)
+    cells = (table.text("61.0 ± 0.5"), hole, table.text(NASTY))
+    columns = tuple(table.Column(name, "group_1") for name in ("A", "B", NASTY))
+    rows = (table.Row((NASTY,), cells), table.Row(("[b]",), cells))
+    return table.Table("T_1", NASTY, ("Method",), columns, rows, (NASTY,))
+
+
+def from_markdown(text: str) -> list[list[str]]:
+    lines = [line for line in text.splitlines() if line.startswith("| ")][2:]
+    rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines]
+    plain = [[re.sub(r"^\*\*(.*)\*\*$", r"\1", item.strip()) for item in row] for row in rows]
+    return [[re.sub(r"\\([\\`*_|<>])", r"\1", item) for item in row] for row in plain]
+
+
+def from_html(text: str) -> list[list[str]]:
+    body = text[text.index("<tbody>") : text.index("</tbody>")]
+    rows = re.findall(r"<tr.*?>(.*?)</tr>", body)
+    cells = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in rows]
+    return [[html.unescape(re.sub(r"</?sup>", "", item)) for item in row] for row in cells]
+
+
+def from_tex(text: str) -> list[list[str]]:
+    body = text[text.index(r"\midrule") : text.index(r"\bottomrule")].splitlines()[1:]
+    rows = [re.split(r" (?<!\\)& ", line.removesuffix(r" \\")) for line in body]
+    plain = [[re.sub(r"^\\textbf\{(.*)\}$", r"\1", item) for item in row] for row in rows]
+    back = sorted(((tex, char) for char, tex in table._TEX.items()), key=lambda pair: -len(pair[0]))
+    pattern = re.compile("|".join(re.escape(tex) for tex, _ in back))
+    lookup = dict(reversed(back))
+    return [[pattern.sub(lambda hit: lookup[hit.group()], item) for item in row] for row in plain]
+
+
+def from_json(text: str) -> list[list[str]]:
+    rows = json.loads(text)["rows"]
+    return [[*row["labels"], *(cell["text"] for cell in row["cells"])] for row in rows]
+
+
+@pytest.mark.parametrize("name", ["main_result", "temporal_static", "ablation", "nasty"])
+def test_cells_are_equal_in_every_format(name: str) -> None:
+    built = nasty() if name == "nasty" else build_table(name, realistic())
+    rows = list(csv.reader(table.csv(built).splitlines()))[1:]
+    assert rows[0][0] == built.rows[0].labels[0]
+    assert from_markdown(table.markdown(built)) == rows
+    assert from_json(table.json(built)) == rows
+    assert from_html(table.html(built)) == rows
+    assert from_tex(table.latex(built)) == rows
+
+
+def test_json_names_the_runs_behind_every_number() -> None:
+    document = json.loads(table.json(build_table("ablation", realistic()), "ablation"))
+    cells = [cell for row in document["rows"] for cell in row["cells"]]
+    for cell_ in cells:
+        if cell_["status"] in ("complete", "incomplete"):
+            assert cell_["value"] is not None
+            assert cell_["signatures"]
+            assert cell_["seeds"]
+            assert cell_["made_from"][0]["provenance"] == PROVENANCE
+        if cell_["status"] in ("missing", "incomplete", "skipped"):
+            assert cell_["reason"]
+
+
+def test_tex_escapes_everything() -> None:
+    text = table.escape_tex("50% a_b & c # {d} é 漢 \x07")
+    assert text == r"50\% a\_b \& c \# \{d\} e ? ?"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+def test_tex_compiles(tmp_path: Path) -> None:
+    names = ("main_result", "temporal_static", "ablation")
+    tables = [table.latex(build_table(name, realistic()), name) for name in names]
+    tables.append(table.latex(nasty(), "nasty"))
+    document = tmp_path / "all.tex"
+    document.write_text(
+        "\\documentclass{article}\\usepackage{booktabs,graphicx}\\begin{document}\n"
+        + "\n".join(tables)
+        + "\\end{document}\n",
+        encoding="utf-8",
+    )
+    command = ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", document.name]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:]
+
+
+# --- the whole build ---------------------------------------------------------------------------
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_build_writes_everything_and_the_same_again(
+    report: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert report(realistic()) == 0
+    printed = capsys.readouterr().out
+    assert "Ablation of the losses" in printed
+    assert "index.html" in printed
+    assert report(realistic().sample(frac=1, random_state=0), out="again") == 0
+    first = contents(tmp_path / "out")
+    assert first == contents(tmp_path / "again")
+    expected = {f"mini/ablation.{form}" for form in table.FORMATS}
+    expected |= {f"mini/shuffled_accuracy.{form}" for form in ("pdf", "png")}
+    assert expected | {"index.html", "mini/order_by_depth.pdf"} <= set(first)
+
+
+def test_the_page_is_self_contained_and_escaped(report: Callable[..., int], tmp_path: Path) -> None:
+    report(realistic())
+    page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    assert not re.search(r'(src|href)="(https?:)?//', page)
+    assert "<head_1" not in page
+    assert "&lt;head_1 &amp; 50%&gt;" in page
+    assert page.count("data:image/png;base64,") == 2
+    assert signature("TimeSformer", "+ order", 1) in page
+    for link in re.findall(r'href="(mini/[^"]+)"', page):
+        assert (tmp_path / "out" / link).is_file()
+    anchors = set(re.findall(r'id="([^"]+)"', page))
+    assert set(re.findall(r'href="#([^"]+)"', page)) <= anchors
+
+
+def test_settings_are_never_mixed(report: Callable[..., int], tmp_path: Path) -> None:
+    changed = full().assign(overrides="train.epochs=3, data.path=a/b")
+    assert report(pd.concat([full(), full().assign(scale="paper"), changed])) == 0
+    folders = sorted(path.name for path in (tmp_path / "out").iterdir() if path.is_dir())
+    assert folders[0] == "mini"
+    assert folders[1].startswith("mini__train.epochs=3_data.path=a_b-")
+    assert folders[2] == "paper"
+
+
+def test_strict_fails_on_holes_only(report: Callable[..., int]) -> None:
+    complete = frame(
+        *(
+            cell(method, seed, backbone)
+            for backbone in ("TimeSformer", "Motionformer", "X-ViT")
+            for method in METHODS
+            for seed in (0, 1)
+        )
+    )
+    assert report(complete, "--strict") == 0
+    assert report(realistic(), "--strict") == 1
+    assert report(realistic()) == 0
+
+
+def test_nothing_measured_yet_still_builds(report: Callable[..., int], tmp_path: Path) -> None:
+    assert report(frame(*(cell(method, state="PENDING") for method in METHODS))) == 0
+    assert "Nothing to draw" in (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+
+
+def test_no_runs_is_one_message_and_writes_nothing(
+    report: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert report(full().iloc[:0]) == 2
+    assert build.main(["--runs", str(tmp_path / "absent"), "--out", str(tmp_path / "out")]) == 2
+    assert report(full().drop(columns="state")) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3
+    assert all("python -m bench.sweep sweeps/ablation.yaml" in line for line in lines[:2])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_bad_input(
+    report: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out").write_text("a file")
+    assert report(full()) == 2
+    assert "cannot write" in capsys.readouterr().err
+
+
+def test_a_failed_write_leaves_the_previous_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.md"
+    build.write(path, b"old")
+
+    def fail(self: Path, target: Path) -> Path:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        build.write(path, b"new")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.md"]
+    assert path.read_bytes() == b"old"
+
+
+NEW_TABLE = """
+from reports import table
+
+ORDER = 5
+
+def build(frame):
+    row = table.Row(("x",), (table.text("42"),))
+    return table.Table("Dropped in", "", ("a",), (table.Column("b"),), (row,))
+"""
+
+
+def test_a_dropped_in_file_is_found(
+    report: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "tables"
+    shutil.copytree(build.TABLES, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(build, "TABLES", folder)
+    (folder / "mine.py").write_text(NEW_TABLE)
+    assert report(full()) == 0
+    assert "Dropped in" in (tmp_path / "out" / "mini" / "mine.md").read_text()
+    names = [build.page.stem(module) for module in build.discover(folder, "build")]
+    assert names == ["mine", "main_result", "temporal_static", "ablation"]
+
+
+@pytest.mark.parametrize(
+    ("source", "error"),
+    [
+        ("import nothing_like_it", ModuleNotFoundError),
+        ("def build(frame) return", SyntaxError),
+        ("x = 1", ValueError),
+        ("def build(frame): return 3", ValueError),
+        ("def build(frame): raise KeyError('view')", KeyError),
+    ],
+)
+def test_a_broken_file_fails_loudly(
+    report: Callable[..., int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    source: str,
+    error: type[Exception],
+) -> None:
+    folder = tmp_path / "tables"
+    folder.mkdir()
+    (folder / "broken.py").write_text(source)
+    monkeypatch.setattr(build, "TABLES", folder)
+    with pytest.raises(error) as caught:
+        report(full())
+    assert "broken.py" in str(caught.value) + "".join(getattr(caught.value, "__notes__", ()))
+    assert not (tmp_path / "out").exists()
+
+
+def test_labels_do_not_overlap() -> None:
+    from reports import style
+
+    placed = style.spread([10.0, 11.0, 12.0, 90.0], 5.0, 0.0)
+    assert all(b - a >= 5.0 - 1e-9 for a, b in itertools.pairwise(sorted(placed)))
+    assert placed[3] == 90.0
+    assert sorted(placed) == placed
+    assert {style.colour("+ mine"), style.colour("+ mine")} == {style.colour("+ mine")}
+
+
+def test_reports_never_import_torch() -> None:
+    code = "import sys, reports.build as b; b.discover(b.TABLES, 'build'); " + (
+        "b.discover(b.FIGURES, 'draw'); sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
