@@ -146,7 +146,7 @@ def _expand(
         mistakes += error.mistakes
         parsed_resources = Resources()
     cells: list[Cell] = []
-    if axes is not None and not any("axes" in str(m) and "empty" in str(m) for m in mistakes):
+    if axes is not None:  # also when the axes have mistakes: those of their patches belong in the list
         label_sets = list(_label_sets(sweep, sweep_doc, axes, mistakes))
         cells = _cells(label_sets, axes, seeds, common, final, mistakes)
     if mistakes:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import importlib.util
+import json
 import os
 import re
 import sys
@@ -24,6 +25,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from rich.console import Console
 
+from bench import results
 from reports import page, stats, style, table, terminal
 from reports.commands import FIRST_SWEEP
 
@@ -72,9 +74,21 @@ class Setting:
     frame: pd.DataFrame
 
     @property
+    def changes(self) -> str:
+        """The overrides as they are typed: `--set` key=value pairs, or as stored if not JSON."""
+        try:
+            pairs = json.loads(self.overrides or "{}").items()
+        except (ValueError, AttributeError):
+            return self.overrides
+        return ", ".join(
+            f"{key}={value if isinstance(value, str) else json.dumps(value)}"
+            for key, value in pairs
+        )
+
+    @property
     def folder(self) -> str:
         """A folder name that is safe everywhere and different for different settings."""
-        full = self.scale + (f"__{self.overrides}" if self.overrides else "")
+        full = self.scale + (f"__{self.changes}".replace(", ", "__") if self.changes else "")
         safe = re.sub(r"[^A-Za-z0-9._=+-]+", "_", full).strip("._")[:80]
         if safe == full:
             return safe
@@ -156,9 +170,6 @@ def _load(runs: Path) -> pd.DataFrame:
     """The checked results. ValueError says what to do when there are none."""
     if not runs.is_dir():
         raise ValueError(f"no runs: {runs} does not exist; make some with `{FIRST_SWEEP}`")
-    # Imported here so that --help and a wrong path answer without reading the engine.
-    from bench import results
-
     frame = results.load(runs)
     if frame.empty:
         raise ValueError(f"no runs in {runs}; make some with `{FIRST_SWEEP}`")
@@ -190,7 +201,7 @@ def _report(
     return page.Report(
         folder=setting.folder,
         scale=setting.scale,
-        overrides=setting.overrides,
+        changes=setting.changes,
         frame=setting.frame,
         tables=tuple(_table(module, setting) for module in tables),
         figures=tuple(_figure(module, setting) for module in figures),
@@ -223,9 +234,9 @@ def _figure(module: ModuleType, setting: Setting) -> page.BuiltFigure:
         except Exception as error:
             error.add_note(f"while drawing {module.__file__} for {setting.folder}")
             raise
-        drawn = bool(figure.axes)
+        drawn, inches = bool(figure.axes), float(figure.get_size_inches()[0])
         files = {form: style.render(figure, form) for form in FIGURE_FORMATS} if drawn else {}
-    return page.BuiltFigure(page.stem(module), title, caption or "", files)
+    return page.BuiltFigure(page.stem(module), title, caption or "", files, inches)
 
 
 def _files(reports: Sequence[page.Report]) -> Iterator[tuple[Path, bytes]]:

@@ -1,7 +1,7 @@
 """`index.html`: one page with every table, figure, state and gap of a report.
 
-`reports.build` hands over what it built, one `Report` per setting; `page.html.j2` lays it out. The
-page loads nothing: figures are inside it, and it reads in light and dark.
+`reports.build` hands over what it built, one `Report` per setting; `templates/page.html` lays it
+out. The page loads nothing: figures are inside it, and it reads in light and dark.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from markupsafe import Markup
 
 from reports import stats, table
 
-TEMPLATE = Path(__file__).with_name("page.html.j2")
+TEMPLATE = Path(__file__).parent / "templates" / "page.html"
 STATES = ("DONE", "RUNNING", "PENDING", "NEW", "INTERRUPTED", "STALE", "FAILED", "SKIPPED")
 
 
@@ -40,6 +40,12 @@ class BuiltFigure:
     title: str
     caption: str
     files: Mapping[str, bytes]  # by format; empty when there was nothing to draw
+    inches: float = 0.0  # width in print
+
+    @property
+    def pixels(self) -> int:
+        """Width on the page, where a figure's text is about as large as the page's."""
+        return round(140 * self.inches)
 
     @property
     def source(self) -> str:
@@ -81,7 +87,7 @@ class Report:
 
     folder: str
     scale: str
-    overrides: str
+    changes: str
     frame: pd.DataFrame
     tables: tuple[BuiltTable, ...]
     figures: tuple[BuiltFigure, ...]
@@ -89,7 +95,7 @@ class Report:
 
     @property
     def title(self) -> str:
-        return f"scale {self.scale}" + (f", {self.overrides}" if self.overrides else "")
+        return f"scale {self.scale}" + (f", {self.changes}" if self.changes else "")
 
     @cached_property
     def runs(self) -> pd.DataFrame:

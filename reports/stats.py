@@ -10,6 +10,7 @@ differently, are never averaged: the aggregate then has a `problem` and no mean.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -83,6 +84,11 @@ class Aggregate:
         return len(self.measured) == len(self.expected) > 0
 
     @property
+    def fraction(self) -> str:
+        """ " (2/3)" where seeds are missing, else nothing; follows a number or a name."""
+        return "" if self.complete else f" ({len(self.measured)}/{len(self.expected)})"
+
+    @property
     def skipped(self) -> bool:
         return bool(self.runs) and not self.expected
 
@@ -136,22 +142,16 @@ def checked(frame: pd.DataFrame) -> pd.DataFrame:
 
 def aggregate(frame: pd.DataFrame, labels: Mapping[str, str], measure: Measure) -> Aggregate:
     """The number `measure` of the cell with these axis labels, over its seeds."""
-    cell = _select(frame, labels)
-    if cell.empty:
-        return Aggregate(())
-    # A skipped cell may have no signature, so the seed takes part in telling runs apart.
-    key = ["seed", "signature"]
-    heads = _without_replaced(cell.drop_duplicates(key)).sort_values(key)
-    numbers = _select(cell, vars(measure))
-    # The same run may serve several sweeps; its numbers are then listed once per sweep.
-    numbers = numbers.drop_duplicates([*key, *MADE_FROM, *NUMBER])
-    found: dict[tuple[int, str], list[Record]] = {}
-    for number in _records(numbers):
-        found.setdefault((number["seed"], number["signature"]), []).append(number)
-    runs = tuple(
-        _run(head, found.get((head["seed"], head["signature"]), [])) for head in _records(heads)
-    )
-    return Aggregate(runs, _clash(heads) or _mixed(runs))
+    index = _index(frame)
+    heads = [
+        head
+        for head in index.heads
+        if all(head.get(axis) == label for axis, label in labels.items())
+    ]
+    heads = _without_replaced(heads)
+    key = (measure.evaluation, measure.split, measure.view, measure.subset, measure.metric)
+    runs = tuple(_run(head, index.numbers.get((head["signature"], *key), ())) for head in heads)
+    return Aggregate(runs, _clash(heads, axes(frame)) or _mixed(runs))
 
 
 def difference(cell: Aggregate, reference: Aggregate) -> Aggregate:
@@ -193,15 +193,45 @@ def data_sets(frame: pd.DataFrame) -> tuple[str, ...]:
     return tuple(sorted(set(frame.loc[frame["value"].notna(), "data"].dropna())))
 
 
-def _select(frame: pd.DataFrame, wanted: Mapping[str, object]) -> pd.DataFrame:
-    keep = pd.Series(True, index=frame.index)
-    for column, value in wanted.items():
-        keep &= (frame[column] == value) if column in frame else False
-    return frame[keep]
+@dataclass(frozen=True)
+class _Index:
+    """A frame arranged for many look-ups: pandas would compare every row for each of them."""
+
+    heads: tuple[Record, ...]  # one per run, without its numbers
+    numbers: Mapping[tuple[str, ...], tuple[Record, ...]]  # by signature and measure
+
+
+_indices: dict[int, tuple[weakref.ref[pd.DataFrame], _Index]] = {}
+
+
+def _index(frame: pd.DataFrame) -> _Index:
+    """The index of a frame, made once; frames are never changed in place here."""
+    name = id(frame)
+    reference, index = _indices.get(name, (None, None))
+    if reference is None or index is None or reference() is not frame:
+        index = _make_index(frame)
+        _indices[name] = weakref.ref(frame, lambda _: _indices.pop(name, None)), index
+    return index
+
+
+def _make_index(frame: pd.DataFrame) -> _Index:
+    # A skipped cell may have no signature, so the seed takes part in telling runs apart. A run may
+    # serve several sweeps; it and its numbers are then listed once per sweep and count once.
+    key = ["seed", "signature"]
+    state = [*axes(frame), *key, "state", "reason"]
+    heads = frame[state].drop_duplicates([*axes(frame), *key]).sort_values(key)
+    measured = frame.loc[frame["evaluation"].notna(), ["signature", *MADE_FROM, *NUMBER]]
+    numbers: dict[tuple[str, ...], tuple[Record, ...]] = {}
+    for record in _records(measured.drop_duplicates()):
+        place = tuple(str(record[name]) for name in ("signature", *NUMBER[:5]))
+        numbers[place] = (*numbers.get(place, ()), record)
+    return _Index(tuple(_records(heads)), numbers)
 
 
 def _records(frame: pd.DataFrame) -> list[Record]:
-    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
+    columns = [frame[name].tolist() for name in frame]
+    names = [str(name) for name in frame]
+    return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
 
 
 def _run(head: Record, numbers: Sequence[Record]) -> Run:
@@ -224,29 +254,32 @@ def _run(head: Record, numbers: Sequence[Record]) -> Run:
         seed=int(head["seed"]),
         state=str(head["state"]),
         reason=reason,
-        signatures=(str(head["signature"]),),
+        signatures=(str(head["signature"]),) if head["signature"] else (),
         made_from=made_from,
         value=value,
         samples=samples,
     )
 
 
-def _without_replaced(runs: pd.DataFrame) -> pd.DataFrame:
+def _without_replaced(heads: Sequence[Record]) -> list[Record]:
     """A stale run gives way to the run that the sweep asks for now."""
-    current = set(runs.loc[runs["state"] != "STALE", "seed"])
-    return runs[(runs["state"] != "STALE") | ~runs["seed"].isin(current)]
+    current = {head["seed"] for head in heads if head["state"] != "STALE"}
+    return [head for head in heads if head["state"] != "STALE" or head["seed"] not in current]
 
 
-def _clash(runs: pd.DataFrame) -> str:
+def _clash(heads: Sequence[Record], axes: Sequence[str]) -> str:
     """Two runs with the same labels and the same seed cannot both be the cell."""
-    twice = runs[runs["seed"].duplicated(keep=False)]
-    if twice.empty:
-        return ""
-    varied = [axis for axis in axes(runs) if twice[axis].nunique(dropna=False) > 1]
-    seed = int(twice["seed"].min())
-    names = ", ".join(sorted(twice.loc[twice["seed"] == seed, "signature"]))
-    because = f"axis {', '.join(varied)} also varies" if varied else "they differ in the config"
-    return f"not averaged: several runs have seed {seed} ({names}); {because}"
+    by_seed: dict[int, list[Record]] = {}
+    for head in heads:
+        by_seed.setdefault(int(head["seed"]), []).append(head)
+    for seed, runs in sorted(by_seed.items()):
+        if len(runs) > 1:
+            varied = [axis for axis in axes if len({str(run[axis]) for run in runs}) > 1]
+            names = ", ".join(sorted({str(run["signature"]) for run in runs}))
+            axis = f"axis {', '.join(varied)} also varies"
+            because = axis if varied else "they differ in the config"
+            return f"not averaged: several runs have seed {seed} ({names}); {because}"
+    return ""
 
 
 def _mixed(runs: Iterable[Run]) -> str:

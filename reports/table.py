@@ -127,7 +127,7 @@ def measured(number: Aggregate, *, not_run: str = "", signed: bool = False) -> C
         if number.std is not None:
             string += f" ± {percent(number.std)}"
         if not number.complete:
-            string, status = f"{string} ({n_seeds}/{n_expected})", "incomplete"
+            string, status = string + number.fraction, "incomplete"
     return Cell(
         text=string,
         status=status,
@@ -176,7 +176,10 @@ def percent(value: float, *, signed: bool = False) -> str:
 
 
 def best(table: Table) -> frozenset[tuple[int, int]]:
-    """(row, column) of the best complete number of each column, ties as displayed included."""
+    """(row, column) of the best complete number of each column, ties as displayed included.
+
+    Where all are equal none is best.
+    """
     winners: set[tuple[int, int]] = set()
     for j, column in enumerate(table.columns):
         values = {
@@ -184,7 +187,7 @@ def best(table: Table) -> frozenset[tuple[int, int]]:
             for i, row in enumerate(table.rows)
             if row.cells[j].status == "complete"
         }
-        if column.better and len(values) > 1 and not _mixed(table, j):
+        if column.better and len(set(values.values())) > 1 and not _mixed(table, j):
             top = max(values.values()) if column.better == "up" else min(values.values())
             winners |= {(i, j) for i, value in values.items() if value == top}
     return frozenset(winners)
@@ -364,6 +367,7 @@ _TEX = {
     "…": r"\dots{}",
     "≥": r"$\geq$",
     "≤": r"$\leq$",
+    "`": r"\textasciigrave{}",
     "’": "'",
     "‘": "`",
     "“": "``",
@@ -449,7 +453,10 @@ def _tex_notes(table: Table) -> list[str]:
 
 
 def html(table: Table, name: str = "") -> str:
-    """A <figure> with the table; a cell's title (hover) says which runs are behind it."""
+    """A <figure> with the table; a cell's title (hover) says which runs are behind it.
+
+    A fragment to embed: `index.html` has the style sheet.
+    """
     escape = html_module.escape
     items = [f"<li>{escape(note)}</li>" for note in notes(table)]
     items += [
@@ -457,7 +464,7 @@ def html(table: Table, name: str = "") -> str:
         for reason, mark in footnotes(table).items()
     ]
     parts = [
-        f'<figure class="table" id="{escape(name)}">',
+        f'<figure class="table{" wide" if len(table.columns) > 14 else ""}">',
         f"<figcaption>{escape(table.caption)}</figcaption>",
         '<div class="scroll"><table>',
         *_html_header(table),

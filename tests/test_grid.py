@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +16,6 @@ from hypothesis import strategies as st
 from bench import find, identity
 from bench.config import Mistakes, RunConfig, parse
 from bench.grid import merge, nest, plan, split_path
-from bench.rundir import dump_yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -40,9 +38,9 @@ SWEEP: dict[str, Any] = {
 
 def write(folder: Path, sweep: dict[str, Any], scale: dict[str, Any] = SCALE) -> Path:
     (folder / "scales").mkdir(exist_ok=True)
-    (folder / "scales/tiny.yaml").write_text(dump_yaml(scale))
+    (folder / "scales/tiny.yaml").write_text(json.dumps(scale))
     path = folder / "sweep.yaml"
-    path.write_text(dump_yaml(sweep))
+    path.write_text(json.dumps(sweep))  # YAML includes JSON, and this keeps the order
     return path
 
 
@@ -126,12 +124,11 @@ def test_every_mistake_is_named_with_its_place_and_the_nearest_name(tmp_path: Pa
         "zip": [["lr", "metod"]],
         "seds": [1],
     }
-    text = mistakes_of(tmp_path, {**sweep, "axes": {**sweep["axes"]}})
-    for part in ("axes.nothing: empty axis", "'metod'", "did you mean 'method'", "seds", "'seeds'"):
-        assert part in text, part
-    del sweep["axes"]["nothing"], sweep["zip"], sweep["seds"]
     text = mistakes_of(tmp_path, sweep)
     for part in (
+        "axes.nothing: empty axis",
+        "zip.0: unknown axis 'metod'; did you mean 'method'",
+        "seds: unknown key; did you mean 'seeds'",
         "base.train.learning_rate: unknown key",
         "axes.lr.low.train.lr",
         "axes.lr.high.train.lr",
@@ -178,11 +175,14 @@ def test_all_duplicate_keys_are_listed(tmp_path: Path) -> None:
 
 
 def test_yaml_is_version_1_2(tmp_path: Path) -> None:
-    sweep = {**SWEEP, "axes": {"switch": {"on": {"train.lr": 1e-4}, "10:30": {"train.lr": 2e-4}}}}
-    write(tmp_path, sweep)
-    path = tmp_path / "sweep.yaml"
-    path.write_text(re.sub(r"'(on|10:30)'", r"\1", path.read_text()))
-    assert [c.labels["switch"] for c in plan(path, "tiny").cells] == ["on", "10:30"]
+    path = write(tmp_path, SWEEP)
+    path.write_text(
+        "base: {model.name: timesformer, objectives: {classify: {}}}\n"
+        "axes: {switch: {on: {train.lr: 1e-4}, 10:30: {train.lr: 2e-4}}}\n"
+    )
+    cells = plan(path, "tiny").cells
+    assert [c.labels["switch"] for c in cells] == ["on", "10:30"]
+    assert [c.config.train.lr for c in cells] == [1e-4, 2e-4]
 
 
 def test_the_command_line_exits_with_2_and_writes_nothing(tmp_path: Path) -> None:

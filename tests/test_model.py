@@ -128,7 +128,7 @@ def test_released_initialisation() -> None:
         assert block.norm1.eps == 1e-6
     assert abs(model.pos_embed.std().item() - 0.02) < 0.002
     assert timesformer.Config().drop_path == 0.1
-    rates = [b.drop_path.drop_prob for b in timesformer.build(TINY, frames=1, size=8).blocks]
+    rates = [b.drop_path.rate for b in timesformer.build(TINY, frames=1, size=8).blocks]
     assert rates == pytest.approx([0.0, 0.1])
 
 

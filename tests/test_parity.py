@@ -67,7 +67,7 @@ class FixedStep:
 @cache
 def reference(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     with safe_open(path, "pt") as file:
-        return json.loads(file.metadata()["config"]), {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 - not a dict
+        return json.loads(file.metadata()["config"]), {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
 
 
 @cache
@@ -164,7 +164,7 @@ def test_flow_labels_are_the_released_ones(path: Path) -> None:
     flow = find.load("objective", "video.flow")
     with safe_open(path, "np") as file:
         meta = file.metadata()
-        tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 - not a dict
+        tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
     frames = tensors["input/frames_thwc_uint8"]
     patch = int(meta["patch"])
     spec = task.ModelSpec(

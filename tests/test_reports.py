@@ -11,7 +11,6 @@ import re
 import shutil
 import subprocess
 import sys
-import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
 from reports import build, published, stats, table
 
@@ -145,11 +145,10 @@ def report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int
     runs = tmp_path / "runs"
     runs.mkdir()
 
-    def run(results: pd.DataFrame, *options: str, out: str = "out") -> int:
-        module = types.ModuleType("bench.results")
-        module.load = lambda folder: results  # type: ignore[attr-defined]
-        monkeypatch.setitem(sys.modules, "bench.results", module)
-        monkeypatch.setattr("bench.results", module, raising=False)
+    def run(results: pd.DataFrame, *options: str, out: str = "out", figures: str = "none") -> int:
+        if figures == "none":  # drawing takes most of the time of a build
+            monkeypatch.setattr(build, "FIGURES", runs)
+        monkeypatch.setattr(build.results, "load", lambda folder: results)
         return build.main(["--runs", str(runs), "--out", str(tmp_path / out), *options])
 
     return run
@@ -350,10 +349,14 @@ def test_best_is_bold_among_complete_cells_only() -> None:
         cell("+ TIME", 1, state="FAILED", reason="boom"),
     )
     built = build_table("ablation", results)
-    bold = {built.rows[i].labels[1] for i, j in table.best(built) if built.columns[j].better}
-    assert bold == {"baseline", "+ order"}
-    shuffled = [j for j, column in enumerate(built.columns) if column.name == "Shuffled"]
-    assert all(built.rows[i].labels[1] == "+ order" for i, j in table.best(built) if j in shuffled)
+    bold = {(built.rows[i].labels[1], built.columns[j].group) for i, j in table.best(built)}
+    # + TIME is better but incomplete; + order is the only complete change, so nothing to compare.
+    assert bold == {("+ order", "val"), ("+ order", "val_unbiased")}
+
+
+def test_where_all_are_equal_none_is_best() -> None:
+    same = frame(*(cell(method, numbers=top1(0.25)) for method in METHODS))
+    assert not table.best(build_table("ablation", same))
 
 
 def test_no_best_between_differently_made_data() -> None:
@@ -397,7 +400,7 @@ def from_markdown(text: str) -> list[list[str]]:
 
 def from_html(text: str) -> list[list[str]]:
     body = text[text.index("<tbody>") : text.index("</tbody>")]
-    rows = re.findall(r"<tr.*?>(.*?)</tr>", body)
+    rows = re.findall(r"<tr.*?>(.*?)</tr>", body, re.DOTALL)
     cells = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in rows]
     return [[html.unescape(re.sub(r"</?sup>", "", item)) for item in row] for row in cells]
 
@@ -478,11 +481,12 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_build_writes_everything_and_the_same_again(
     report: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert report(realistic()) == 0
+    assert report(realistic(), figures="all") == 0
     printed = capsys.readouterr().out
     assert "Ablation of the losses" in printed
     assert "index.html" in printed
-    assert report(realistic().sample(frac=1, random_state=0), out="again") == 0
+    shuffled = realistic().sample(frac=1, random_state=0)
+    assert report(shuffled, out="again", figures="all") == 0
     first = contents(tmp_path / "out")
     assert first == contents(tmp_path / "again")
     expected = {f"mini/ablation.{form}" for form in table.FORMATS}
@@ -491,7 +495,7 @@ def test_build_writes_everything_and_the_same_again(
 
 
 def test_the_page_is_self_contained_and_escaped(report: Callable[..., int], tmp_path: Path) -> None:
-    report(realistic())
+    report(realistic(), figures="all")
     page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
     assert not re.search(r'(src|href)="(https?:)?//', page)
     assert "<head_1" not in page
@@ -505,11 +509,11 @@ def test_the_page_is_self_contained_and_escaped(report: Callable[..., int], tmp_
 
 
 def test_settings_are_never_mixed(report: Callable[..., int], tmp_path: Path) -> None:
-    changed = full().assign(overrides="train.epochs=3, data.path=a/b")
+    changed = full().assign(overrides='{"train.epochs": 3, "data.path": "a/b"}')
     assert report(pd.concat([full(), full().assign(scale="paper"), changed])) == 0
     folders = sorted(path.name for path in (tmp_path / "out").iterdir() if path.is_dir())
     assert folders[0] == "mini"
-    assert folders[1].startswith("mini__train.epochs=3_data.path=a_b-")
+    assert folders[1].startswith("mini__train.epochs=3__data.path=a_b-")
     assert folders[2] == "paper"
 
 
@@ -528,7 +532,8 @@ def test_strict_fails_on_holes_only(report: Callable[..., int]) -> None:
 
 
 def test_nothing_measured_yet_still_builds(report: Callable[..., int], tmp_path: Path) -> None:
-    assert report(frame(*(cell(method, state="PENDING") for method in METHODS))) == 0
+    pending = frame(*(cell(method, state="PENDING") for method in METHODS))
+    assert report(pending, figures="all") == 0
     assert "Nothing to draw" in (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
 
 
@@ -617,6 +622,17 @@ def test_a_broken_file_fails_loudly(
         report(full())
     assert "broken.py" in str(caught.value) + "".join(getattr(caught.value, "__notes__", ()))
     assert not (tmp_path / "out").exists()
+
+
+def test_figures_mark_incomplete_means() -> None:
+    for module in build.discover(build.FIGURES, "draw"):
+        figure = Figure()
+        assert module.draw(realistic(), figure)
+        texts = {item.get_text() for axes in figure.axes for item in axes.texts}
+        assert any(text.endswith(" (2/3)") for text in texts), module.__name__
+        ticks = {axes.get_xlim()[1] for axes in figure.axes}
+        assert max(ticks) < 100
+        assert not module.draw(realistic().assign(state="PENDING"), Figure())
 
 
 def test_labels_do_not_overlap() -> None:

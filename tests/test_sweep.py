@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 
 from bench import identity, results
 from bench.grid import plan
-from bench.rundir import RunDir, State, dump_yaml, load_yaml, read_json
+from bench.rundir import RunDir, State, load_yaml, read_json
 from bench.sweep import standing
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -189,7 +190,7 @@ def faulty_sweep(folder: Path) -> Path:
     (folder / "scales").mkdir()
     (folder / "scales/smoke.yaml").write_text((ROOT / "sweeps/scales/smoke.yaml").read_text())
     path = folder / "faulty.yaml"
-    path.write_text(dump_yaml(sweep_doc))
+    path.write_text(json.dumps(sweep_doc))
     return path
 
 
@@ -278,7 +279,7 @@ def test_force_moves_the_old_run_aside(finished: Path, data_dir: Path, tmp_path:
     path, runs = faulty_sweep(tmp_path), tmp_path / "runs"
     document = load_yaml(path)
     document["axes"] = {"lr": {"fine": {}}}
-    path.write_text(dump_yaml(document))
+    path.write_text(json.dumps(document))
     assert sweep(runs, data_dir, file=path).returncode == 0
     before = results.load(runs)["value"].tolist()
     assert sweep(runs, data_dir, "--force", file=path).returncode == 0

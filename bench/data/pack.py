@@ -343,6 +343,8 @@ def _write_index(
         "failed": list(failed),
         "samples_sha256": sha256_of(out / SAMPLES),
     }
+    for leftover in out.glob(".*.tmp-*"):  # of killed runs; ours are renamed by now
+        leftover.unlink(missing_ok=True)
     write_atomically(out / INDEX, json.dumps(index, indent=1).encode())
     shutil.rmtree(out / RECEIPTS)
 

@@ -1,7 +1,8 @@
 """Pieces that several backbones share: attention, patches, initialisation, image weights.
 
 Used by `bench/models/backbones/*.py` only. What a single backbone needs stays in that backbone's
-file; what timm already has (`Mlp`, `DropPath`) is imported from timm there.
+file. timm is imported only where its weights are read: it takes three seconds, which every cell and
+every `--plan` would pay (hence the few lines of `Mlp` and `DropPath` here).
 
 Shape suffixes: G groups of tokens that attend to each other, L tokens per group; otherwise as in
 `bench.task`.
@@ -15,13 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from timm.layers import resample_abs_pos_embed, trunc_normal_
-from timm.models import load_state_dict
-from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".bin")
@@ -48,6 +45,32 @@ class Attention(nn.Module):
         return self.proj(rearrange(mixed, "g h l d -> g l (h d)"))
 
 
+class Mlp(nn.Module):
+    """Two linear maps with a GELU between; parameter names are timm's."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class DropPath(nn.Module):
+    """Stochastic depth (Huang et al. 2016): in training, drops a residual path of whole groups."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x_GLD: Tensor) -> Tensor:
+        if not self.training or self.rate == 0.0:
+            return x_GLD
+        kept = x_GLD.new_empty(len(x_GLD), *[1] * (x_GLD.ndim - 1)).bernoulli_(1.0 - self.rate)
+        return x_GLD * kept / (1.0 - self.rate)
+
+
 class PatchEmbed(nn.Module):
     """Non-overlapping patches of every frame, projected linearly (Dosovitskiy et al. 2021)."""
 
@@ -68,7 +91,7 @@ def init_vit(module: nn.Module) -> None:
     convolutions keep PyTorch's default.
     """
     if isinstance(module, nn.Linear):
-        trunc_normal_(module.weight, std=0.02)
+        nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
     elif isinstance(module, nn.LayerNorm):
@@ -80,6 +103,8 @@ def resize_positions(pos_1LD: Tensor, num_patches: int) -> Tensor:
     """Position embedding (class token first) for another square grid: bicubic, as timm does it."""
     if pos_1LD.shape[1] == num_patches + 1:
         return pos_1LD
+    from timm.layers import resample_abs_pos_embed
+
     side = math.isqrt(num_patches)
     return resample_abs_pos_embed(pos_1LD, [side, side], num_prefix_tokens=1)
 
@@ -137,6 +162,10 @@ def read_image_weights(
     `sha256`, and when the model differs from the plain ViT in something that tensors do not show
     (activation, epsilon).
     """
+    import timm
+    from timm.models import load_state_dict
+    from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
+
     if not timm.is_model(name):
         raise ValueError(f"timm has no model {name!r}; `timm.list_models('vit*', pretrained=True)`")
     path = _find_weights(name, folder)
@@ -168,6 +197,8 @@ def read_image_weights(
 
 def _find_weights(name: str, folder: Path | None) -> Path:
     """The local file of a timm model: in the folder, or in the Hugging Face or torch.hub cache."""
+    import timm
+
     if folder is not None:
         for suffix in WEIGHT_SUFFIXES:
             # Not with_suffix: the tag of a timm name looks like one.

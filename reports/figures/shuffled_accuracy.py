@@ -31,16 +31,17 @@ LIFT = {"original": 0.0, "shuffled": 0.0, "reversed": 0.24, "single_frame": 0.24
 
 def draw(frame: pd.DataFrame, figure: Figure) -> str | None:
     rows = stats.of_evaluation(frame, EVALUATION)
-    rows = rows[(rows["evaluation"] == EVALUATION) & (rows["state"] == "DONE")]
-    backbones = stats.labels(rows, "backbone", stats.BACKBONES)
+    # Unfinished runs are kept in `rows`, so that a mean over fewer seeds is marked as such.
+    done = rows[(rows["evaluation"] == EVALUATION) & (rows["state"] == "DONE")]
+    backbones = stats.labels(done, "backbone", stats.BACKBONES)
     if not backbones:
         return None
     methods = [
-        stats.labels(rows[rows["backbone"] == backbone], "method", stats.METHODS)
+        stats.labels(done[done["backbone"] == backbone], "method", stats.METHODS)
         for backbone in backbones
     ]
     heights = [len(names) for names in methods]
-    figure.set_size_inches(style.PAGE_WIDTH, 0.36 * sum(heights) + 0.3 * len(heights) + 0.65)
+    figure.set_size_inches(style.COLUMN_WIDTH, 0.36 * sum(heights) + 0.3 * len(heights) + 0.65)
     figure.set_layout_engine("constrained")
     panels = figure.subplots(len(backbones), 1, sharex=True, squeeze=False, height_ratios=heights)[
         :, 0
@@ -49,11 +50,19 @@ def draw(frame: pd.DataFrame, figure: Figure) -> str | None:
         _panel(panel, rows, backbone, names)
         panel.set_title(backbone)
     panels[-1].set_xlabel("top-1 accuracy (%)")
-    figure.legend(handles=_legend(), loc="outside upper right", ncols=5, handletextpad=0.3)
+    figure.legend(
+        handles=_legend(),
+        loc="outside upper center",
+        ncols=4,
+        columnspacing=0.9,
+        handletextpad=0.1,
+        handlelength=1.4,
+    )
     return (
         "Top-1 accuracy on the val split with the frames in their original order, shuffled, "
         "reversed, and from a single frame. Line: the gap between original and shuffled. Small "
-        "dots: seeds; error bars: sample standard deviation (ddof = 1) over the finished seeds."
+        "dots: seeds; error bars: sample standard deviation (ddof = 1); (2/3) means that 2 of 3 "
+        "seeds have finished."
     )
 
 
@@ -64,7 +73,7 @@ def _panel(axes: Axes, frame: pd.DataFrame, backbone: str, methods: tuple[str, .
             view: stats.aggregate(frame, cell, stats.Measure(EVALUATION, SPLIT, view))
             for view in MARKERS
         }
-        _gap(axes, numbers["original"].mean, numbers["shuffled"].mean, position, method)
+        _gap(axes, numbers["original"], numbers["shuffled"], position, method)
         for view, number in numbers.items():
             _point(axes, number, position + LIFT[view], view, method)
     axes.set_yticks(range(len(methods)), methods)
@@ -78,15 +87,16 @@ def _panel(axes: Axes, frame: pd.DataFrame, backbone: str, methods: tuple[str, .
 
 
 def _gap(
-    axes: Axes, original: float | None, shuffled: float | None, height: float, method: str
+    axes: Axes, original: stats.Aggregate, shuffled: stats.Aggregate, height: float, method: str
 ) -> None:
-    if original is None or shuffled is None:
+    if original.mean is None or shuffled.mean is None:
         return
     colour = style.colour(method)
-    axes.plot([shuffled, original], [height, height], color=colour, lw=2.2, alpha=0.35)
+    ends = [shuffled.mean, original.mean]
+    axes.plot(ends, [height, height], color=colour, lw=2.2, alpha=0.35)
     axes.annotate(
-        f"gap {original - shuffled:.1f}",
-        ((original + shuffled) / 2, height),
+        f"gap {original.mean - shuffled.mean:.1f}{original.fraction}",
+        (sum(ends) / 2, height),
         xytext=(0, 3.5),
         textcoords="offset points",
         ha="center",

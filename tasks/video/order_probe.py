@@ -23,10 +23,6 @@ from typing import Any
 import numpy as np
 import torch
 from pydantic import Field
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from bench import task
 from bench.data import views
@@ -134,6 +130,12 @@ def _frame_accuracy(
     config: Config, tokens_MTD: np.ndarray, orders_MT: np.ndarray, test_M: np.ndarray
 ) -> float:
     """Fit on the other clips, score on the test clips."""
+    # Here, not above: importing scikit-learn takes two seconds that every `--plan` would pay.
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     probe = make_pipeline(
         StandardScaler(), LogisticRegression(C=config.C, max_iter=config.iterations, tol=1e-3)
     )

@@ -133,7 +133,7 @@ def crop(image_HWC: np.ndarray) -> np.ndarray:
     scale = SIZE / max(cut.shape[:2])
     size = [max(8, round(n * scale)) for n in (cut.shape[1], cut.shape[0])]
     cut = cv2.resize(cut, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
-    cut[..., :3] /= np.maximum(cut[..., 3:], 1e-3)
+    cut[..., :3] = cut[..., :3] / np.maximum(cut[..., 3:], 1e-3)
     rounded: np.ndarray = (np.clip(cut, 0, 1) * 255 + 0.5).astype(np.uint8)
     return rounded
 
@@ -198,7 +198,7 @@ def panoramas(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
     ):
         text = read_member(package, name.removeprefix("package/")).decode()
         with tempfile.NamedTemporaryFile(suffix=".exr") as file:
-            file.write(base64.b64decode(re.search(r"base64,([^']+)'", text)[1]))
+            file.write(base64.b64decode(text.partition("base64,")[2].partition("'")[0]))
             file.flush()
             channels = OpenEXR.File(file.name).channels()
         linear = (

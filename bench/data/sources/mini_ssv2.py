@@ -77,16 +77,13 @@ class Config(BaseConfig):
 
     train: int = pydantic.Field(default=2400, ge=1)  # clips
     val: int = pydantic.Field(default=400, ge=1)  # clips in val, and in val_unbiased
-    rho: float = pydantic.Field(
-        default=0.6, ge=0, le=1
-    )  # probability that a class plays in its home scene
+    rho: float = pydantic.Field(default=0.6, ge=0, le=1)  # probability of a class's home scene
     seed: int = pydantic.Field(default=0, ge=0)
     height: int = pydantic.Field(default=96, ge=32)  # pixels; the width is 4/3 of it
     min_frames: int = pydantic.Field(default=24, ge=2)
     max_frames: int = pydantic.Field(default=32, ge=2)
-    jitter: float = pydantic.Field(
-        1.0, ge=0
-    )  # strength of the camera's and the hands' unsteadiness
+    # strength of the camera's and the hands' unsteadiness
+    jitter: float = pydantic.Field(default=1.0, ge=0)
     distractors: int = pydantic.Field(default=2, ge=0)  # at most so many objects that take no part
     frames: Literal["raw", "video"] = "raw"
     short_side: int | None = 36  # of stored raw frames, pixels

@@ -22,12 +22,13 @@ from typing import Any
 
 import torch
 from einops import rearrange, repeat
-from timm.layers import DropPath, Mlp, trunc_normal_
 from torch import Tensor, nn
 
 from bench import task
 from bench.models.layers import (
     Attention,
+    DropPath,
+    Mlp,
     PatchEmbed,
     init_vit,
     load_checked,
@@ -143,8 +144,8 @@ class TimeSformer(nn.Module):
         self.norm = nn.LayerNorm(config.dim, eps=EPSILON)
 
         self.apply(init_vit)
-        trunc_normal_(self.cls_token, std=0.02)
-        trunc_normal_(self.pos_embed, std=0.02)
+        nn.init.trunc_normal_(self.cls_token, std=0.02)
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
         for module in self.modules():
             if isinstance(module, Block):
                 nn.init.zeros_(module.temporal_fc.weight)
