@@ -9,15 +9,13 @@ message on bad input.
 from __future__ import annotations
 
 import argparse
-import importlib
 import logging
-import pkgutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
-from bench.data import sources as package
+from bench import find
 from bench.data.shards import check, index_digest
 
 EXAMPLES = """\
@@ -33,15 +31,9 @@ not rewritten.
 
 
 def preparable_sources() -> Mapping[str, ModuleType]:
-    """Command name -> module, for every source that has something to prepare. A broken source is
-    an error.
-    """
-    modules = {}
-    for name in sorted(found.name for found in pkgutil.iter_modules(package.__path__)):
-        module = importlib.import_module(f"{package.__name__}.{name}")
-        if hasattr(module, "run"):
-            modules[name.replace("_", "-")] = module
-    return modules
+    """Command name -> module, for every source that has something to prepare."""
+    modules = {name: find.load("source", name) for name in find.names("source")}
+    return {k.replace("_", "-"): m for k, m in modules.items() if hasattr(m, "run")}
 
 
 def parser_for(modules: Mapping[str, ModuleType]) -> argparse.ArgumentParser:

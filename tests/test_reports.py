@@ -478,34 +478,51 @@ def contents(folder: Path) -> dict[str, bytes]:
     }
 
 
-def test_build_writes_everything_and_the_same_again(
-    report: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert report(realistic(), figures="all") == 0
-    printed = capsys.readouterr().out
-    assert "Ablation of the losses" in printed
-    assert "index.html" in printed
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A report of the half-finished sweep, and a second one from the same rows in another order."""
+    folder = tmp_path_factory.mktemp("built")
+    first, second = folder / "first", folder / "second"
     shuffled = realistic().sample(frac=1, random_state=0)
-    assert report(shuffled, out="again", figures="all") == 0
-    first = contents(tmp_path / "out")
-    assert first == contents(tmp_path / "again")
+    with pytest.MonkeyPatch.context() as patch:
+        for out, results in ((first, realistic()), (second, shuffled)):
+            patch.setattr(build.results, "load", lambda runs, results=results: results)
+            assert build.main(["--runs", str(folder), "--out", str(out)]) == 0
+    return first, second
+
+
+def test_build_writes_everything(built: tuple[Path, Path]) -> None:
     expected = {f"mini/ablation.{form}" for form in table.FORMATS}
     expected |= {f"mini/shuffled_accuracy.{form}" for form in ("pdf", "png")}
-    assert expected | {"index.html", "mini/order_by_depth.pdf"} <= set(first)
+    assert expected | {"index.html", "mini/order_by_depth.pdf"} <= set(contents(built[0]))
 
 
-def test_the_page_is_self_contained_and_escaped(report: Callable[..., int], tmp_path: Path) -> None:
-    report(realistic(), figures="all")
-    page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+def test_the_same_results_give_the_same_bytes(built: tuple[Path, Path]) -> None:
+    assert contents(built[0]) == contents(built[1])
+
+
+def test_the_page_is_self_contained_and_escaped(built: tuple[Path, Path]) -> None:
+    page = (built[0] / "index.html").read_text(encoding="utf-8")
     assert not re.search(r'(src|href)="(https?:)?//', page)
     assert "<head_1" not in page
     assert "&lt;head_1 &amp; 50%&gt;" in page
     assert page.count("data:image/png;base64,") == 2
     assert signature("TimeSformer", "+ order", 1) in page
     for link in re.findall(r'href="(mini/[^"]+)"', page):
-        assert (tmp_path / "out" / link).is_file()
-    anchors = set(re.findall(r'id="([^"]+)"', page))
-    assert set(re.findall(r'href="#([^"]+)"', page)) <= anchors
+        assert (built[0] / link).is_file()
+    anchors = re.findall(r'id="([^"]+)"', page)
+    assert len(anchors) == len(set(anchors))
+    assert set(re.findall(r'href="#([^"]+)"', page)) <= set(anchors)
+
+
+def test_the_terminal_shows_the_summary(
+    report: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert report(realistic()) == 0
+    printed = capsys.readouterr().out
+    assert "Ablation of the losses" in printed
+    assert "61.5 ± 0.4" in printed
+    assert "index.html" in printed
 
 
 def test_settings_are_never_mixed(report: Callable[..., int], tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
-"""Something-Something-v2 (Goyal et al., ICCV 2017), the real data set: 174 classes, VP9 videos,
-converted to shards once.
+"""Something-Something-v2, the real data set: 174 classes, converted to shards once.
+
+Goyal et al., "The 'something something' video database", ICCV 2017; WebM/VP9 videos.
 
     python -m bench.prepare ssv2 --videos DIR --annotations DIR --out data/ssv2
 
