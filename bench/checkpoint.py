@@ -1,4 +1,6 @@
-"""Checkpoints of a training run: written whole or not at all, loaded without executing anything they contain."""
+"""Checkpoints of a training run: written whole or not at all, loaded without executing anything
+they contain.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ def save(path: Path, state: dict[str, Any]) -> None:
 
 
 def load(path: Path) -> dict[str, Any] | None:
-    """The state, on the CPU, or None when there is no readable checkpoint (a truncated one is reported)."""
+    """The state, on the CPU, or None when there is no readable checkpoint (a truncated one is
+    reported).
+    """
     if not path.exists():
         return None
     try:

@@ -1,8 +1,10 @@
-"""What defines a run (`RunConfig`: science) and where it runs (`Resources`); data and validation only.
+"""What defines a run (`RunConfig`: science) and where it runs (`Resources`); data and validation
+only.
 
-In the flow: grid.py merges YAML into one plain mapping per cell, `parse` turns it into a `RunConfig` or raises
-`Mistakes` with every error in it at once, identity.py hashes the result. Values are strict: `1e-4` is a float because
-YAML 1.2 says so, `"1e-4"` is not, and an unknown key is an error that names the nearest valid one.
+In the flow: grid.py merges YAML into one plain mapping per cell, `parse` turns it into a
+`RunConfig` or raises `Mistakes` with every error in it at once, identity.py hashes the result.
+Values are strict: `1e-4` is a float because YAML 1.2 says so, `"1e-4"` is not, and an unknown key
+is an error that names the nearest valid one.
 """
 
 from __future__ import annotations
@@ -46,7 +48,9 @@ class Input(Config):
 
 
 class Train(Config):
-    """Optimisation. Defaults: TIME's recipe (paper.md 1.3). `batch` is global; accumulation is derived from it."""
+    """Optimisation. Defaults: TIME's recipe (paper.md 1.3). `batch` is global; accumulation is
+    derived from it.
+    """
 
     epochs: int = Field(35, ge=1)
     batch: int = Field(64, ge=1, description="clips per optimiser step, over all devices")
@@ -71,7 +75,9 @@ class Train(Config):
 
 
 class Resources(Config):
-    """Where and how fast a run is computed. Nothing scientific may depend on any of this: it is not in the signature."""
+    """Where and how fast a run is computed. Nothing scientific may depend on any of this: it is not
+    in the signature.
+    """
 
     data_dir: str = Field("data", description="folder that holds the prepared data sets")
     weights_dir: str = Field(
@@ -117,7 +123,9 @@ class RunConfig:
     seed: int
 
     def dump(self, *, defaults: bool = True) -> dict[str, Any]:
-        """Plain JSON, as `parse` reads it. With `defaults=False` only what differs from the defaults (the science)."""
+        """Plain JSON, as `parse` reads it. With `defaults=False` only what differs from the
+        defaults (the science).
+        """
         return {
             "data": {"name": self.data.name, **self.data.dump(defaults=defaults)},
             "input": self.input.model_dump(mode="json", exclude_defaults=not defaults),
@@ -290,7 +298,9 @@ def _part(model: type[Config], raw: Any, path: Path, mistakes: list[Mistake]) ->
 
 @lru_cache(maxsize=65536)
 def _validate(model: type[Config], raw: str) -> tuple[Any, tuple[tuple[Path, str], ...]]:
-    """Cached: the cells of a grid share most of their parts. JSON mode: lists become tuples, ints become floats."""
+    """Cached: the cells of a grid share most of their parts. JSON mode: lists become tuples, ints
+    become floats.
+    """
     try:
         return model.model_validate_json(raw), ()
     except pydantic.ValidationError as error:

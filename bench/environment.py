@@ -1,4 +1,6 @@
-"""What a run was computed with: commit, versions, device. Goes to env.json, so that numbers can be traced."""
+"""What a run was computed with: commit, versions, device. Goes to env.json, so that numbers can be
+traced.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Evaluations of a trained model: rows {split, view, subset, metric, value, n} and per-sample predictions.
+"""Evaluations of a trained model: rows {split, view, subset, metric, value, n} and per-sample
+predictions.
 
     python -m bench.evaluate video.shuffle_gap --model runs/<signature> --data DIR [--out FILE.json]
 

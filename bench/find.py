@@ -1,7 +1,8 @@
 """Component name -> module. This is the whole registry: the path of a file is its name.
 
 `video.order` as a task is `tasks/video/order.py`; `timesformer` as a backbone is
-`bench/models/backbones/timesformer.py`. Nothing is registered, nothing is skipped: a file that does not import raises.
+`bench/models/backbones/timesformer.py`. Nothing is registered, nothing is skipped: a file that does
+not import raises.
 """
 
 from __future__ import annotations
@@ -53,7 +54,9 @@ def _defines(path: Path, head: str) -> bool:
 
 @cache
 def load(kind: str, name: str) -> ModuleType:
-    """The component's module. Raises UnknownComponent on a miss; any error inside the file comes out untouched."""
+    """The component's module. Raises UnknownComponent on a miss; any error inside the file comes
+    out untouched.
+    """
     if not _NAME.fullmatch(name) or name not in names(kind):
         raise UnknownComponent(f"unknown {kind} {name!r}{nearest(name, names(kind))}")
     return importlib.import_module(f"{PACKAGES[kind]}.{name}")

@@ -1,11 +1,13 @@
 """YAML -> labelled cells. Pure: reads the two YAML files, touches nothing else.
 
-A sweep says *what is compared* (axes), a scale says *how big* (data, model size, schedule, resources). Each value of an
-axis is a label that maps to a patch of the config; a cell takes one label per axis and merges
+A sweep says *what is compared* (axes), a scale says *how big* (data, model size, schedule,
+resources). Each value of an axis is a label that maps to a patch of the config; a cell takes one
+label per axis and merges
 
     scale.base <- sweep.base <- patches of its labels <- --set
 
-All mistakes of both files and all cells come back in one `Mistakes`, each with the place it was written at.
+All mistakes of both files and all cells come back in one `Mistakes`, each with the place it was
+written at.
 """
 
 from __future__ import annotations
@@ -61,7 +63,9 @@ class Plan:
 
     @property
     def name(self) -> str:
-        """Name of the manifest: a sweep run with --set is another experiment and does not replace the plain one."""
+        """Name of the manifest: a sweep run with --set is another experiment and does not replace
+        the plain one.
+        """
         suffix = f"-{identity.digest(self.overrides)[:6]}" if self.overrides else ""
         return f"{self.sweep}-{self.scale}{suffix}"
 
@@ -75,7 +79,9 @@ class _Layer:
 
 
 def plan(sweep: Path, scale: str, settings: Iterable[str] = ()) -> Plan:
-    """Expand a sweep. Raises Mistakes with everything that is wrong in the sweep, the scale and the settings."""
+    """Expand a sweep. Raises Mistakes with everything that is wrong in the sweep, the scale and the
+    settings.
+    """
     mistakes: list[Mistake] = []
     sweep_doc = _read(sweep, mistakes)
     scale_path = sweep.parent / "scales" / f"{scale}.yaml"
@@ -146,7 +152,9 @@ def _expand(
         mistakes += error.mistakes
         parsed_resources = Resources()
     cells: list[Cell] = []
-    if axes is not None:  # also when the axes have mistakes: those of their patches belong in the list
+    if (
+        axes is not None
+    ):  # also when the axes have mistakes: those of their patches belong in the list
         label_sets = list(_label_sets(sweep, sweep_doc, axes, mistakes))
         cells = _cells(label_sets, axes, seeds, common, final, mistakes)
     if mistakes:
@@ -424,7 +432,9 @@ def _overlap(one: set[tuple[str, ...]], other: set[tuple[str, ...]]) -> set[tupl
 
 
 def _is_leaf(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
-    """Two patches may both name an objective with no options (`video.order: {}`); they may not both set an option."""
+    """Two patches may both name an objective with no options (`video.order: {}`); they may not both
+    set an option.
+    """
     return not (one == other and len(one) == 2 and one[0] in KEYED)
 
 
@@ -447,7 +457,9 @@ def _has(patch: Any, path: tuple[str, ...]) -> bool:
 
 
 def nest(patch: Mapping[str, Any]) -> Patch:
-    """Dotted keys -> nested mappings. Component names keep their dot: objectives.video.order.weight."""
+    """Dotted keys -> nested mappings. Component names keep their dot:
+    objectives.video.order.weight.
+    """
     nested: Patch = {}
     for key, value in patch.items():
         path = split_path(str(key))
@@ -476,7 +488,9 @@ def split_path(key: str) -> tuple[str, ...]:
 
 
 def merge(target: Patch, patch: Mapping[str, Any]) -> None:
-    """Deep merge in place. A model or data set of another name replaces the old one's options only by error."""
+    """Deep merge in place. A model or data set of another name replaces the old one's options only
+    by error.
+    """
     for key, value in patch.items():
         if isinstance(value, Mapping) and isinstance(target.get(key), dict):
             merge(target[key], value)

@@ -1,8 +1,9 @@
 """Who a run is: its signature, whether its stored config has drifted, and its named random seeds.
 
-The signature is the first 16 hex digits of SHA-256 over the science fields that differ from their defaults and over
-component versions above 1. Adding a field with a neutral default therefore changes no signature; *changing* a default
-would reuse an old run silently, so the full config is stored beside each run and `drift` compares it.
+The signature is the first 16 hex digits of SHA-256 over the science fields that differ from their
+defaults and over component versions above 1. Adding a field with a neutral default therefore
+changes no signature; *changing* a default would reuse an old run silently, so the full config is
+stored beside each run and `drift` compares it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from bench.config import RunConfig
 
 
 def signature(config: RunConfig) -> str:
-    """16 hex digits; the name of the run's directory. Independent of YAML order, paths and resources."""
+    """16 hex digits; the name of the run's directory. Independent of YAML order, paths and
+    resources.
+    """
     versions = {part: c.version for part, c in config.components().items() if c.version != 1}
     science = config.dump(defaults=False)
     if versions:
@@ -33,7 +36,9 @@ def digest(value: Any) -> str:
 
 
 def drift(stored: Mapping[str, Any], config: RunConfig) -> list[str]:
-    """What the stored config of a run says differently from the present one, e.g. after a default was changed."""
+    """What the stored config of a run says differently from the present one, e.g. after a default
+    was changed.
+    """
     before, now = _leaves(stored), _leaves(config.dump())
     return [
         f"{'.'.join(path)} was {before[path]!r}, is now {now[path]!r}"
@@ -54,7 +59,8 @@ def _leaves(value: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any
 def seed(*names: Any) -> int:
     """A 128-bit seed as a pure function of its names, e.g. seed(run_seed, "order", epoch).
 
-    Naming each use of randomness keeps draws independent of one another: a new use shifts no existing one.
+    Naming each use of randomness keeps draws independent of one another: a new use shifts no
+    existing one.
     """
     text = "\x1f".join(str(name) for name in names)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "little")

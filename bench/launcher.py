@@ -1,8 +1,10 @@
-"""Getting cells computed: inline in this process, or through submitit as local processes, several at once.
+"""Getting cells computed: inline in this process, or through submitit as local processes, several
+at once.
 
-submitit's local executor has no queue, so this module keeps one: at most `slots` cells run, the next starts when one
-ends, whatever its end. State is read from the run directories, never from job objects: a cell started by a sweep that
-was killed meanwhile is found RUNNING and waited for, not started twice.
+submitit's local executor has no queue, so this module keeps one: at most `slots` cells run, the
+next starts when one ends, whatever its end. State is read from the run directories, never from job
+objects: a cell started by a sweep that was killed meanwhile is found RUNNING and waited for, not
+started twice.
 """
 
 from __future__ import annotations
@@ -66,7 +68,9 @@ def run_local(
     on_change: OnChange,
     tick: Callable[[], None],
 ) -> None:
-    """Every cell in its own process, at most `slots` at once; returns when all have ended, however they ended."""
+    """Every cell in its own process, at most `slots` at once; returns when all have ended, however
+    they ended.
+    """
     executor = submitit.AutoExecutor(folder=jobs_folder(folder), cluster="local")
     executor.update_parameters(
         timeout_min=60 * 24 * 365, gpus_per_node=1 if _uses_gpu(resources) else 0
@@ -119,7 +123,9 @@ def _submit(executor: Any, run: RunDir) -> Job:
 
 
 def _settle(job: Job) -> State:
-    """The state a cell ended in. A process that vanished without a word leaves an error the user can read."""
+    """The state a cell ended in. A process that vanished without a word leaves an error the user
+    can read.
+    """
     state = job.run.state()
     if state in (State.DONE, State.FAILED, State.RUNNING):
         return state

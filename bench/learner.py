@@ -1,4 +1,5 @@
-"""The trained module: classifier and objectives in one `nn.Module`, and the step that objectives are computed in.
+"""The trained module: classifier and objectives in one `nn.Module`, and the step that objectives
+are computed in.
 
     L = sum_i weight_i * L_i(step, batch, features)        (paper.md 1.2; TIME: all weights 1)
 
@@ -34,7 +35,9 @@ class LossReport:
 
 
 class TrainingStep:
-    """What objectives see of a step (task.Step). Random numbers hang on (seed, step) or (seed, epoch, sample)."""
+    """What objectives see of a step (task.Step). Random numbers hang on (seed, step) or (seed,
+    epoch, sample).
+    """
 
     def __init__(
         self, classifier: Classifier, *, run_seed: int, number: int, draws: tuple[Draw, ...]
@@ -92,7 +95,8 @@ class Learner(nn.Module):
 def build(config: RunConfig, *, weights_dir: Path) -> Learner:
     """A freshly initialised learner. Each part draws its weights from its own named seed.
 
-    So all methods of a sweep start from the same backbone and classifier, and an auxiliary head shifts no other draw.
+    So all methods of a sweep start from the same backbone and classifier, and an auxiliary head
+    shifts no other draw.
     """
     module = find.load("backbone", config.model.name)
     model_spec = config.model_spec()

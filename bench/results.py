@@ -1,7 +1,7 @@
 """Runs -> one long DataFrame, one row per measured number. The only API that reports use.
 
-Rebuilt from manifests and run directories alone. A cell without a result is one row with empty value and its reason,
-so that a table shows a hole instead of forgetting the cell.
+Rebuilt from manifests and run directories alone. A cell without a result is one row with empty
+value and its reason, so that a table shows a hole instead of forgetting the cell.
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
     python -m bench.run runs/<signature>
 
-Starting it again goes on from the last checkpoint; a DONE run is left as it is. The result is written last, so its
-existence means DONE. Exit status: 0 done, 1 failed (see error.txt), 2 the directory is not a run.
+Starting it again goes on from the last checkpoint; a DONE run is left as it is. The result is
+written last, so its existence means DONE. Exit status: 0 done, 1 failed (see error.txt), 2 the
+directory is not a run.
 """
 
 from __future__ import annotations
@@ -104,13 +105,15 @@ def _train_and_evaluate(run: RunDir) -> None:
 def provenance(config: RunConfig, resources: Resources) -> str:
     """How the evaluated clips were made. Rows that differ in it are never averaged together."""
     samples = open_split(config, resources, config.data_spec().splits[0])
-    made = getattr(samples, "provenance", "")
-    view = f"{config.input.frames} frames, segment midpoints, short side {config.input.eval_scale:g} x {config.input.size}"
-    return f"{made}; {view}, 1 temporal view x 1 centre crop"
+    clip = f"{config.input.frames} frames, segment midpoints"
+    scale = f"short side {config.input.eval_scale:g} x {config.input.size}"
+    return f"{samples.provenance}; {clip}, {scale}, 1 temporal view x 1 centre crop"
 
 
 class Progress:
-    """progress.json for `--status` and live displays, at most once a second; epochs and phases also to log.txt."""
+    """progress.json for `--status` and live displays, at most once a second; epochs and phases also
+    to log.txt.
+    """
 
     def __init__(self, run: RunDir) -> None:
         self._run = run

@@ -1,8 +1,9 @@
-"""The run directory `runs/<signature>/`: paths, atomic writes, and the state of a run read from its files.
+"""The run directory `runs/<signature>/`: paths, atomic writes, and the state of a run read from its
+files.
 
-The only module that knows file names. State comes from files alone, so any process on any machine that sees the
-directory reads the same answer; a lock that the running process holds (and that the kernel drops when it dies, however
-it dies) tells a live run from a dead one.
+The only module that knows file names. State comes from files alone, so any process on any machine
+that sees the directory reads the same answer; a lock that the running process holds (and that the
+kernel drops when it dies, however it dies) tells a live run from a dead one.
 """
 
 from __future__ import annotations
@@ -67,7 +68,8 @@ class RunDir:
     def create(self, config: Mapping[str, Any], resources: Mapping[str, Any], digest: str) -> None:
         """Write the config (once; it never changes) and the resources of the next start.
 
-        The digest in the first line lets a plan of thousands of cells check for drift without parsing them all.
+        The digest in the first line lets a plan of thousands of cells check for drift without
+        parsing them all.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         if not self.config.exists():
@@ -105,7 +107,9 @@ class RunDir:
         return lines[-1].strip() if lines else "(empty error.txt)"
 
     def state(self) -> State:
-        """NEW, PENDING, RUNNING, DONE, FAILED or INTERRUPTED; STALE and SKIPPED are the plan's to say."""
+        """NEW, PENDING, RUNNING, DONE, FAILED or INTERRUPTED; STALE and SKIPPED are the plan's to
+        say.
+        """
         if self.result.exists():
             return State.DONE
         if not self.config.exists():
@@ -135,7 +139,9 @@ class RunDir:
 
     @contextmanager
     def hold(self, *, patience_s: float = 5.0) -> Iterator[None]:
-        """Hold the run's lock. Raises RunBusy when another process has it (readers let go within microseconds)."""
+        """Hold the run's lock. Raises RunBusy when another process has it (readers let go within
+        microseconds).
+        """
         self.path.mkdir(parents=True, exist_ok=True)
         with self.lock.open("a") as handle:
             deadline = time.monotonic() + patience_s
@@ -146,7 +152,9 @@ class RunDir:
             yield
 
     def set_aside(self) -> Path | None:
-        """Move the directory to `<runs>/replaced/`, so that --force starts afresh and nothing is lost."""
+        """Move the directory to `<runs>/replaced/`, so that --force starts afresh and nothing is
+        lost.
+        """
         if not self.path.exists():
             return None
         target = (
@@ -174,7 +182,9 @@ def _try_lock(handle: IO[str], kind: int) -> bool:
 
 
 def process_started(pid: int) -> str | None:
-    """When a local process started (clock ticks since boot; tells it from a later one of the same pid), or None."""
+    """When a local process started (clock ticks since boot; tells it from a later one of the same
+    pid), or None.
+    """
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):
@@ -183,7 +193,9 @@ def process_started(pid: int) -> str | None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path that takes the place of `path` when the block ends well: a kill leaves the old version."""
+    """A temporary path that takes the place of `path` when the block ends well: a kill leaves the
+    old version.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -205,7 +217,9 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The JSON mapping in a file, or None when the file is absent or was cut short by something other than us."""
+    """The JSON mapping in a file, or None when the file is absent or was cut short by something
+    other than us.
+    """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError):

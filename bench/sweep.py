@@ -1,8 +1,10 @@
-"""The command line of a sweep: plan it, launch what is not DONE, watch it, report how each cell ended.
+"""The command line of a sweep: plan it, launch what is not DONE, watch it, report how each cell
+ended.
 
     python -m bench.sweep sweeps/ablation.yaml [--scale mini] [--set train.lr=1e-3] [--plan | --status]
 
-A sweep is a desired state: running the same command again submits exactly the cells that are not DONE.
+A sweep is a desired state: running the same command again submits exactly the cells that are not
+DONE.
 """
 
 from __future__ import annotations
@@ -209,7 +211,9 @@ def launch(grid: Plan, standings: list[Standing], options: Any, console: Console
 
 
 def choose(standings: list[Standing], *, retry: bool, force: bool) -> list[Standing]:
-    """The cells to submit, longest first as far as their objectives tell, so that the last slots end together."""
+    """The cells to submit, longest first as far as their objectives tell, so that the last slots
+    end together.
+    """
     if force:
         chosen = [s for s in standings if s.state != State.SKIPPED]
     elif retry:
@@ -264,9 +268,8 @@ def _conclude(standings: list[Standing], console: Console) -> int:
     failed = [s for s in standings if s.state == State.FAILED]
     console.print(f"{count_text(s.state for s in standings)}")
     for s in failed:
-        console.print(
-            f"[bold red]FAILED[/] {escape(label(s.cell))}: {escape(s.note)}\n  traceback {s.run.error}\n  log       {s.run.log}"
-        )
+        console.print(f"[bold red]FAILED[/] {escape(label(s.cell))}: {escape(s.note)}")
+        console.print(f"  traceback {s.run.error}\n  log       {s.run.log}")
     if failed:
         console.print("the same command runs failed cells again; --retry runs only those")
     settled = (State.DONE, State.SKIPPED)

@@ -1,11 +1,12 @@
 """The interfaces between the engine and its components (design, section 4).
 
-A component is one Python file whose path is its name: `tasks/video/order.py` is `video.order`. This module holds what
-such a file may import from the engine: the `Config` base class, the plain data that travels between the parts
-(`DataSpec`, `ModelSpec`, `Features`, `Batch`) and the protocols that say what each kind of component must offer.
-Nothing here knows a concrete component.
+A component is one Python file whose path is its name: `tasks/video/order.py` is `video.order`. This
+module holds what such a file may import from the engine: the `Config` base class, the plain data
+that travels between the parts (`DataSpec`, `ModelSpec`, `Features`, `Batch`) and the protocols that
+say what each kind of component must offer. Nothing here knows a concrete component.
 
-Shape suffixes used throughout: B clips, T frames, C channels, H x W pixels, N patches per frame, D width, K classes.
+Shape suffixes used throughout: B clips, T frames, C channels, H x W pixels, N patches per frame, D
+width, K classes.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ Row = dict[str, Any]
 
 
 class Config(pydantic.BaseModel):
-    """Base of every component's options: strict types, no unknown keys, immutable, every field with a default."""
+    """Base of every component's options: strict types, no unknown keys, immutable, every field with
+    a default.
+    """
 
     model_config = pydantic.ConfigDict(
         strict=True, frozen=True, extra="forbid", protected_namespaces=()
@@ -94,9 +97,22 @@ class Batch:
 class Samples(Protocol):
     """Random access to one split of a data set. Must pickle (loader workers) and open files lazily."""
 
-    keys: Sequence[str]
-    labels: np.ndarray  # int64, class ids
-    digest: str  # of the data on disk
+    @property
+    def keys(self) -> Sequence[str]: ...
+    @property
+    def labels(self) -> np.ndarray:
+        """int64, class ids"""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """Of the data on disk."""
+        ...
+
+    @property
+    def provenance(self) -> str:
+        """How the frames were made: decoder, version, rule."""
+        ...
 
     def __len__(self) -> int: ...
     def num_frames(self, i: int) -> int: ...
@@ -126,16 +142,19 @@ class Step(Protocol):
         ...
 
     def rng(self, name: str, *, per_sample: bool = False) -> Any:
-        """Random numbers as a pure function of (seed, step, name), never of the rank or the micro-batch.
+        """Random numbers as a pure function of (seed, step, name), never of the rank or the
+        micro-batch.
 
-        One generator for the whole global batch, or with `per_sample` a list of generators, one for each sample of
-        this micro-batch, a function of (seed, epoch, sample, name).
+        One generator for the whole global batch, or with `per_sample` a list of generators, one for
+        each sample of this micro-batch, a function of (seed, epoch, sample, name).
         """
         ...
 
 
 class Objective(nn.Module):
-    """A loss with its auxiliary head. Subclasses live in tasks/, one file each, and are called `Objective`."""
+    """A loss with its auxiliary head. Subclasses live in tasks/, one file each, and are called
+    `Objective`.
+    """
 
     def __init__(self, config: Any, model: ModelSpec) -> None:
         super().__init__()

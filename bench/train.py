@@ -1,8 +1,9 @@
 """The training loop: from a validated config to a trained learner, resumable at any step.
 
-Resuming is exact because nothing random has a history: order, crops, permutations and dropout masks are pure functions
-of (seed, epoch, sample) or (seed, step), so a checkpoint holds weights, optimiser state, the step and how long
-metrics.jsonl was; a resumed run ends with bitwise the same weights, metrics and sample order (CPU, fp32).
+Resuming is exact because nothing random has a history: order, crops, permutations and dropout masks
+are pure functions of (seed, epoch, sample) or (seed, step), so a checkpoint holds weights,
+optimiser state, the step and how long metrics.jsonl was; a resumed run ends with bitwise the same
+weights, metrics and sample order (CPU, fp32).
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ class NonFiniteLoss(RuntimeError):
 
 @dataclass
 class _Window:
-    """Steps whose losses still lie on the device, read together so that the loop does not wait for each one."""
+    """Steps whose losses still lie on the device, read together so that the loop does not wait for
+    each one.
+    """
 
     steps: list[int] = field(default_factory=list)
     keys: list[tuple[str, ...]] = field(default_factory=list)
@@ -138,7 +141,9 @@ class Trainer:
     # -- metrics ---
 
     def _flush(self) -> None:
-        """Read the window's losses: stop at the first that is not finite, write the last to metrics.jsonl."""
+        """Read the window's losses: stop at the first that is not finite, write the last to
+        metrics.jsonl.
+        """
         window, self._window = self._window, _Window()
         if not window.steps:
             return
@@ -198,7 +203,9 @@ class Trainer:
         return time.monotonic() - self._saved > 60 * self.resources.checkpoint_minutes
 
     def save(self) -> None:
-        """Write the checkpoint. Losses are read first: a checkpoint never holds weights that a NaN has reached."""
+        """Write the checkpoint. Losses are read first: a checkpoint never holds weights that a NaN
+        has reached.
+        """
         self._check_finite()
         metrics = self.run.metrics
         state = {
@@ -308,7 +315,9 @@ def build_optimizer(learner: Learner, config: Train, *, fused: bool) -> torch.op
 
 
 def learning_rate(config: Train, step: int, steps_per_epoch: int) -> float:
-    """The learning rate of a step, a pure function of it: linear warm-up, then steps or a cosine to zero."""
+    """The learning rate of a step, a pure function of it: linear warm-up, then steps or a cosine to
+    zero.
+    """
     epoch = step / steps_per_epoch
     if epoch < config.warmup_epochs:
         return config.lr * (step + 1) / (config.warmup_epochs * steps_per_epoch)

@@ -1,4 +1,6 @@
-"""Reading YAML 1.2 safely, with every duplicate key reported (a duplicate silently drops a value otherwise)."""
+"""Reading YAML 1.2 safely, with every duplicate key reported (a duplicate silently drops a value
+otherwise).
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from bench.config import Mistake, Mistakes
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A YAML mapping. Raises Mistakes for a missing file, a syntax error, or duplicate keys (all of them, with lines)."""
+    """A YAML mapping. Raises Mistakes for a missing file, a syntax error, or duplicate keys (all of
+    them, with lines).
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:

@@ -1,4 +1,6 @@
-"""Contract tests: every discovered component, without being named here, keeps the promises of design section 4."""
+"""Contract tests: every discovered component, without being named here, keeps the promises of
+design section 4.
+"""
 
 from __future__ import annotations
 

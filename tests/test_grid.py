@@ -1,4 +1,6 @@
-"""The grid language and the identity of its cells: properties, every kind of mistake, and speed at 10,000 cells."""
+"""The grid language and the identity of its cells: properties, every kind of mistake, and speed at
+10,000 cells.
+"""
 
 from __future__ import annotations
 
@@ -251,7 +253,9 @@ def test_an_explicit_default_is_the_same_run_and_presence_counts() -> None:
 
 
 def test_golden_signatures() -> None:
-    """A change here means that every run of every user would be computed again: bump a VERSION on purpose only."""
+    """A change here means that every run of every user would be computed again: bump a VERSION on
+    purpose only.
+    """
     grid = plan(ROOT / "sweeps/ablation.yaml", "paper", ["seeds=[0]"])
     found = {cell.labels["method"]: cell.signature for cell in grid.cells}
     golden = json.loads((ROOT / "tests/fixtures/signatures.json").read_text())

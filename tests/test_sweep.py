@@ -214,7 +214,9 @@ def test_one_failing_cell_is_shown_and_stops_no_other(tmp_path: Path, data_dir: 
 
 
 def test_a_killed_cell_is_failed_and_goes_on(tmp_path: Path, data_dir: Path) -> None:
-    """SIGKILL of one cell's process: that cell is FAILED with a readable reason, the same command repairs it."""
+    """SIGKILL of one cell's process: that cell is FAILED with a readable reason, the same command
+    repairs it.
+    """
     long = ("--set", "train.epochs=40", "--set", "resources.checkpoint_steps=1")
     runs = tmp_path / "runs"
     with subprocess.Popen(
@@ -230,7 +232,9 @@ def test_a_killed_cell_is_failed_and_goes_on(tmp_path: Path, data_dir: Path) -> 
 
 
 def test_a_killed_sweep_is_taken_over(tmp_path: Path, data_dir: Path) -> None:
-    """SIGKILL of the sweep while cells run: the next call waits for those and runs the rest, each exactly once."""
+    """SIGKILL of the sweep while cells run: the next call waits for those and runs the rest, each
+    exactly once.
+    """
     more = ("--set", "train.epochs=20", "--set", "resources.checkpoint_steps=1")
     reference, runs = tmp_path / "reference", tmp_path / "runs"
     assert sweep(reference, data_dir, *more).returncode == 0

@@ -1,7 +1,10 @@
-"""The training loop: exact resume at any step, kills, non-finite losses, accumulation, schedules, loader order."""
+"""The training loop: exact resume at any step, kills, non-finite losses, accumulation, schedules,
+loader order.
+"""
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -98,7 +101,9 @@ def test_resume_at_any_step_is_bitwise_the_same(
 
 
 def test_kill_minus_nine_and_start_again(tmp_path: Path, data_dir: Path) -> None:
-    """A real process, killed at random moments until it gets through; same weights, metrics and result rows."""
+    """A real process, killed at random moments until it gets through; same weights, metrics and
+    result rows.
+    """
     config = smoke_config(**{"train.epochs": 30})
     straight = make_run(tmp_path / "a", config, data_dir)
     assert run_cell(straight.path) == State.DONE
@@ -327,7 +332,7 @@ def test_cosine_schedule_warms_up_and_ends_at_zero() -> None:
     rates = [learning_rate(config, step, 5) for step in range(50)]
     assert rates[0] == pytest.approx(0.1) and rates[9] == pytest.approx(1.0)
     assert max(rates) == pytest.approx(1.0) and rates[-1] < 0.01
-    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
 
 
 def test_one_dimensional_parameters_have_no_weight_decay(tmp_path: Path, data_dir: Path) -> None:

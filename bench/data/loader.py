@@ -1,8 +1,9 @@
 """Samples -> batches, in an order that is a pure function of (seed, epoch).
 
-A training run is one long sequence of micro-batches: step s takes the next `batch` samples of the permutation of its
-epoch, cut into micro-batches. `training_batches(first_step=s)` yields exactly what an uninterrupted run would have
-seen from step s on, for any number of workers. Evaluation yields each key once, in stored order.
+A training run is one long sequence of micro-batches: step s takes the next `batch` samples of the
+permutation of its epoch, cut into micro-batches. `training_batches(first_step=s)` yields exactly
+what an uninterrupted run would have seen from step s on, for any number of workers. Evaluation
+yields each key once, in stored order.
 """
 
 from __future__ import annotations
@@ -109,7 +110,9 @@ def steps_per_epoch(length: int, batch: int) -> int:
 
 
 class _Schedule:
-    """The micro-batches from `first_step` to `last_step`, as lists of draws (a DataLoader batch sampler)."""
+    """The micro-batches from `first_step` to `last_step`, as lists of draws (a DataLoader batch
+    sampler).
+    """
 
     def __init__(
         self, length: int, run_seed: int, *, batch: int, micro: int, first_step: int, last_step: int

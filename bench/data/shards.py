@@ -113,6 +113,7 @@ class ShardSamples:
         self.split = split
         self.digest = index_digest(folder)
         self.classes = tuple(index["classes"])
+        self.provenance = f"{index['frames']['made_by']}; {index['frames']['rule']}"
         self.keys: tuple[str, ...] = tuple(table["key"].to_pylist())
         self.labels = table["label"].to_numpy().astype(np.int64)
         self._shards = tuple(index["splits"][split]["shards"])

@@ -1,8 +1,10 @@
-"""From stored frames to the clip a model sees: which frames, which crop, which augmentation. Runs on loader workers.
+"""From stored frames to the clip a model sees: which frames, which crop, which augmentation. Runs
+on loader workers.
 
-Everything stays uint8 until the device (`normalise`), a quarter of the bytes of float32. The random numbers of a clip
-come from one generator that the caller seeds with (run seed, epoch, sample), so a clip is the same whichever worker or
-rank makes it. There is no horizontal flip: it would turn "left to right" into "right to left".
+Everything stays uint8 until the device (`normalise`), a quarter of the bytes of float32. The random
+numbers of a clip come from one generator that the caller seeds with (run seed, epoch, sample), so a
+clip is the same whichever worker or rank makes it. There is no horizontal flip: it would turn "left
+to right" into "right to left".
 
 Source of the rules: TIME's SSv2 recipe, paper.md 1.3.
 """
@@ -26,8 +28,8 @@ from bench.config import Input
 def segment_indices(length: int, frames: int, rng: np.random.Generator | None) -> np.ndarray:
     """One frame index from each of `frames` equal segments of a clip of `length` frames.
 
-    Segments are (length - 1) / frames long. In training a random index within each; in evaluation (`rng` None) its
-    midpoint. Clips shorter than `frames` repeat frames.
+    Segments are (length - 1) / frames long. In training a random index within each; in evaluation
+    (`rng` None) its midpoint. Clips shorter than `frames` repeat frames.
     """
     if length < 1:
         raise ValueError("a clip needs at least one frame")
@@ -39,7 +41,9 @@ def segment_indices(length: int, frames: int, rng: np.random.Generator | None) -
 
 
 def train_clip(frames_THWC: np.ndarray, config: Input, rng: np.random.Generator) -> np.ndarray:
-    """Scale jitter, one random crop for all frames, optional RandAugment (same draw for all frames). uint8 T S S 3."""
+    """Scale jitter, one random crop for all frames, optional RandAugment (same draw for all
+    frames). uint8 T S S 3.
+    """
     if config.rand_augment:
         frames_THWC = _rand_augment(frames_THWC, config, rng)
     low, high = config.jitter
@@ -56,7 +60,8 @@ def eval_clip(frames_THWC: np.ndarray, config: Input) -> np.ndarray:
 def _crop_resize(
     frames_THWC: np.ndarray, size: int, scale: float, y: float, x: float
 ) -> np.ndarray:
-    """The crop of `size` pixels that resizing the short side to `size * scale` would show at fraction (y, x).
+    """The crop of `size` pixels that resizing the short side to `size * scale` would show at
+    fraction (y, x).
 
     Cropping first and resizing the crop gives the same picture for the cost of the crop alone.
     """
@@ -78,9 +83,10 @@ def _rand_augment(frames_THWC: np.ndarray, config: Input, rng: np.random.Generat
     state = int(rng.integers(2**32))
     out = []
     for frame in frames_THWC:
-        # timm draws from the global generators: reseeding gives every frame of the clip the same operations
+        # timm draws from global generators: reseeding gives all frames of the clip the same
+        # operations
         random.seed(state)
-        np.random.seed(state)
+        np.random.seed(state)  # noqa: NPY002
         out.append(np.asarray(augment(Image.fromarray(frame))))
     return np.stack(out)
 

@@ -178,7 +178,7 @@ def read_image_weights(
         )
     # On the meta device: only the sizes are needed, and a ViT-B would take a second to initialise.
     with torch.device("meta"):
-        model = timm.create_model(name)
+        model: Any = timm.create_model(name)
     block: Any = model.blocks[0] if isinstance(model, VisionTransformer) else None
     if block is None or not isinstance(block.mlp.act, nn.GELU) or block.norm1.eps != 1e-6:
         raise ValueError(f"{name} is not a plain ViT (GELU, norm epsilon 1e-6): cannot inflate it")
