@@ -151,6 +151,8 @@ class Subject:
     seed: int
     precision: str
     num_classes: int
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)  # as in the release
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
 
 
 def subject_of(model: str, *, heads: int | None, frames: int | None) -> Subject:
@@ -159,16 +161,22 @@ def subject_of(model: str, *, heads: int | None, frames: int | None) -> Subject:
     run = RunDir(path)
     if run.config.exists():
         config = parse(run.read_config())
-        learner = build(config, weights_dir=Path("data/weights"))
+        learner = build(config, weights_dir=None)
         state = checkpoint.load(run.last)
         if state is None:
             raise ValueError(
                 f"{run.path} has no checkpoint yet; run it first: python -m bench.run {run.path}"
             )
         learner.load_state_dict(state["learner"])
-        classes = config.data_spec().num_classes
+        spec = config.data_spec()
         return Subject(
-            learner.classifier, config.input, config.seed, config.train.precision, classes
+            model=learner.classifier,
+            input=config.input,
+            seed=config.seed,
+            precision=config.train.precision,
+            num_classes=spec.num_classes,
+            mean=spec.mean,
+            std=spec.std,
         )
     if not path.is_file():
         raise ValueError(f"--model {model}: neither a run directory nor a checkpoint file")
@@ -190,6 +198,8 @@ def evaluate_subject(
         classes=tuple(index["classes"]),
         subsets={k: tuple(v) for k, v in index["subsets"].items()},
         splits=tuple(index["splits"]),
+        mean=subject.mean,
+        std=subject.std,
     )
     if spec.num_classes != subject.num_classes:
         raise ValueError(

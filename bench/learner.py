@@ -92,14 +92,18 @@ class Learner(nn.Module):
         return LossReport(total, terms, logs)
 
 
-def build(config: RunConfig, *, weights_dir: Path) -> Learner:
+def build(config: RunConfig, *, weights_dir: Path | None) -> Learner:
     """A freshly initialised learner. Each part draws its weights from its own named seed.
 
     So all methods of a sweep start from the same backbone and classifier, and an auxiliary head
-    shifts no other draw.
+    shifts no other draw. Without `weights_dir` no image weights are looked up, for models whose
+    weights come from a checkpoint anyway.
     """
     module = find.load("backbone", config.model.name)
     model_spec = config.model_spec()
+    options = config.model.config
+    if weights_dir is None:
+        options = options.model_copy(update={"init": None, "init_sha256": None})
     with _drawing(config.seed, "backbone"):
         backbone = module.build(
             config.model.config,

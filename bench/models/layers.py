@@ -84,19 +84,20 @@ class PatchEmbed(nn.Module):
         return rearrange(grid, "(b t) d h w -> b t (h w) d", b=len(clip_BTCHW))
 
 
-def init_vit(module: nn.Module) -> None:
-    """Initialisation of the released ViTs, for `nn.Module.apply`.
+def init_vit(model: nn.Module, *, std: float) -> None:
+    """Initialisation of the released ViTs (std 0.02) in place.
 
-    Linear maps from a truncated normal with std 0.02, biases zero, layer norms the identity;
-    convolutions keep PyTorch's default.
+    Linear maps from a truncated normal, biases zero, layer norms the identity; convolutions keep
+    PyTorch's default.
     """
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=std)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm):
+            nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
-    elif isinstance(module, nn.LayerNorm):
-        nn.init.ones_(module.weight)
-        nn.init.zeros_(module.bias)
 
 
 def resize_positions(pos_1LD: Tensor, num_patches: int) -> Tensor:

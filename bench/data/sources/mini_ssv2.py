@@ -79,8 +79,8 @@ class Config(BaseConfig):
     min_frames: int = pydantic.Field(default=24, ge=2)
     max_frames: int = pydantic.Field(default=32, ge=2)
     # strength of the camera's and the hands' unsteadiness
-    jitter: float = pydantic.Field(default=1.0, ge=0)
-    distractors: int = pydantic.Field(default=2, ge=0)  # at most so many objects that take no part
+    jitter: float = pydantic.Field(default=0.3, ge=0)
+    distractors: int = pydantic.Field(default=1, ge=0)  # at most so many objects that take no part
     frames: Literal["raw", "video"] = "raw"
     short_side: int | None = 36  # of stored raw frames, pixels
 
