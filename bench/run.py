@@ -22,7 +22,7 @@ from typing import Any
 import cv2
 import torch
 
-from bench import environment, evaluate
+from bench import environment, evaluate, find
 from bench.config import Resources, RunConfig, parse, parse_resources
 from bench.rundir import RunBusy, RunDir, State, write_json, write_text
 from bench.train import Trainer, device, open_split
@@ -67,6 +67,7 @@ def _train_and_evaluate(run: RunDir) -> None:
     progress = Progress(run)
     torch.set_num_threads(resources.threads)
     cv2.setNumThreads(0)
+    prepare_data(config, Path(resources.data_dir))
     env = environment.describe(device(resources), threads=resources.threads)
     env["data_digest"] = open_split(config, resources, config.data_spec().splits[0]).digest
     log.info(
@@ -100,6 +101,13 @@ def _train_and_evaluate(run: RunDir) -> None:
     write_json(run.result, result)
     run.progress.unlink(missing_ok=True)
     log.info("done in %.0f s", time.monotonic() - started)
+
+
+def prepare_data(config: RunConfig, data_dir: Path) -> None:
+    """Make the data on first use, where the suite can (built-in data); a no-op afterwards."""
+    source = find.load("source", config.data.name)
+    if hasattr(source, "prepare"):
+        source.prepare(config.data.config, data_dir)
 
 
 def provenance(config: RunConfig, resources: Resources) -> str:

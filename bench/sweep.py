@@ -10,6 +10,7 @@ DONE.
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from collections import Counter
@@ -58,6 +59,7 @@ def standing(runs: Path, cell: Cell) -> Standing:
 def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     console = Console()
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     try:
         grid = plan(options.sweep, options.scale, options.set)
     except Mistakes as error:
@@ -184,9 +186,8 @@ def launch(grid: Plan, standings: list[Standing], options: Any, console: Console
     for s in stale:
         console.print(f"[yellow]STALE[/] {escape(label(s.cell))}: {escape(s.note)}")
     write_manifest(grid, options.runs)
-    console.print(
-        f"{escape(grid.title)}: {count_text(s.state for s in standings)}; launching {len(chosen)} cells"
-    )
+    counts = count_text(s.state for s in standings)
+    console.print(f"{escape(grid.title)}: {counts}; launching {len(chosen)} cells")
     if chosen:
         prepare_data(grid, chosen)
         for s in chosen:
@@ -226,14 +227,11 @@ def choose(standings: list[Standing], *, retry: bool, force: bool) -> list[Stand
 
 def prepare_data(grid: Plan, chosen: list[Standing]) -> None:
     """Make built-in data once, before cells would wait for one another to make it."""
-    made = set()
-    for s in chosen:
-        data = s.cell.config.data
-        key = (data.name, repr(data.config))
-        source = find.load("source", data.name)
-        if key not in made and hasattr(source, "prepare"):
-            source.prepare(data.config, Path(grid.resources.data_dir))
-        made.add(key)
+    from bench import run
+
+    configs = {repr(s.cell.config.data): s.cell.config for s in chosen}
+    for config in configs.values():
+        run.prepare_data(config, Path(grid.resources.data_dir))
 
 
 def label(cell: Cell) -> str:

@@ -151,6 +151,50 @@ class Step(Protocol):
         ...
 
 
+class Model(Protocol):
+    """A backbone with its classifier, as evaluations see it."""
+
+    @property
+    def backbone(self) -> Any: ...
+    def encode(self, clip_BTCHW: Tensor) -> Features: ...
+    def classify(self, features: Features) -> Tensor: ...
+
+
+class Context(Protocol):
+    """What an evaluation may ask of the engine."""
+
+    @property
+    def model(self) -> Model:
+        """In eval mode, on the device."""
+        ...
+
+    @property
+    def spec(self) -> DataSpec: ...
+    @property
+    def model_spec(self) -> ModelSpec: ...
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits to evaluate."""
+        ...
+
+    @property
+    def seed(self) -> int: ...
+    def count(self, split: str) -> int:
+        """How many samples the split declares; an evaluation that saw another number must fail."""
+        ...
+
+    def batches(self, split: str) -> Iterator[Batch]:
+        """Every key exactly once, in stored order."""
+        ...
+
+    def progress(self, done: int, total: int, text: str = "") -> None: ...
+    def record(
+        self, split: str, view: str, keys: Sequence[str], labels: Tensor, logits: Tensor
+    ) -> None:
+        """Keep what was predicted for each sample."""
+        ...
+
+
 class Objective(nn.Module):
     """A loss with its auxiliary head. Subclasses live in tasks/, one file each, and are called
     `Objective`.

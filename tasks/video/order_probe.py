@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import torch
@@ -48,7 +47,7 @@ def skip(config: Config, model: task.ModelSpec, spec: task.DataSpec) -> str | No
     return None
 
 
-def run(config: Config, context: Any) -> list[task.Row]:
+def run(config: Config, context: task.Context) -> list[task.Row]:
     """Rows of every evaluation split of `context` (see `bench.evaluate`)."""
     rows: list[task.Row] = []
     for split in context.splits:
@@ -56,7 +55,7 @@ def run(config: Config, context: Any) -> list[task.Row]:
     return rows
 
 
-def _probe_split(config: Config, context: Any, split: str) -> Iterator[task.Row]:
+def _probe_split(config: Config, context: task.Context, split: str) -> Iterator[task.Row]:
     keys, orders, features = _collect(config, context, split)
     test_M = _test_clips(keys, config.test_fraction, seed=context.seed)
     for view, layers_LMTD in features.items():
@@ -74,7 +73,7 @@ def _probe_split(config: Config, context: Any, split: str) -> Iterator[task.Row]
 
 @torch.no_grad()
 def _collect(
-    config: Config, context: Any, split: str
+    config: Config, context: task.Context, split: str
 ) -> tuple[list[str], dict[str, np.ndarray], dict[str, list[np.ndarray]]]:
     """Of a split's first clips: keys, and per view frame orders (M, T), layer tokens (M, T, D)."""
     wanted = min(config.clips, context.count(split))

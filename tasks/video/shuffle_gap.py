@@ -14,7 +14,6 @@ Accuracies are quotients of counts: where no prediction depends on order, the ga
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import torch
@@ -44,7 +43,7 @@ def skip(config: Config, model: task.ModelSpec, spec: task.DataSpec) -> str | No
     return None
 
 
-def run(config: Config, context: Any) -> list[task.Row]:
+def run(config: Config, context: task.Context) -> list[task.Row]:
     """Rows of every evaluation split of `context` (see `bench.evaluate`); it keeps the predictions.
 
     Raises ValueError when a split does not give each of its samples exactly once.
@@ -57,7 +56,9 @@ def run(config: Config, context: Any) -> list[task.Row]:
 
 
 @torch.no_grad()
-def _measure(config: Config, context: Any, split: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def _measure(
+    config: Config, context: task.Context, split: str
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """One pass over a split -> labels (M,), and per view scores (M, metrics), means over draws."""
     expected = context.count(split)
     keys: set[str] = set()
