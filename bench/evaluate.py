@@ -26,10 +26,10 @@ from torch import Tensor
 from bench import checkpoint, find
 from bench.config import Input, Mistake, Mistakes, Resources, RunConfig, parse, parse_options
 from bench.data import loader, shards
-from bench.grid import parse_settings
 from bench.learner import build
 from bench.models import released
 from bench.models.classifier import Classifier
+from bench.patch import parse_settings
 from bench.rundir import RunDir, replacing, write_json
 from bench.task import Batch, DataSpec, ModelSpec, Row, Samples
 from bench.train import autocast, device, open_split, to_device

@@ -21,8 +21,6 @@ from typing import Any
 
 from bench import find, identity, yaml
 from bench.config import (
-    KEYED,
-    SECTIONS,
     Mistake,
     Mistakes,
     Resources,
@@ -30,9 +28,9 @@ from bench.config import (
     parse,
     parse_resources,
 )
+from bench.patch import Patch, copied, has, leaves, merge, nest, overlap, parse_settings
 
 Labels = dict[str, str]
-Patch = dict[str, Any]
 
 _SWEEP_KEYS = ("title", "base", "axes", "zip", "exclude", "when", "seeds", "resources")
 _SCALE_KEYS = ("title", "base", "seeds", "resources")
@@ -106,18 +104,6 @@ def _read(path: Path, mistakes: list[Mistake]) -> dict[str, Any] | None:
         return None
 
 
-def parse_settings(settings: Iterable[str], mistakes: list[Mistake]) -> Patch:
-    """`key=value` strings -> a nested patch; the value is YAML."""
-    patch: Patch = {}
-    for text in settings:
-        key, equals, value = text.partition("=")
-        if not equals or not key.strip():
-            mistakes.append(Mistake((), f"--set {text}: write it as key=value, e.g. train.lr=1e-3"))
-            continue
-        merge(patch, nest({key.strip(): yaml.parse_value(value)}))
-    return patch
-
-
 def _expand(
     sweep: Path,
     scale_path: Path,
@@ -137,12 +123,12 @@ def _expand(
         overrides.pop("seeds", sweep_doc.get("seeds", scale_doc.get("seeds", [0]))), mistakes
     )
     resources: Patch = {}
-    for patch in (scale_doc, sweep_doc, overrides):
-        merge(resources, nest(patch.get("resources") or {}))
+    for where, doc in ((scale_path, scale_doc), (sweep, sweep_doc), ("--set", overrides)):
+        merge(resources, _mapping(where, doc, "resources", mistakes))
     overrides.pop("resources", None)
     common = [
-        _Layer(f"{scale_path}: base", nest(scale_doc.get("base") or {})),
-        _Layer(f"{sweep}: base", nest(sweep_doc.get("base") or {})),
+        _Layer(f"{path}: base", _mapping(path, doc, "base", mistakes))
+        for path, doc in ((scale_path, scale_doc), (sweep, sweep_doc))
     ]
     final = _Layer("--set", overrides)
     _check_conflicts(sweep, axes, sweep_doc.get("zip") or [], final, mistakes)
@@ -175,6 +161,14 @@ def _expand(
     )
 
 
+def _mapping(where: Path | str, doc: Patch, key: str, mistakes: list[Mistake]) -> Patch:
+    value = doc.get(key) or {}
+    if isinstance(value, dict):
+        return nest(value)
+    mistakes.append(Mistake((), f"{where}: {key}: must map config keys to values, got {value!r}"))
+    return {}
+
+
 def _cells(
     label_sets: list[Labels],
     axes: dict[str, dict[str, _Layer]],
@@ -191,7 +185,7 @@ def _cells(
         merge(base, layer.patch)
     for labels in label_sets:
         layers = [axes[axis][label] for axis, label in labels.items() if label != "-"]
-        merged = _copy(base)
+        merged = copied(base)
         for layer in (*layers, final):
             merge(merged, layer.patch)
         for seed in seeds:
@@ -405,7 +399,7 @@ def _check_conflicts(
         for axis, labels in (axes or {}).items()
     }
     for one, other in itertools.combinations(written, 2):
-        for path in sorted(_overlap(written[one], written[other])):
+        for path in sorted(overlap(written[one], written[other])):
             mistakes.append(
                 Mistake(
                     (),
@@ -413,102 +407,15 @@ def _check_conflicts(
                 )
             )
     for axis, paths in written.items():
-        for path in sorted(_overlap(paths, set(leaves(final.patch)))):
+        for path in sorted(overlap(paths, set(leaves(final.patch)))):
             mistakes.append(
                 Mistake((), f"--set {'.'.join(path)}: is written by axes.{axis} of {sweep}")
             )
 
 
-def _overlap(one: set[tuple[str, ...]], other: set[tuple[str, ...]]) -> set[tuple[str, ...]]:
-    return {
-        path
-        for path in one
-        if path
-        and any(
-            p and (p[: len(path)] == path or path[: len(p)] == p) and _is_leaf(p, path)
-            for p in other
-        )
-    }
-
-
-def _is_leaf(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
-    """Two patches may both name an objective with no options (`video.order: {}`); they may not both
-    set an option.
-    """
-    return not (one == other and len(one) == 2 and one[0] in KEYED)
-
-
 def _locate(mistake: Mistake, layers: list[_Layer]) -> Mistake:
     """Say where a wrong value was written: the last layer that has its path."""
     for layer in reversed(layers):
-        if _has(layer.patch, mistake.path):
+        if has(layer.patch, mistake.path):
             return Mistake((), f"{layer.origin}.{mistake}")
     return mistake
-
-
-def _has(patch: Any, path: tuple[str, ...]) -> bool:
-    for key in path:
-        if isinstance(patch, list):  # an element of a list: the list itself was written here
-            return True
-        if not isinstance(patch, dict) or key not in patch:
-            return False
-        patch = patch[key]
-    return True
-
-
-def nest(patch: Mapping[str, Any]) -> Patch:
-    """Dotted keys -> nested mappings. Component names keep their dot:
-    objectives.video.order.weight.
-    """
-    nested: Patch = {}
-    for key, value in patch.items():
-        path = split_path(str(key))
-        inner: Any = nest(value) if isinstance(value, dict) and path[0] not in KEYED else value
-        if path[0] in KEYED and len(path) == 1 and isinstance(value, dict):
-            inner = {
-                str(name): dict(options or {}) if isinstance(options, dict | None) else options
-                for name, options in value.items()
-            }
-        for part in reversed(path[1:]):
-            inner = {part: inner}
-        merge(nested, {path[0]: inner})
-    return nested
-
-
-def split_path(key: str) -> tuple[str, ...]:
-    """'objectives.video.order.weight' -> ('objectives', 'video.order', 'weight')."""
-    section, *rest = key.split(".")
-    if section in KEYED and rest:
-        known = find.names(KEYED[section])
-        for end in range(len(rest), 0, -1):
-            if ".".join(rest[:end]) in known:
-                return (section, ".".join(rest[:end]), *rest[end:])
-        return (section, ".".join(rest))  # unknown: `parse` will name the nearest
-    return (section, *rest)
-
-
-def merge(target: Patch, patch: Mapping[str, Any]) -> None:
-    """Deep merge in place. A model or data set of another name replaces the old one's options only
-    by error.
-    """
-    for key, value in patch.items():
-        if isinstance(value, Mapping) and isinstance(target.get(key), dict):
-            merge(target[key], value)
-        else:
-            target[key] = _copy(value)
-
-
-def _copy(value: Any) -> Any:
-    return {k: _copy(v) for k, v in value.items()} if isinstance(value, Mapping) else value
-
-
-def leaves(patch: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """The paths a patch writes."""
-    if isinstance(patch, Mapping) and patch:
-        for key, value in patch.items():
-            yield from leaves(value, (*path, str(key)))
-    else:
-        yield path
-
-
-__all__ = ["SECTIONS", "Cell", "Labels", "Plan", "leaves", "merge", "nest", "plan", "split_path"]

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from bench import find, identity
 from bench.config import Mistakes, RunConfig, parse
-from bench.grid import merge, nest, plan, split_path
+from bench.grid import plan
+from bench.patch import merge, nest, split_path
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -91,6 +92,21 @@ def test_exclude_drops_and_when_collapses(tmp_path: Path) -> None:
     ]
 
 
+def test_an_axis_may_name_a_component_and_another_set_its_options(tmp_path: Path) -> None:
+    axes = {
+        "method": {"baseline": {}, "+ order": {"objectives": {"video.order": {}}}},
+        "weight": {"0.5": {"objectives.video.order.weight": 0.5}, "1": {}},
+    }
+    sweep = {**SWEEP, "axes": axes, "when": {"weight": {"method": ["+ order"]}}}
+    cells = plan(write(tmp_path, sweep), "tiny").cells
+    found = [(c.labels["method"], c.labels["weight"], sorted(c.config.objectives)) for c in cells]
+    assert found == [
+        ("baseline", "-", ["classify"]),
+        ("+ order", "0.5", ["classify", "video.order"]),
+        ("+ order", "1", ["classify", "video.order"]),
+    ]
+
+
 def test_settings_reach_every_cell(tmp_path: Path) -> None:
     sweep = write(tmp_path, SWEEP)
     grid = plan(sweep, "tiny", ["train.batch=4", "seeds=[3]", "resources.threads=2"])
@@ -153,6 +169,8 @@ def test_every_mistake_is_named_with_its_place_and_the_nearest_name(tmp_path: Pa
         ({"axes": {"a": {"x": {}, "y": {}}}}, "two cells are the same run"),
         ({"base": {**SWEEP["base"], "model.name": "timesfromer"}}, "did you mean 'timesformer'"),
         ({"axes": {"seed": {"x": {}}}}, "taken by a column"),
+        ({"base": [1]}, "base: must map config keys to values"),
+        ({"resources": {"treads": 2}}, "did you mean 'threads'"),
     ],
 )  # fmt: skip
 def test_mistakes(tmp_path: Path, change: dict[str, Any], expected: str) -> None:
@@ -163,6 +181,7 @@ def test_bad_settings(tmp_path: Path) -> None:
     text = mistakes_of(tmp_path, SWEEP, "train.batc=3", "nonsense")
     assert "--set.train.batc: unknown key; did you mean 'batch'" in text
     assert "write it as key=value" in text
+    assert "not valid YAML" in mistakes_of(tmp_path, SWEEP, "train.batch=[")
     assert "is written by axes.lr" in mistakes_of(tmp_path, SWEEP, "train.lr=1e-3")
 
 

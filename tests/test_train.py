@@ -25,7 +25,8 @@ from bench import checkpoint, identity
 from bench.config import Input, Resources, RunConfig, Train, parse, parse_resources
 from bench.data import loader
 from bench.data.transforms import eval_clip, segment_indices, train_clip
-from bench.grid import merge, nest, plan
+from bench.grid import plan
+from bench.patch import merge, nest
 from bench.run import run_cell
 from bench.rundir import RunDir, State
 from bench.train import NonFiniteLoss, Trainer, learning_rate

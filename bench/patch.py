@@ -1,0 +1,97 @@
+"""Patches: nested mappings of config values, as a label, a scale or `--set` writes them.
+
+Pure functions that grid.py composes cells from. A key may be dotted (`train.lr`); the names of
+components keep their own dot (`objectives.video.order.weight`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from bench import find, yaml
+from bench.config import KEYED, Mistake
+
+Patch = dict[str, Any]
+
+
+def parse_settings(settings: Iterable[str], mistakes: list[Mistake]) -> Patch:
+    """`key=value` strings -> a nested patch; the value is YAML."""
+    patch: Patch = {}
+    for text in settings:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            mistakes.append(Mistake((), f"--set {text}: write it as key=value, e.g. train.lr=1e-3"))
+            continue
+        try:
+            merge(patch, nest({key.strip(): yaml.parse_value(value)}))
+        except yaml.YAMLError:
+            mistakes.append(Mistake((), f"--set {text}: {value!r} is not valid YAML"))
+    return patch
+
+
+def nest(patch: Mapping[str, Any]) -> Patch:
+    """Dotted keys -> nested mappings."""
+    nested: Patch = {}
+    for key, value in patch.items():
+        path = split_path(str(key))
+        inner: Any = nest(value) if isinstance(value, dict) and path[0] not in KEYED else value
+        if path[0] in KEYED and len(path) == 1 and isinstance(value, dict):
+            inner = {
+                str(name): dict(options or {}) if isinstance(options, dict | None) else options
+                for name, options in value.items()
+            }
+        for part in reversed(path[1:]):
+            inner = {part: inner}
+        merge(nested, {path[0]: inner})
+    return nested
+
+
+def split_path(key: str) -> tuple[str, ...]:
+    """'objectives.video.order.weight' -> ('objectives', 'video.order', 'weight')."""
+    section, *rest = key.split(".")
+    if section in KEYED and rest:
+        known = find.names(KEYED[section])
+        for end in range(len(rest), 0, -1):
+            if ".".join(rest[:end]) in known:
+                return (section, ".".join(rest[:end]), *rest[end:])
+        return (section, ".".join(rest))  # unknown: `parse` will name the nearest
+    return (section, *rest)
+
+
+def merge(target: Patch, patch: Mapping[str, Any]) -> None:
+    """Deep merge in place: mappings are joined, anything else is replaced."""
+    for key, value in patch.items():
+        if isinstance(value, Mapping) and isinstance(target.get(key), dict):
+            merge(target[key], value)
+        else:
+            target[key] = copied(value)
+
+
+def copied(value: Any) -> Any:
+    return {k: copied(v) for k, v in value.items()} if isinstance(value, Mapping) else value
+
+
+def leaves(patch: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The paths a patch sets a value at; `video.order: {}` names a component and sets nothing."""
+    if isinstance(patch, Mapping):
+        for key, value in patch.items():
+            yield from leaves(value, (*path, str(key)))
+    else:
+        yield path
+
+
+def overlap(one: set[tuple[str, ...]], other: set[tuple[str, ...]]) -> set[tuple[str, ...]]:
+    """The paths of `one` that `other` sets too, or sets a part or the whole of."""
+    return {p for p in one if any(q[: len(p)] == p or p[: len(q)] == q for q in other)}
+
+
+def has(patch: Any, path: tuple[str, ...]) -> bool:
+    """Whether a patch names this path."""
+    for key in path:
+        if isinstance(patch, list):  # an element of a list: the list itself was written here
+            return True
+        if not isinstance(patch, dict) or key not in patch:
+            return False
+        patch = patch[key]
+    return True
