@@ -22,7 +22,7 @@ demo: .venv/.stamp
 	$(BIN)/python -m reports.build
 
 test: .venv/.stamp
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: .venv/.stamp
 	$(BIN)/ruff format --check .

@@ -82,15 +82,17 @@ def plan(sweep: Path, scale: str, settings: Iterable[str] = ()) -> Plan:
     """
     mistakes: list[Mistake] = []
     sweep_doc = _read(sweep, mistakes)
+    if sweep_doc is None:
+        raise Mistakes(mistakes)
     scale_path = sweep.parent / "scales" / f"{scale}.yaml"
-    if sweep_doc is not None and not scale_path.exists():
+    if not scale_path.exists():
         valid = sorted(p.stem for p in scale_path.parent.glob("*.yaml"))
         mistakes.append(
             Mistake((), f"--scale: unknown scale {scale!r}{find.nearest(scale, valid)}")
         )
         raise Mistakes(mistakes)
     scale_doc = _read(scale_path, mistakes)
-    if sweep_doc is None or scale_doc is None:
+    if scale_doc is None:
         raise Mistakes(mistakes)
     overrides = parse_settings(settings, mistakes)
     return _expand(sweep, scale_path, sweep_doc, scale_doc, overrides, mistakes)

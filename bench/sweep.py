@@ -66,7 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{len(error.mistakes)} mistake(s), nothing was started:\n{error}", file=sys.stderr)
         return 2
     standings = [standing(options.runs, cell) for cell in grid.cells]
-    missing = missing_data(grid)
+    missing = missing_files(grid)
     if options.plan or options.status:
         _show(console, grid, standings, missing)
         return 0
@@ -123,16 +123,18 @@ exit status: 0 all done, 1 some cells failed (the others finished), 2 bad input 
     return parser
 
 
-def missing_data(grid: Plan) -> dict[str, str]:
-    """Data that this machine lacks and that the suite cannot make itself: {source: what to do}."""
-    found = {}
+def missing_files(grid: Plan) -> dict[str, str]:
+    """Data and weights that this machine lacks and the suite cannot make: {what: what to do}."""
+    data_dir, weights_dir = Path(grid.resources.data_dir), Path(grid.resources.weights_dir)
+    found: dict[str, str | None] = {}
     for cell in grid.cells:
-        if cell.config.data.name not in found:
-            source = find.load("source", cell.config.data.name)
-            text = source.missing(cell.config.data.config, Path(grid.resources.data_dir))
-            if text:
-                found[cell.config.data.name] = text
-    return found
+        data, model = cell.config.data, cell.config.model
+        if data.name not in found:
+            found[data.name] = find.load("source", data.name).missing(data.config, data_dir)
+        key = f"{model.name} {model.config.init}"
+        if key not in found:
+            found[key] = find.load("backbone", model.name).missing(model.config, weights_dir)
+    return {name: text for name, text in found.items() if text}
 
 
 # -- showing ---

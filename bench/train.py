@@ -79,16 +79,15 @@ class Trainer:
         """Train to the last epoch. Raises NonFiniteLoss."""
         self.resume()
         torch.use_deterministic_algorithms(True, warn_only=True)
-        while self.step < self.total_steps:
-            for batches in self._steps():
-                self._train_step(batches)
-                self.step += 1
-                if self.step % self.resources.log_every == 0:
-                    self._flush()
-                if self.step % self.steps_per_epoch == 0:
-                    self._end_epoch()
-                elif self._due():
-                    self.save()
+        for batches in self._steps():
+            self._train_step(batches)
+            self.step += 1
+            if self.step % self.resources.log_every == 0:
+                self._flush()
+            if self.step % self.steps_per_epoch == 0:
+                self._end_epoch()
+            elif self._due():
+                self.save()
         return self.learner
 
     def _steps(self) -> Iterator[list[loader.RawBatch]]:
@@ -141,16 +140,11 @@ class Trainer:
     # -- metrics ---
 
     def _flush(self) -> None:
-        """Read the window's losses: stop at the first that is not finite, write the last to
-        metrics.jsonl.
-        """
+        """Read the window's losses and write the last of them to metrics.jsonl."""
+        self._check_finite()
         window, self._window = self._window, _Window()
         if not window.steps:
             return
-        for step, keys, values in zip(window.steps, window.keys, window.values, strict=True):
-            bad = [name for name, value in values.items() if not math.isfinite(float(value))]
-            if bad:
-                raise NonFiniteLoss(_describe_non_finite(step, keys, bad, values))
         last = {name: float(value) for name, value in window.values[-1].items()}
         step = window.steps[-1]
         row = {"step": step + 1, "epoch": (step + 1) / self.steps_per_epoch}
@@ -219,9 +213,9 @@ class Trainer:
         self._saved = time.monotonic()
 
     def _check_finite(self) -> None:
-        for step, keys, values in zip(
-            self._window.steps, self._window.keys, self._window.values, strict=True
-        ):
+        """Raise NonFiniteLoss for the first step of the window that is not finite."""
+        window = self._window
+        for step, keys, values in zip(window.steps, window.keys, window.values, strict=True):
             bad = [name for name, value in values.items() if not math.isfinite(float(value))]
             if bad:
                 raise NonFiniteLoss(_describe_non_finite(step, keys, bad, values))

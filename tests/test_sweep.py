@@ -175,27 +175,25 @@ def test_paper_scale_plans_without_data(tmp_path: Path) -> None:
 # -- failures ---
 
 
-def faulty_sweep(folder: Path) -> Path:
-    """One cell of three diverges: its learning rate makes the loss infinite."""
-    sweep_doc = load_yaml(ABLATION)
-    sweep_doc["axes"] = {
-        "lr": {
-            "fine": {},
-            "mad": {"train.lr": 1e30, "train.schedule": "step"},
-            "small": {"train.lr": 1e-5},
-        }
-    }
-    sweep_doc["base"]["model.name"] = "timesformer"
-    sweep_doc["base"]["evaluations"] = {"video.shuffle_gap": {}}
+def small_sweep(folder: Path, cells: dict[str, Any]) -> Path:
+    """The ablation with other cells, at smoke scale."""
+    document = load_yaml(ABLATION)
+    document["axes"] = {"cell": cells}
+    document["base"]["model.name"] = "timesformer"
+    document["base"]["evaluations"] = {"video.shuffle_gap": {}}
     (folder / "scales").mkdir()
     (folder / "scales/smoke.yaml").write_text((ROOT / "sweeps/scales/smoke.yaml").read_text())
-    path = folder / "faulty.yaml"
-    path.write_text(json.dumps(sweep_doc))
+    path = folder / "small.yaml"
+    path.write_text(json.dumps(document))
     return path
 
 
+MAD = {"train.lr": 1e30, "train.schedule": "step"}  # the loss becomes infinite
+
+
 def test_one_failing_cell_is_shown_and_stops_no_other(tmp_path: Path, data_dir: Path) -> None:
-    path, runs = faulty_sweep(tmp_path), tmp_path / "runs"
+    path = small_sweep(tmp_path, {"fine": {}, "mad": MAD, "small": {"train.lr": 1e-5}})
+    runs = tmp_path / "runs"
     done = sweep(runs, data_dir, file=path)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "2 DONE, 1 FAILED" in done.stdout
@@ -206,46 +204,51 @@ def test_one_failing_cell_is_shown_and_stops_no_other(tmp_path: Path, data_dir: 
     )
     assert "NonFiniteLoss" in sweep(runs, data_dir, "--status", file=path).stdout
     frame = results.load(runs)
-    hole = frame[frame["lr"] == "mad"]
+    hole = frame[frame["cell"] == "mad"]
     assert len(hole) == 1 and hole["state"].item() == "FAILED" and hole["value"].isna().all()
     assert "not finite" in hole["reason"].item()
     again = sweep(runs, data_dir, "--retry", file=path)
     assert again.returncode == 1 and "launching 1 cells" in again.stdout
 
 
+THREE = {
+    "baseline": {},
+    "+ order": {"objectives": {"video.order": {}}},
+    "+ debias": {"objectives": {"video.debias": {}}},
+}
+LONG = ("--set", "train.epochs=40", "--set", "resources.checkpoint_steps=1")
+
+
 def test_a_killed_cell_is_failed_and_goes_on(tmp_path: Path, data_dir: Path) -> None:
-    """SIGKILL of one cell's process: that cell is FAILED with a readable reason, the same command
-    repairs it.
-    """
-    long = ("--set", "train.epochs=40", "--set", "resources.checkpoint_steps=1")
-    runs = tmp_path / "runs"
-    with subprocess.Popen(
-        command(runs, data_dir, *long), cwd=ROOT, stdout=subprocess.PIPE, text=True
-    ) as process:
+    """SIGKILL of one cell's process: it is FAILED with a reason, the same command repairs it."""
+    path, runs = small_sweep(tmp_path, THREE), tmp_path / "runs"
+    start = command(runs, data_dir, *LONG, file=path)
+    with subprocess.Popen(start, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         victim = wait_for_checkpoint(runs)
         os.kill(cell_pid(victim), signal.SIGKILL)
         out = process.communicate(timeout=200)[0]
-    assert process.returncode == 1 and "4 DONE, 1 FAILED" in out, out
-    assert "killed" in victim.error_line() or "ended without a result" in victim.error.read_text()
-    again = sweep(runs, data_dir, *long)
+    assert process.returncode == 1 and "2 DONE, 1 FAILED" in out, out
+    assert "ended without a result" in victim.error_line()
+    again = sweep(runs, data_dir, *LONG, file=path)
     assert again.returncode == 0 and "launching 1 cells" in again.stdout
 
 
 def test_a_killed_sweep_is_taken_over(tmp_path: Path, data_dir: Path) -> None:
-    """SIGKILL of the sweep while cells run: the next call waits for those and runs the rest, each
-    exactly once.
-    """
-    more = ("--set", "train.epochs=20", "--set", "resources.checkpoint_steps=1")
-    reference, runs = tmp_path / "reference", tmp_path / "runs"
-    assert sweep(reference, data_dir, *more).returncode == 0
-    with subprocess.Popen(
-        command(runs, data_dir, *more), cwd=ROOT, stdout=subprocess.DEVNULL
-    ) as process:
+    """SIGKILL of the sweep while cells run: the next call waits for those and runs the rest."""
+    path, runs = small_sweep(tmp_path, THREE), tmp_path / "runs"
+    start = command(runs, data_dir, *LONG, file=path)
+    with subprocess.Popen(start, cwd=ROOT, stdout=subprocess.DEVNULL) as process:
         wait_for_checkpoint(runs)
         os.kill(process.pid, signal.SIGKILL)
-    again = sweep(runs, data_dir, *more)
-    assert again.returncode == 0 and "5 DONE" in again.stdout, again.stdout + again.stderr
-    pd.testing.assert_frame_equal(rows(reference), rows(runs))
+    again = sweep(runs, data_dir, *LONG, file=path)
+    assert again.returncode == 0 and "3 DONE" in again.stdout, again.stdout + again.stderr
+    assert all(
+        RunDir(p.parent).log.read_text().count(" start ") == 1 for p in runs.glob("*/log.txt")
+    )
+    reference = tmp_path / "reference"
+    assert sweep(reference, data_dir, *LONG, "--launcher", "inline", file=path).returncode == 0
+    numbers = ["signature", "evaluation", "split", "view", "subset", "metric", "value", "n"]
+    pd.testing.assert_frame_equal(results.load(runs)[numbers], results.load(reference)[numbers])
 
 
 def wait_for_checkpoint(runs: Path) -> RunDir:
@@ -279,11 +282,8 @@ def test_a_changed_default_is_stale_not_reused(finished: Path, tmp_path: Path) -
     assert found.state == State.STALE and "train.gamma was 0.5, is now 0.1" in found.note
 
 
-def test_force_moves_the_old_run_aside(finished: Path, data_dir: Path, tmp_path: Path) -> None:
-    path, runs = faulty_sweep(tmp_path), tmp_path / "runs"
-    document = load_yaml(path)
-    document["axes"] = {"lr": {"fine": {}}}
-    path.write_text(json.dumps(document))
+def test_force_moves_the_old_run_aside(data_dir: Path, tmp_path: Path) -> None:
+    path, runs = small_sweep(tmp_path, {"fine": {}}), tmp_path / "runs"
     assert sweep(runs, data_dir, file=path).returncode == 0
     before = results.load(runs)["value"].tolist()
     assert sweep(runs, data_dir, "--force", file=path).returncode == 0

@@ -169,7 +169,10 @@ def read_image_weights(
 
     if not timm.is_model(name):
         raise ValueError(f"timm has no model {name!r}; `timm.list_models('vit*', pretrained=True)`")
+    if problem := missing_weights(name, folder):
+        raise ValueError(problem)
     path = _find_weights(name, folder)
+    assert path is not None
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if sha256 is not None and digest != sha256.lower():
@@ -196,29 +199,28 @@ def read_image_weights(
     )
 
 
-def _find_weights(name: str, folder: Path | None) -> Path:
-    """The local file of a timm model: in the folder, or in the Hugging Face or torch.hub cache."""
-    import timm
+def missing_weights(name: str, folder: Path | None) -> str | None:
+    """What to do when the weights of a timm model are not on this machine, else None."""
+    if _find_weights(name, folder) is not None:
+        return None
+    wanted = f"{name}{{{','.join(WEIGHT_SUFFIXES)}}}"
+    return (
+        f"no weights for {name}: put {wanted} into {folder}, or download them once with "
+        f"timm.create_model({name!r}, pretrained=True); nothing is downloaded here"
+    )
 
+
+def _find_weights(name: str, folder: Path | None) -> Path | None:
+    """The local file of a timm model: in the folder, or in the cache of timm's own downloads."""
     if folder is not None:
         for suffix in WEIGHT_SUFFIXES:
             # Not with_suffix: the tag of a timm name looks like one.
             if (path := Path(folder) / f"{name}{suffix}").is_file():
                 return path
-    source = timm.get_pretrained_cfg(name)
-    if source is not None and source.hf_hub_id:
-        from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub import try_to_load_from_cache
 
-        for filename in ("model.safetensors", "pytorch_model.bin"):
-            cached = try_to_load_from_cache(source.hf_hub_id, filename)
-            if isinstance(cached, str):
-                return Path(cached)
-    if source is not None and isinstance(source.url, str):
-        cached_url = Path(torch.hub.get_dir()) / "checkpoints" / source.url.rsplit("/", 1)[-1]
-        if cached_url.is_file() and cached_url.suffix in WEIGHT_SUFFIXES:
-            return cached_url
-    wanted = f"{name}{{{','.join(WEIGHT_SUFFIXES)}}}"
-    raise ValueError(
-        f"no weights for {name}: put {wanted} into the weights folder ({folder}), or download them "
-        f"once with timm.create_model({name!r}, pretrained=True); nothing is downloaded here"
-    )
+    for filename in ("model.safetensors", "pytorch_model.bin"):
+        cached = try_to_load_from_cache(f"timm/{name}", filename)
+        if isinstance(cached, str):
+            return Path(cached)
+    return None

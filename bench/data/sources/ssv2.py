@@ -17,7 +17,7 @@ from typing import Literal
 
 from bench.data.pack import DataSetInfo, FrameRule, Progress
 from bench.data.progress import report
-from bench.data.shards import ShardSamples, open_split, require_source
+from bench.data.shards import INDEX, ShardSamples, open_split, require_source
 from bench.data.ssv2_format import VideoFolder, read_annotations
 from bench.data.ssv2_format import convert as convert_videos
 from bench.task import Config as BaseConfig
@@ -98,12 +98,14 @@ def remedy(folder: Path) -> str:
 def missing(config: Config, data_root: Path) -> str | None:
     """What is missing and the command that makes it; None if the data are there."""
     folder = locate(config, data_root)
+    if not (folder / INDEX).is_file():
+        return f"no shards of Something-Something-v2 in {folder}. {remedy(folder)}"
     try:
         require_source(
             folder, source="ssv2", version=VERSION, config=_stored(config), remedy=remedy(folder)
         )
     except ValueError as error:
-        return f"Something-Something-v2 is not usable: {error}. {remedy(folder)}"
+        return f"Something-Something-v2 is not usable: {error}"
     return None
 
 
@@ -137,7 +139,13 @@ def convert(
     allow_failed: bool = False,
 ) -> Path:
     """Videos `<id>.webm` and the JSON annotations (either naming scheme) -> shards in `out`."""
-    read = read_annotations(annotations, SPLITS)
+    absent = "" if videos.is_dir() else f"no folder {videos} (--videos)"
+    try:
+        read = read_annotations(annotations, SPLITS)
+    except ValueError as error:
+        raise ValueError(f"{absent}; {error}" if absent else str(error)) from error
+    if absent:
+        raise ValueError(absent)
     wrong = [
         f"{i} is {read.classes[i] if i < len(read.classes) else 'absent'!r}, expected {name!r}"
         for i, name in (TEMPORAL | STATIC).items()

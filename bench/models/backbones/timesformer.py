@@ -32,6 +32,7 @@ from bench.models.layers import (
     PatchEmbed,
     init_vit,
     load_checked,
+    missing_weights,
     read_image_weights,
     resize_positions,
     resize_times,
@@ -71,6 +72,11 @@ def skip(config: Config, *, frames: int, size: int) -> str | None:
     if config.init_sha256 is not None and config.init is None:
         return "init_sha256 without init"
     return None
+
+
+def missing(config: Config, weights: Path) -> str | None:
+    """What is not on this machine and how to get it, or None."""
+    return None if config.init is None else missing_weights(config.init, weights)
 
 
 def build(config: Config, *, frames: int, size: int, weights: Path | None = None) -> TimeSformer:
