@@ -54,7 +54,7 @@ class Config(task.Config):
     # of random linear maps and embeddings; 0.02, as released, suits a width of 768, and a model of
     # width 48 that is trained from scratch learns far faster with 0.1
     init_std: float = 0.02
-    # timm ViT that is inflated, with its tag: "vit_base_patch16_224.augreg_in21k_ft_in1k"
+    # timm ViT that is inflated, with its tag: "vit_base_patch16_224.orig_in21k_ft_in1k"
     init: str | None = None
     init_sha256: str | None = None  # of that model's weight file
 
