@@ -26,7 +26,7 @@ Path = tuple[str, ...]
 
 
 class Input(Config):
-    """How a clip is cut from a sample. Defaults: TIME's recipe on SSv2 (paper.md 1.3)."""
+    """How a clip is cut from a sample. Defaults: the TIME release's recipe on SSv2."""
 
     frames: int = Field(8, ge=1, description="T, one from each of T equal segments")
     size: int = Field(224, ge=1, description="side of the square crop, pixels")
@@ -48,7 +48,7 @@ class Input(Config):
 
 
 class Train(Config):
-    """Optimisation. Defaults: TIME's recipe (paper.md 1.3). `batch` is global; accumulation is
+    """Optimisation. Defaults: the TIME release's recipe. `batch` is global; accumulation is
     derived from it.
     """
 

@@ -1,7 +1,7 @@
 """The trained module: classifier and objectives in one `nn.Module`, and the step that objectives
 are computed in.
 
-    L = sum_i weight_i * L_i(step, batch, features)        (paper.md 1.2; TIME: all weights 1)
+    L = sum_i weight_i * L_i(step, batch, features)        (Yun et al. 2022; TIME: all weights 1)
 
 DDP and torch.compile see every head; the training loop knows no objective by name.
 """

@@ -1,4 +1,4 @@
-"""The interfaces between the engine and its components (design, section 4).
+"""The interfaces between the engine and its components.
 
 A component is one Python file whose path is its name: `tasks/video/order.py` is `video.order`. This
 module holds what such a file may import from the engine: the `Config` base class, the plain data

@@ -297,7 +297,7 @@ def autocast(target: torch.device, precision: str) -> torch.autocast:
 
 
 def build_optimizer(learner: Learner, config: Train, *, fused: bool) -> torch.optim.AdamW:
-    """AdamW; no weight decay on biases and other 1-D parameters (paper.md 1.3)."""
+    """AdamW; no weight decay on biases and other 1-D parameters, as in the TIME release."""
     parameters = [p for p in learner.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},

@@ -1,6 +1,4 @@
-"""Contract tests: every discovered component, without being named here, keeps the promises of
-design section 4.
-"""
+"""Contract tests: every discovered component, unnamed here, keeps the promises of `bench.task`."""
 
 from __future__ import annotations
 

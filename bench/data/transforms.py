@@ -6,7 +6,7 @@ numbers of a clip come from one generator that the caller seeds with (run seed, 
 clip is the same whichever worker or rank makes it. There is no horizontal flip: it would turn "left
 to right" into "right to left".
 
-Source of the rules: TIME's SSv2 recipe, paper.md 1.3.
+Source of the rules: the SSv2 loader of the TIME release.
 """
 
 from __future__ import annotations
