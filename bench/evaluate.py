@@ -9,7 +9,6 @@ The same modules run at the end of every cell (bench.run) and from this command 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from torch import Tensor
 from bench import checkpoint, find
 from bench.config import Input, Mistake, Mistakes, Resources, RunConfig, parse, parse_options
 from bench.data import loader, shards
+from bench.data.pack import available_cores
 from bench.learner import build
 from bench.models import released
 from bench.models.classifier import Classifier
@@ -313,9 +313,7 @@ examples:
     parser.add_argument(
         "--workers", type=int, default=0, help="loader processes (default: %(default)s)"
     )
-    parser.add_argument(
-        "--threads", type=int, default=len(os.sched_getaffinity(0)), help="CPU threads"
-    )
+    parser.add_argument("--threads", type=int, default=available_cores(), help="CPU threads")
     return parser
 
 

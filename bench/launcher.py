@@ -20,6 +20,7 @@ from typing import Any
 import submitit
 
 from bench.config import Resources
+from bench.data.pack import available_cores
 from bench.run import run_cell
 from bench.rundir import RunDir, State, jobs_folder, process_started, write_json, write_text
 
@@ -42,7 +43,7 @@ def slots(resources: Resources) -> int:
     """How many cells run at once on this machine: one per GPU user or per `threads` cores."""
     if _uses_gpu(resources):
         return 1
-    return max(1, len(os.sched_getaffinity(0)) // resources.threads)
+    return max(1, available_cores() // resources.threads)
 
 
 def _uses_gpu(resources: Resources) -> bool:

@@ -135,7 +135,8 @@ class RunDir:
         pid = job.get("pid")
         if not pid or job.get("host") != os.uname().nodename:
             return False
-        return process_started(int(pid)) == job.get("pid_started")
+        started = process_started(int(pid))
+        return started is not None and started == job.get("pid_started")
 
     @contextmanager
     def hold(self, *, patience_s: float = 5.0) -> Iterator[None]:
