@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from bench import results
-from reports import page, stats, style, table, terminal
+from reports import formats, page, stats, style, table, terminal
 from reports.commands import FIRST_SWEEP
 
 HERE = Path(__file__).parent
@@ -244,7 +244,7 @@ def _files(reports: Sequence[page.Report]) -> Iterator[tuple[Path, bytes]]:
     for report in reports:
         folder = Path(report.folder)
         for item in report.tables:
-            for form, render in table.FORMATS.items():
+            for form, render in formats.FORMATS.items():
                 yield folder / f"{item.name}.{form}", render(item.table, item.name).encode()
         for figure in report.figures:
             for form, content in figure.files.items():

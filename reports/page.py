@@ -17,7 +17,7 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup
 
-from reports import stats, table
+from reports import formats, stats, table
 
 TEMPLATE = Path(__file__).parent / "templates" / "page.html"
 STATES = ("DONE", "RUNNING", "PENDING", "NEW", "INTERRUPTED", "STALE", "FAILED", "SKIPPED")
@@ -31,7 +31,7 @@ class BuiltTable:
 
     @property
     def html(self) -> Markup:
-        return Markup(table.html(self.table, self.name))
+        return Markup(formats.html(self.table, self.name))
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ def render(reports: Sequence[Report]) -> str:
         undefined=jinja2.StrictUndefined,
     )
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    return template.render(reports=reports, formats=[form for form in table.FORMATS]) + "\n"
+    return template.render(reports=reports, formats=[form for form in formats.FORMATS]) + "\n"
 
 
 def stem(module: ModuleType) -> str:

@@ -20,7 +20,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from reports import build, published, stats, table
+from reports import build, formats, published, stats, table
 
 METHODS = ("baseline", "+ order", "+ debias", "+ flow", "+ TIME")
 ORIGINAL = {"baseline": 0.62, "+ order": 0.66, "+ debias": 0.63, "+ flow": 0.65, "+ TIME": 0.70}
@@ -423,16 +423,16 @@ def from_json(text: str) -> list[list[str]]:
 @pytest.mark.parametrize("name", ["main_result", "temporal_static", "ablation", "nasty"])
 def test_cells_are_equal_in_every_format(name: str) -> None:
     built = nasty() if name == "nasty" else build_table(name, realistic())
-    rows = list(csv.reader(table.csv(built).splitlines()))[1:]
+    rows = list(csv.reader(formats.csv(built).splitlines()))[1:]
     assert rows[0][0] == built.rows[0].labels[0]
-    assert from_markdown(table.markdown(built)) == rows
-    assert from_json(table.json(built)) == rows
-    assert from_html(table.html(built)) == rows
-    assert from_tex(table.latex(built)) == rows
+    assert from_markdown(formats.markdown(built)) == rows
+    assert from_json(formats.json(built)) == rows
+    assert from_html(formats.html(built)) == rows
+    assert from_tex(formats.latex(built)) == rows
 
 
 def test_json_names_the_runs_behind_every_number() -> None:
-    document = json.loads(table.json(build_table("ablation", realistic()), "ablation"))
+    document = json.loads(formats.json(build_table("ablation", realistic()), "ablation"))
     cells = [cell for row in document["rows"] for cell in row["cells"]]
     for cell_ in cells:
         if cell_["status"] in ("complete", "incomplete"):
@@ -445,7 +445,7 @@ def test_json_names_the_runs_behind_every_number() -> None:
 
 
 def test_tex_escapes_everything() -> None:
-    text = table.escape_tex("50% a_b & c # {d} é 漢 \x07")
+    text = formats.escape_tex("50% a_b & c # {d} é 漢 \x07")
     assert text == r"50\% a\_b \& c \# \{d\} e ? ?"
 
 
@@ -453,8 +453,8 @@ def test_tex_escapes_everything() -> None:
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
 def test_tex_compiles(tmp_path: Path) -> None:
     names = ("main_result", "temporal_static", "ablation")
-    tables = [table.latex(build_table(name, realistic()), name) for name in names]
-    tables.append(table.latex(nasty(), "nasty"))
+    tables = [formats.latex(build_table(name, realistic()), name) for name in names]
+    tables.append(formats.latex(nasty(), "nasty"))
     document = tmp_path / "all.tex"
     document.write_text(
         "\\documentclass{article}\\usepackage{booktabs,graphicx}\\begin{document}\n"
@@ -492,7 +492,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def test_build_writes_everything(built: tuple[Path, Path]) -> None:
-    expected = {f"mini/ablation.{form}" for form in table.FORMATS}
+    expected = {f"mini/ablation.{form}" for form in formats.FORMATS}
     expected |= {f"mini/shuffled_accuracy.{form}" for form in ("pdf", "png")}
     assert expected | {"index.html", "mini/order_by_depth.pdf"} <= set(contents(built[0]))
 
