@@ -81,7 +81,7 @@ def plan(sweep: Path, scale: str, settings: Iterable[str] = ()) -> Plan:
     settings.
     """
     mistakes: list[Mistake] = []
-    sweep_doc = _read(sweep, mistakes)
+    sweep_doc = yaml.read(sweep, mistakes)
     if sweep_doc is None:
         raise Mistakes(mistakes)
     scale_path = sweep.parent / "scales" / f"{scale}.yaml"
@@ -91,19 +91,11 @@ def plan(sweep: Path, scale: str, settings: Iterable[str] = ()) -> Plan:
             Mistake((), f"--scale: unknown scale {scale!r}{find.nearest(scale, valid)}")
         )
         raise Mistakes(mistakes)
-    scale_doc = _read(scale_path, mistakes)
+    scale_doc = yaml.read(scale_path, mistakes)
     if scale_doc is None:
         raise Mistakes(mistakes)
     overrides = parse_settings(settings, mistakes)
     return _expand(sweep, scale_path, sweep_doc, scale_doc, overrides, mistakes)
-
-
-def _read(path: Path, mistakes: list[Mistake]) -> dict[str, Any] | None:
-    try:
-        return yaml.read(path)
-    except Mistakes as error:
-        mistakes += error.mistakes
-        return None
 
 
 def _expand(

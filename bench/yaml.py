@@ -11,34 +11,34 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
-from bench.config import Mistake, Mistakes
+from bench.config import Mistake
 
 
-def read(path: Path) -> dict[str, Any]:
-    """A YAML mapping. Raises Mistakes for a missing file, a syntax error, or duplicate keys (all of
-    them, with lines).
+def read(path: Path, mistakes: list[Mistake]) -> dict[str, Any] | None:
+    """A YAML mapping, or None when there is nothing to go on with.
+
+    Adds to `mistakes`: a missing file, a syntax error, each duplicate key with its lines. In spite
+    of duplicates the mapping is returned, so that its other mistakes come into the same message.
     """
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise Mistakes([Mistake((), f"{path}: cannot be read ({error.strerror})")]) from error
+        mistakes.append(Mistake((), f"{path}: cannot be read ({error.strerror})"))
+        return None
     loader = YAML(typ="safe", pure=True)
-    loader.allow_duplicate_keys = (
-        True  # the constructor would stop at the first; `_duplicates` lists all
-    )
+    loader.allow_duplicate_keys = True  # the constructor would stop at the first one
     try:
         duplicates = _duplicates(loader.compose(text), ())
         value = loader.load(text)
     except YAMLError as error:
-        raise Mistakes(
-            [Mistake((), f"{path}: not valid YAML: {' '.join(str(error).split())}")]
-        ) from error
-    if duplicates:
-        raise Mistakes([Mistake((), f"{path}: {message}") for message in duplicates])
+        mistakes.append(Mistake((), f"{path}: not valid YAML: {' '.join(str(error).split())}"))
+        return None
+    mistakes += [Mistake((), f"{path}: {message}") for message in duplicates]
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise Mistakes([Mistake((), f"{path}: must be a mapping, is a {type(value).__name__}")])
+        mistakes.append(Mistake((), f"{path}: must be a mapping, is a {type(value).__name__}"))
+        return None
     return value
 
 

@@ -187,12 +187,15 @@ def test_bad_settings(tmp_path: Path) -> None:
 
 def test_all_duplicate_keys_are_listed(tmp_path: Path) -> None:
     path = write(tmp_path, SWEEP)
-    path.write_text("axes:\n  a:\n    x: {}\n    x: {}\n  a:\n    y: {}\nbase: {}\nbase: {}\n")
+    path.write_text(
+        "axes:\n  a:\n    x: {train.lrr: 1}\n    x: {}\n  a:\n    y: {}\nbase: {}\nbase: {}\n"
+    )
     with pytest.raises(Mistakes) as caught:
         plan(path, "tiny")
     text = str(caught.value)
     assert "line 4: duplicate key axes.a.x" in text
     assert "line 5: duplicate key axes.a" in text and "line 8: duplicate key base" in text
+    assert "did you mean 'lr'" in text  # together with every other mistake
 
 
 def test_yaml_is_version_1_2(tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ import multiprocessing
 import os
 import shutil
 import tarfile
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
@@ -158,6 +160,21 @@ def _refuse_foreign(out: Path, jobs: Sequence[_Job], info: DataSetInfo) -> None:
         )
 
 
+def start_worker() -> None:
+    """For worker processes: no threads of OpenCV's own, and no life after the parent's.
+
+    A killed parent leaves the workers of a process pool waiting for work for ever.
+    """
+    cv2.setNumThreads(0)
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
+
+
 def available_cores() -> int:
     """The cores this process may use (cgroup pinning and SLURM respected)."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -202,9 +219,7 @@ def _run(jobs: Sequence[_Job], workers: int) -> Iterator[_Job]:
         return
     # spawn: forking after OpenCV or torch have started threads can deadlock.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(
-        min(workers, len(waiting)), context, initializer=cv2.setNumThreads, initargs=(0,)
-    ) as pool:
+    with ProcessPoolExecutor(min(workers, len(waiting)), context, initializer=start_worker) as pool:
         running = {pool.submit(write_shard, job): job for job in waiting}
         try:
             for future in as_completed(running):

@@ -28,7 +28,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import cv2
 import numpy as np
 import pydantic
 
@@ -39,6 +38,7 @@ from bench.data.pack import (
     FrameRule,
     Progress,
     available_cores,
+    start_worker,
 )
 from bench.data.progress import report
 from bench.data.shards import INDEX, ShardSamples, open_split, require_source
@@ -264,9 +264,7 @@ def write_videos(
                 progress(done, len(tasks))
     else:
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(
-            workers, context, initializer=cv2.setNumThreads, initargs=(0,)
-        ) as pool:
+        with ProcessPoolExecutor(workers, context, initializer=start_worker) as pool:
             for done, _ in enumerate(pool.map(_write_video, tasks, chunksize=8), 1):
                 if progress:
                     progress(done, len(tasks))
