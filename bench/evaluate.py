@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +122,10 @@ def context_for(
     report: Callable[[dict[str, Any]], None],
 ) -> Context:
     """The context of a run's own evaluations."""
-    spec = config.data_spec()
+    planned = config.data_spec()
+    # The data know the names of all their classes; the plan, made without them, need not.
+    stored = open_split(config, resources, planned.splits[1]).classes
+    spec = replace(planned, classes=stored)
     return Context(
         model=model.eval(),
         spec=spec,

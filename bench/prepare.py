@@ -17,6 +17,7 @@ from types import ModuleType
 
 from bench import find
 from bench.data.shards import check, index_digest
+from bench.data.sheet import draw_sheet
 
 EXAMPLES = """\
 examples:
@@ -24,6 +25,7 @@ examples:
   python -m bench.prepare ssv2 --videos 20bn-something-something-v2 --annotations labels \\
                                --out data/ssv2
   python -m bench.prepare ssv2 --out data/ssv2 --check         verify what is there
+  python -m bench.prepare ssv2 --out data/ssv2 --check --sheet ssv2.png    and look at it
 
 An interrupted conversion continues when the same command is run again; finished shards are
 not rewritten.
@@ -57,6 +59,9 @@ def parser_for(modules: Mapping[str, ModuleType]) -> argparse.ArgumentParser:
             "--check", action="store_true", help="only verify DIR: counts and SHA-256 of every file"
         )
         command.add_argument(
+            "--sheet", type=Path, metavar="FILE.png", help="also draw one clip of each class"
+        )
+        command.add_argument(
             "--workers", type=int, metavar="N", help="processes; default: all cores"
         )
         if hasattr(module, "add_arguments"):
@@ -82,6 +87,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not args.check:
             modules[args.source].run(args)
         print(verify(args.out, args.source.replace("-", "_")))
+        if args.sheet:
+            draw_sheet(args.out, "train", args.sheet)
     except (ValueError, OSError) as error:
         print(f"python -m bench.prepare: {error}", file=sys.stderr)
         return 2

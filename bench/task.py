@@ -105,6 +105,11 @@ class Samples(Protocol):
         ...
 
     @property
+    def classes(self) -> tuple[str, ...]:
+        """Names as stored with the data, by class id."""
+        ...
+
+    @property
     def digest(self) -> str:
         """Of the data on disk."""
         ...

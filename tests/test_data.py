@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import pytest
 import webdataset
@@ -397,3 +398,13 @@ def test_command_lists_the_sources_it_finds_and_explains_mistakes(
     with pytest.raises(SystemExit) as exit_:
         command.main(["imagenet"])
     assert exit_.value.code == 2 and not (tmp_path / "new").exists()
+
+
+def test_sheet_shows_one_clip_of_each_class(tiny: Path, tmp_path: Path) -> None:
+    out = tmp_path / "sheet.png"
+    arguments = ["mini-ssv2", "--out", str(tiny), "--check", "--sheet", str(out)]
+    assert command.main(arguments) == 0
+    picture = cv2.imread(str(out))
+    classes = len(set(open_split(tiny, "train").labels))
+    assert picture is not None and picture.shape[0] == round(0.62 * classes * 90)
+    assert picture.std() > 20
