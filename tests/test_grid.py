@@ -315,3 +315,12 @@ def test_ten_thousand_cells_expand(tmp_path: Path) -> None:
     }
     grid = plan(write(tmp_path, {**SWEEP, "axes": axes, "seeds": list(range(10))}), "tiny")
     assert len({c.signature for c in grid.cells}) == 10_000
+
+
+def test_the_sweep_in_the_readme_is_valid(tmp_path: Path) -> None:
+    readme = (ROOT / "README.md").read_text()
+    block = readme[readme.index("```yaml") + len("```yaml") :]
+    path = write(tmp_path, SWEEP)
+    path.write_text(block[: block.index("```")])
+    cells = plan(path, "tiny").cells
+    assert len(cells) == 9 and {c.labels["weight"] for c in cells} == {"-", "0.5", "1"}
