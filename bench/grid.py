@@ -21,6 +21,7 @@ from typing import Any
 
 from bench import find, identity, yaml
 from bench.config import (
+    KEYED,
     Mistake,
     Mistakes,
     Resources,
@@ -28,7 +29,7 @@ from bench.config import (
     parse,
     parse_resources,
 )
-from bench.patch import Patch, copied, has, leaves, merge, nest, overlap, parse_settings
+from bench.patch import Patch, copied, has, leaves, merge, nest, overlap, parse_settings, without
 
 Labels = dict[str, str]
 
@@ -177,11 +178,15 @@ def _cells(
     base: Patch = {}
     for layer in common:
         merge(base, layer.patch)
+    unused = set(_options(final.patch))
     for labels in label_sets:
         layers = [axes[axis][label] for axis, label in labels.items() if label != "-"]
         merged = copied(base)
-        for layer in (*layers, final):
+        for layer in layers:
             merge(merged, layer.patch)
+        here = {path for path in _options(final.patch) if path[1] in (merged.get(path[0]) or {})}
+        merge(merged, without(final.patch, set(_options(final.patch)) - here))
+        unused -= here
         for seed in seeds:
             try:
                 config = parse({"seed": seed, **merged})
@@ -201,7 +206,19 @@ def _cells(
             cell = Cell(labels, config.seed, config, signature, skips[science])
             seen[signature] = cell
             cells.append(cell)
+    for section, name in sorted(unused):
+        hint = find.nearest(name, find.names(KEYED[section]))
+        mistakes.append(Mistake((), f"--set {section}.{name}: no cell has it{hint}"))
     return cells
+
+
+def _options(patch: Patch) -> Iterator[tuple[str, str]]:
+    """The components that a patch sets options of. In `--set` that does not add the component."""
+    for section in KEYED:
+        components = patch.get(section)
+        for name, options in components.items() if isinstance(components, dict) else ():
+            if options:
+                yield section, name
 
 
 def _axes(sweep: Path, doc: Patch, mistakes: list[Mistake]) -> dict[str, dict[str, _Layer]] | None:

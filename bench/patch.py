@@ -72,6 +72,14 @@ def copied(value: Any) -> Any:
     return {k: copied(v) for k, v in value.items()} if isinstance(value, Mapping) else value
 
 
+def without(patch: Patch, components: set[tuple[str, str]]) -> Patch:
+    """The patch without these (section, component)s."""
+    rest = copied(patch)
+    for section, name in components:
+        del rest[section][name]
+    return rest
+
+
 def leaves(patch: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     """The paths a patch sets a value at; `video.order: {}` names a component and sets nothing."""
     if isinstance(patch, Mapping):

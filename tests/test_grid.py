@@ -117,6 +117,20 @@ def test_settings_reach_every_cell(tmp_path: Path) -> None:
     assert plan(sweep, "tiny", ["seeds=[3]"]).name == plan(sweep, "tiny").name
 
 
+def test_a_setting_reaches_only_cells_that_have_the_objective(tmp_path: Path) -> None:
+    axes = {"method": {"baseline": {}, "+ order": {"objectives": {"video.order": {}}}}}
+    sweep = write(tmp_path, {**SWEEP, "axes": axes})
+    baseline, order = plan(sweep, "tiny", ["objectives.video.order.weight=0.5"]).cells
+    assert set(baseline.config.objectives) == {"classify"}
+    assert order.config.objectives["video.order"].config.weight == 0.5
+    with pytest.raises(
+        Mistakes, match=r"video\.ordr\.weight: no cell has it; did you mean 'video\.order'"
+    ):
+        plan(sweep, "tiny", ["objectives.video.ordr.weight=0.5"])
+    added = plan(sweep, "tiny", ["objectives.video.debias={}"]).cells
+    assert all("video.debias" in cell.config.objectives for cell in added)
+
+
 def test_component_names_keep_their_dot() -> None:
     assert split_path("objectives.video.order.weight") == ("objectives", "video.order", "weight")
     assert split_path("train.lr") == ("train", "lr")
@@ -181,6 +195,7 @@ def test_bad_settings(tmp_path: Path) -> None:
     text = mistakes_of(tmp_path, SWEEP, "train.batc=3", "nonsense")
     assert "--set.train.batc: unknown key; did you mean 'batch'" in text
     assert "write it as key=value" in text
+    assert "objectives: must map" in mistakes_of(tmp_path, SWEEP, "objectives=3")
     assert "not valid YAML" in mistakes_of(tmp_path, SWEEP, "train.batch=[")
     assert "is written by axes.lr" in mistakes_of(tmp_path, SWEEP, "train.lr=1e-3")
 
