@@ -187,6 +187,7 @@ def _cells(
         here = {path for path in _options(final.patch) if path[1] in (merged.get(path[0]) or {})}
         merge(merged, without(final.patch, set(_options(final.patch)) - here))
         unused -= here
+        skip = None
         for seed in seeds:
             try:
                 config = parse({"seed": seed, **merged})
@@ -200,16 +201,24 @@ def _cells(
                     Mistake((), f"two cells are the same run: {labels} and {other} (seed {seed})")
                 )
                 break
-            science = json.dumps({**config.dump(defaults=False), "seed": 0}, sort_keys=True)
-            if science not in skips:
-                skips[science] = config.skip_reason()
-            cell = Cell(labels, config.seed, config, signature, skips[science])
+            if seed == seeds[0]:
+                skip = _skip_reason(config, skips)
+            cell = Cell(labels, config.seed, config, signature, skip)
             seen[signature] = cell
             cells.append(cell)
     for section, name in sorted(unused):
         hint = find.nearest(name, find.names(KEYED[section]))
         mistakes.append(Mistake((), f"--set {section}.{name}: no cell has it{hint}"))
     return cells
+
+
+def _skip_reason(config: RunConfig, known: dict[str, str | None]) -> str | None:
+    """Why the cell cannot run; asked once for all cells that differ in training only."""
+    asked = config.dump(defaults=False)
+    key = json.dumps([asked[k] for k in asked if k not in ("train", "seed")], sort_keys=True)
+    if key not in known:
+        known[key] = config.skip_reason()
+    return known[key]
 
 
 def _options(patch: Patch) -> Iterator[tuple[str, str]]:

@@ -46,20 +46,60 @@ class RunDir:
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
-        self.config = self.path / "config.yaml"
-        self.resources = self.path / "resources.yaml"
-        self.env = self.path / "env.json"
-        self.metrics = self.path / "metrics.jsonl"
-        self.predictions = self.path / "predictions.parquet"
-        self.checkpoints = self.path / "checkpoint"
-        self.last = self.checkpoints / "last.pt"
-        self.best = self.checkpoints / "best.pt"
-        self.log = self.path / "log.txt"
-        self.error = self.path / "error.txt"
-        self.result = self.path / "result.json"
-        self.progress = self.path / "progress.json"
-        self.job = self.path / "job.json"
-        self.lock = self.path / "lock"
+
+    # Properties, because a plan of thousands of cells makes this object for each of them.
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def resources(self) -> Path:
+        return self.path / "resources.yaml"
+
+    @property
+    def env(self) -> Path:
+        return self.path / "env.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def predictions(self) -> Path:
+        return self.path / "predictions.parquet"
+
+    @property
+    def last(self) -> Path:
+        return self.path / "checkpoint/last.pt"
+
+    @property
+    def best(self) -> Path:
+        return self.path / "checkpoint/best.pt"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log.txt"
+
+    @property
+    def error(self) -> Path:
+        return self.path / "error.txt"
+
+    @property
+    def result(self) -> Path:
+        return self.path / "result.json"
+
+    @property
+    def progress(self) -> Path:
+        return self.path / "progress.json"
+
+    @property
+    def job(self) -> Path:
+        return self.path / "job.json"
+
+    @property
+    def lock(self) -> Path:
+        return self.path / "lock"
 
     @property
     def signature(self) -> str:
