@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -187,25 +187,23 @@ def _cells(
         here = {path for path in _options(final.patch) if path[1] in (merged.get(path[0]) or {})}
         merge(merged, without(final.patch, set(_options(final.patch)) - here))
         unused -= here
-        skip = None
+        try:
+            config = parse({"seed": seeds[0], **merged})
+        except Mistakes as error:
+            mistakes += [_locate(m, [*common, *layers, final]) for m in error.mistakes]
+            continue
+        if "seed" in merged:
+            mistakes.append(_locate(Mistake(("seed",), "use `seeds`, a list"), [*layers, final]))
+        skip = _skip_reason(config, skips)
         for seed in seeds:
-            try:
-                config = parse({"seed": seed, **merged})
-            except Mistakes as error:
-                mistakes += [_locate(m, [*common, *layers, final]) for m in error.mistakes]
-                break  # the other seeds have the same mistakes
+            config = replace(config, seed=seed)
             signature = identity.signature(config)
             if signature in seen:
-                other = seen[signature].labels
-                mistakes.append(
-                    Mistake((), f"two cells are the same run: {labels} and {other} (seed {seed})")
-                )
+                twin = seen[signature].labels
+                mistakes.append(Mistake((), f"two cells are the same run: {labels} and {twin}"))
                 break
-            if seed == seeds[0]:
-                skip = _skip_reason(config, skips)
-            cell = Cell(labels, config.seed, config, signature, skip)
-            seen[signature] = cell
-            cells.append(cell)
+            seen[signature] = Cell(labels, seed, config, signature, skip)
+            cells.append(seen[signature])
     for section, name in sorted(unused):
         hint = find.nearest(name, find.names(KEYED[section]))
         mistakes.append(Mistake((), f"--set {section}.{name}: no cell has it{hint}"))

@@ -183,6 +183,7 @@ def test_every_mistake_is_named_with_its_place_and_the_nearest_name(tmp_path: Pa
         ({"axes": {"a": {"x": {}, "y": {}}}}, "two cells are the same run"),
         ({"base": {**SWEEP["base"], "model.name": "timesfromer"}}, "did you mean 'timesformer'"),
         ({"axes": {"seed": {"x": {}}}}, "taken by a column"),
+        ({"axes": {"a": {"x": {"seed": 1}}}}, "axes.a.x.seed: use `seeds`"),
         ({"base": [1]}, "base: must map config keys to values"),
         ({"resources": {"treads": 2}}, "did you mean 'threads'"),
     ],
