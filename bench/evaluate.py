@@ -12,6 +12,7 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -123,9 +124,9 @@ def context_for(
 ) -> Context:
     """The context of a run's own evaluations."""
     planned = config.data_spec()
+    opened = cache(partial(open_split, config, resources))
     # The data know the names of all their classes; the plan, made without them, need not.
-    stored = open_split(config, resources, planned.splits[1]).classes
-    spec = replace(planned, classes=stored)
+    spec = replace(planned, classes=opened(planned.splits[1]).classes)
     return Context(
         model=model.eval(),
         spec=spec,
@@ -136,7 +137,7 @@ def context_for(
         precision=config.train.precision,
         batch=config.train.batch,
         workers=resources.workers,
-        open_split=lambda split: open_split(config, resources, split),
+        open_split=opened,
         splits=spec.splits[1:],
         report=report,
     )
@@ -190,7 +191,7 @@ def subject_of(model: str, *, heads: int | None, frames: int | None) -> Subject:
     return Subject(found.model, clip, 0, "fp32", found.description.num_classes)
 
 
-def evaluate_subject(
+def context_over(
     name: str, options: Any, subject: Subject, data: Path, resources: Resources, *, batch: int
 ) -> Context:
     """A context over the shards in `data`, checked against the model."""
@@ -234,7 +235,7 @@ def evaluate_subject(
         precision=subject.precision,
         batch=batch,
         workers=resources.workers,
-        open_split=lambda split: shards.open_split(data, split),
+        open_split=cache(partial(shards.open_split, data)),
         splits=spec.splits[1:],
         report=lambda _: None,
     )
@@ -254,7 +255,7 @@ def main(arguments: list[str] | None = None) -> int:
         )
         torch.set_num_threads(options.threads)
         subject = subject_of(options.model, heads=options.heads, frames=options.frames)
-        context = evaluate_subject(
+        context = context_over(
             options.evaluation, config, subject, options.data, resources, batch=options.batch
         )
     except (ValueError, RuntimeError) as error:

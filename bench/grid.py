@@ -133,9 +133,8 @@ def _expand(
         mistakes += error.mistakes
         parsed_resources = Resources()
     cells: list[Cell] = []
-    if (
-        axes is not None
-    ):  # also when the axes have mistakes: those of their patches belong in the list
+    if axes is not None:
+        # also when the axes have mistakes: those of their patches belong in the list
         label_sets = list(_label_sets(sweep, sweep_doc, axes, mistakes))
         cells = _cells(label_sets, axes, seeds, common, final, mistakes)
     if mistakes:
@@ -178,14 +177,15 @@ def _cells(
     base: Patch = {}
     for layer in common:
         merge(base, layer.patch)
-    unused = set(_options(final.patch))
+    options = set(_options(final.patch))
+    unused = set(options)
     for labels in label_sets:
         layers = [axes[axis][label] for axis, label in labels.items() if label != "-"]
         merged = copied(base)
         for layer in layers:
             merge(merged, layer.patch)
-        here = {path for path in _options(final.patch) if path[1] in (merged.get(path[0]) or {})}
-        merge(merged, without(final.patch, set(_options(final.patch)) - here))
+        here = {path for path in options if path[1] in (merged.get(path[0]) or {})}
+        merge(merged, without(final.patch, options - here))
         unused -= here
         try:
             config = parse({"seed": seeds[0], **merged})

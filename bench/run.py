@@ -23,9 +23,10 @@ import cv2
 import torch
 
 from bench import environment, evaluate, find
-from bench.config import Resources, RunConfig, parse, parse_resources
+from bench.config import RunConfig, parse, parse_resources
 from bench.rundir import RunBusy, RunDir, State, write_json, write_text
-from bench.train import Trainer, device, open_split
+from bench.task import Samples
+from bench.train import Trainer, device
 
 log = logging.getLogger("bench")
 
@@ -69,7 +70,6 @@ def _train_and_evaluate(run: RunDir) -> None:
     cv2.setNumThreads(0)
     prepare_data(config, Path(resources.data_dir))
     env = environment.describe(device(resources), threads=resources.threads)
-    env["data_digest"] = open_split(config, resources, config.data_spec().splits[0]).digest
     log.info(
         "start %s on %s, commit %s",
         run.signature,
@@ -77,6 +77,7 @@ def _train_and_evaluate(run: RunDir) -> None:
         env["code"]["commit"][:12],
     )
     trainer = Trainer(run, config, resources, progress)
+    env["data_digest"] = trainer.samples.digest
     env["weights"] = getattr(trainer.learner.classifier.backbone, "loaded_weights", None)
     write_json(run.env, env)
 
@@ -92,7 +93,7 @@ def _train_and_evaluate(run: RunDir) -> None:
         "rows": rows,
         "data": config.data.name,
         "data_digest": env["data_digest"],
-        "provenance": provenance(config, resources),
+        "provenance": provenance(config, trainer.samples),
         "seconds": {"train": trained - started, "evaluate": time.monotonic() - trained},
         "parameters": sum(p.numel() for p in learner.classifier.parameters()),
         "code": env["code"],
@@ -110,9 +111,8 @@ def prepare_data(config: RunConfig, data_dir: Path) -> None:
         source.prepare(config.data.config, data_dir)
 
 
-def provenance(config: RunConfig, resources: Resources) -> str:
+def provenance(config: RunConfig, samples: Samples) -> str:
     """How the evaluated clips were made. Rows that differ in it are never averaged together."""
-    samples = open_split(config, resources, config.data_spec().splits[0])
     clip = f"{config.input.frames} frames, segment midpoints"
     scale = f"short side {config.input.eval_scale:g} x {config.input.size}"
     return f"{samples.provenance}; {clip}, {scale}, 1 temporal view x 1 centre crop"

@@ -178,7 +178,7 @@ def count_text(states: Iterable[State]) -> str:
 
 def launch(grid: Plan, standings: list[Standing], options: Any, console: Console) -> int:
     """Prepare the data, submit the chosen cells, watch them to their end. Returns the exit status."""
-    from bench import launcher  # imports torch and submitit: not needed for --plan
+    from bench import launcher  # imports OpenCV, submitit ...: not needed for --plan
 
     os.environ.update(
         {name: str(grid.resources.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}

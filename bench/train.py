@@ -59,15 +59,17 @@ class Trainer:
         self.device = device(resources)
         self.spec: DataSpec = config.data_spec()
         self.learner = build(config, weights_dir=Path(resources.weights_dir)).to(self.device)
-        samples = open_split(config, resources, self.spec.splits[0])
+        self.samples = open_split(config, resources, self.spec.splits[0])
         self.clips = loader.Clips(
-            samples, config.input, run_seed=config.seed, prepare=_prepare_functions(config)
+            self.samples, config.input, run_seed=config.seed, prepare=_prepare_functions(config)
         )
         self.optimizer = build_optimizer(
             self.learner, config.train, fused=self.device.type == "cuda"
         )
-        self.steps_per_epoch = loader.steps_per_epoch(len(samples), config.train.batch)
+        self.steps_per_epoch = loader.steps_per_epoch(len(self.samples), config.train.batch)
         self.total_steps = config.train.epochs * self.steps_per_epoch
+        held_out = open_split(config, resources, self.spec.splits[1])
+        self.held_out = loader.Clips(held_out, config.input)
         self.step = 0
         self.best = -math.inf
         self._window = _Window()
@@ -175,18 +177,16 @@ class Trainer:
     def validate(self) -> float:
         """Top-1 on the first evaluation split, ordered clips, centre crop."""
         self.learner.eval()
-        samples = open_split(self.config, self.resources, self.spec.splits[1])
-        clips = loader.Clips(samples, self.config.input)
         correct = 0
         batches = loader.evaluation_batches(
-            clips, batch=self.config.train.batch, workers=0, pin=self.device.type == "cuda"
+            self.held_out, batch=self.config.train.batch, workers=0, pin=self.device.type == "cuda"
         )
         for raw in batches:
             batch = to_device(raw, self.device, self.spec)
             with autocast(self.device, self.config.train.precision):
                 logits = self.learner.classifier(batch.clip_BTCHW)
             correct += int((logits.argmax(-1) == batch.labels_B).sum())
-        return correct / len(samples)
+        return correct / len(self.held_out)
 
     # -- checkpoints ---
 
