@@ -48,7 +48,7 @@ def _cell_rows(runs: Path, manifest: dict[str, Any], cell: dict[str, Any]) -> li
         "signature": cell["signature"],
         "data": cell["data"],
     }
-    if result is None:
+    if result is None or cell["stale"]:
         state, reason = _hole(run, cell)
         empty = dict.fromkeys(("evaluation", "split", "view", "subset", "metric"))
         return [{**common, "state": state, "reason": reason, **empty, "value": np.nan, "n": 0}]
@@ -64,6 +64,8 @@ def _cell_rows(runs: Path, manifest: dict[str, Any], cell: dict[str, Any]) -> li
 def _hole(run: RunDir, cell: dict[str, Any]) -> tuple[str, str]:
     if cell["skip"]:
         return str(State.SKIPPED), cell["skip"]
+    if cell["stale"]:
+        return str(State.STALE), cell["stale"]
     state = run.state()
     if state == State.DONE:
         return str(State.FAILED), f"{run.result} is not readable"

@@ -73,6 +73,12 @@ def main(arguments: list[str] | None = None) -> int:
     if missing:
         print("\n".join(f"{name}: {text}" for name, text in missing.items()), file=sys.stderr)
         return 2
+    live = [s for s in standings if s.state in (State.RUNNING, State.PENDING)]
+    if options.force and live:
+        names = "\n".join(f"  {label(s.cell)}: {s.run.path}" for s in live)
+        print(f"--force would pull these from under their processes:\n{names}", file=sys.stderr)
+        print("stop them first, or wait for them", file=sys.stderr)
+        return 2
     return launch(grid, standings, options, console)
 
 
@@ -187,7 +193,7 @@ def launch(grid: Plan, standings: list[Standing], options: Any, console: Console
     stale = [s for s in standings if s.state == State.STALE and s not in chosen]
     for s in stale:
         console.print(f"[yellow]STALE[/] {escape(label(s.cell))}: {escape(s.note)}")
-    write_manifest(grid, options.runs)
+    write_manifest(grid, options.runs, {s.run.signature: s.note for s in stale})
     counts = count_text(s.state for s in standings)
     console.print(f"{escape(grid.title)}: {counts}; launching {len(chosen)} cells")
     if chosen:
@@ -240,14 +246,15 @@ def label(cell: Cell) -> str:
     return " / ".join([*cell.labels.values(), f"seed {cell.seed}"])
 
 
-def write_manifest(grid: Plan, runs: Path) -> None:
-    """Which labels belong to which signatures; what bench.results reads."""
+def write_manifest(grid: Plan, runs: Path, stale: dict[str, str]) -> None:
+    """Which labels belong to which signatures, and which runs are stale; for bench.results."""
     cells = [
         {
             "labels": c.labels,
             "seed": c.seed,
             "signature": c.signature,
             "skip": c.skip,
+            "stale": stale.get(c.signature),
             "data": c.config.data.name,
         }
         for c in grid.cells

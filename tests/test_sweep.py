@@ -282,6 +282,31 @@ def test_a_changed_default_is_stale_not_reused(finished: Path, tmp_path: Path) -
     assert found.state == State.STALE and "train.gamma was 0.5, is now 0.1" in found.note
 
 
+def test_a_stale_run_is_a_hole_in_the_results(data_dir: Path, tmp_path: Path) -> None:
+    path, runs = small_sweep(tmp_path, {"fine": {}}), tmp_path / "runs"
+    assert sweep(runs, data_dir, file=path).returncode == 0
+    config = next(runs.glob("*/config.yaml"))
+    text = config.read_text()
+    digest, rest = text.split("\n", 1)
+    assert "gamma: 0.1" in rest
+    config.write_text(f"{digest[:-3]}000\n{rest.replace('gamma: 0.1', 'gamma: 0.5')}")
+    again = sweep(runs, data_dir, file=path)
+    assert again.returncode == 1 and "train.gamma was 0.5, is now 0.1" in again.stdout
+    frame = results.load(runs)
+    assert frame["state"].tolist() == ["STALE"] and frame["value"].isna().all()
+
+
+def test_force_leaves_running_cells_alone(data_dir: Path, tmp_path: Path) -> None:
+    path, runs = small_sweep(tmp_path, {"fine": {}}), tmp_path / "runs"
+    assert sweep(runs, data_dir, file=path).returncode == 0
+    run = RunDir(next(runs.glob("*/config.yaml")).parent)
+    run.result.unlink()
+    with run.hold():
+        refused = sweep(runs, data_dir, "--force", file=path)
+    assert refused.returncode == 2 and "stop them first" in refused.stderr
+    assert run.config.exists() and not (runs / "replaced").exists()
+
+
 def test_force_moves_the_old_run_aside(data_dir: Path, tmp_path: Path) -> None:
     path, runs = small_sweep(tmp_path, {"fine": {}}), tmp_path / "runs"
     assert sweep(runs, data_dir, file=path).returncode == 0
