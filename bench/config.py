@@ -36,6 +36,11 @@ class Input(Config):
     eval_scale: float = Field(
         1.0, ge=1.0, description="short side in evaluation, as a multiple of `size`"
     )
+    eval_crops: Literal[1, 3] = Field(
+        1,
+        description="square crops along the longer side in evaluation: 1 is the centre, 3 both "
+        "ends and the centre; their logits are added (the paper: 3)",
+    )
     rand_augment: str | None = Field(None, description="timm spec, e.g. rand-m20-mstd0.5-inc1")
 
     @pydantic.model_validator(mode="after")
@@ -90,6 +95,10 @@ class Resources(Config):
     workers: int = Field(0, ge=0, description="loader processes; 0 = in the training process")
     micro_batch: int | None = Field(
         None, ge=1, description="clips that fit on the device; default the whole batch"
+    )
+    compile: bool = Field(
+        False,
+        description="torch.compile the backbone in training; takes minutes before the first step",
     )
     log_every: int = Field(10, ge=1, description="steps between lines of metrics.jsonl")
     checkpoint_minutes: float = Field(5.0, gt=0)
@@ -159,6 +168,7 @@ class RunConfig:
             num_classes=spec.num_classes,
             mean=spec.mean,
             std=spec.std,
+            tubelet=getattr(model, "tubelet", 1),
         )
 
     def skip_reason(self) -> str | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
@@ -60,13 +60,20 @@ class Context:
         return len(self.open_split(split))
 
     def batches(self, split: str) -> Iterator[Batch]:
-        """Every key exactly once, in stored order."""
+        """Every key exactly once, in stored order: the centre crop of each clip."""
         clips = loader.Clips(self.open_split(split), self.input)
         pin = self.device.type == "cuda"
         for raw in loader.evaluation_batches(
             clips, batch=self.batch, workers=self.workers, pin=pin
         ):
             yield to_device(raw, self.device, self.spec)
+
+    def crops(self, split: str) -> Iterator[tuple[Batch, ...]]:
+        """Every key exactly once, in stored order: its crops, one batch per crop."""
+        clips = loader.Crops(self.open_split(split), self.input)
+        pin = self.device.type == "cuda"
+        for raws in loader.evaluation_crops(clips, batch=self.batch, workers=self.workers, pin=pin):
+            yield tuple(to_device(raw, self.device, self.spec) for raw in raws)
 
     def progress(self, done: int, total: int, text: str = "") -> None:
         phase = f"{self.evaluation} {text}".strip()
@@ -155,40 +162,88 @@ class Subject:
     seed: int
     precision: str
     num_classes: int
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)  # as in the release
-    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    made_by: dict[str, Any]  # what to write down about the model
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
 
 
-def subject_of(model: str, *, heads: int | None, frames: int | None) -> Subject:
-    """runs/<signature> or a released checkpoint file. Raises ValueError with the remedy."""
+def subject_of(
+    model: str,
+    *,
+    frames: int | None = None,
+    size: int | None = None,
+    backbone: Mapping[str, Any] | None = None,
+) -> Subject:
+    """runs/<signature>, or a released checkpoint: a file, or a folder of `save_pretrained`.
+
+    `frames`, `size` and `backbone` (fields of its Config) say of a released checkpoint what its
+    tensors do not show, or how to show clips to it. Raises ValueError with the remedy.
+    """
     path = Path(model)
     run = RunDir(path)
     if run.config.exists():
-        config = parse(run.read_config())
-        learner = build(config, weights_dir=None)
-        state = checkpoint.load(run.last)
-        if state is None:
+        if frames or size or backbone:
             raise ValueError(
-                f"{run.path} has no checkpoint yet; run it first: python -m bench.run {run.path}"
+                f"--model {model} is a run, with a config of its own; --frames, --size, --heads "
+                "and --backbone are for released checkpoints"
             )
-        learner.load_state_dict(state["learner"])
-        spec = config.data_spec()
-        return Subject(
-            model=learner.classifier,
-            input=config.input,
-            seed=config.seed,
-            precision=config.train.precision,
-            num_classes=spec.num_classes,
-            mean=spec.mean,
-            std=spec.std,
-        )
-    if not path.is_file():
+        return _run_subject(run)
+    if not path.exists():
         raise ValueError(f"--model {model}: neither a run directory nor a checkpoint file")
+    return _released_subject(path, frames=frames, size=size, backbone=backbone or {})
+
+
+def _run_subject(run: RunDir) -> Subject:
+    config = parse(run.read_config())
+    learner = build(config, weights_dir=None)
+    state = checkpoint.load(run.last)
+    if state is None:
+        raise ValueError(
+            f"{run.path} has no checkpoint yet; run it first: python -m bench.run {run.path}"
+        )
+    learner.load_state_dict(state["learner"])
+    spec = config.data_spec()
+    return Subject(
+        model=learner.classifier,
+        input=config.input,
+        seed=config.seed,
+        precision=config.train.precision,
+        num_classes=spec.num_classes,
+        made_by={
+            "signature": run.signature,
+            "backbone": config.dump()["model"],
+            "frames": config.input.frames,
+            "size": config.input.size,
+        },
+        mean=spec.mean,
+        std=spec.std,
+    )
+
+
+def _released_subject(
+    path: Path, *, frames: int | None, size: int | None, backbone: Mapping[str, Any]
+) -> Subject:
     state = released.read(path)
-    found = released.load(state, heads=heads, frames=frames)
-    size = found.description.size
-    clip = Input(frames=frames or found.description.frames, size=size)
-    return Subject(found.model, clip, 0, "fp32", found.description.num_classes)
+    found = released.describe(state, settings=released.read_settings(path))
+    loaded = released.build(state, found, backbone, frames=frames, size=size)
+    built = loaded.description
+    return Subject(
+        model=loaded.model,
+        input=Input(frames=built.frames, size=built.size),
+        seed=0,
+        precision="fp32",
+        num_classes=built.num_classes,
+        made_by={
+            "sha256": shards.sha256_of(released.weights_file(path)),
+            "backbone": {"name": built.backbone, **built.config},
+            "frames": built.frames,
+            "size": built.size,
+            "mean": built.mean,
+            "std": built.std,
+        },
+        mean=built.mean,
+        std=built.std,
+    )
 
 
 def context_over(
@@ -219,6 +274,7 @@ def context_over(
         num_classes=spec.num_classes,
         mean=spec.mean,
         std=spec.std,
+        tubelet=getattr(backbone, "tubelet", 1),
     )
     module = find.load("evaluation", name)
     reason = module.skip(options, model_spec, spec) if hasattr(module, "skip") else None
@@ -245,20 +301,22 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         module = find.load("evaluation", options.evaluation)
-        settings: list[Mistake] = []
-        patch = parse_settings(options.set, settings)
-        if settings:
-            raise Mistakes(settings)
+        patch, backbone = _settings(options)
         config = parse_options("evaluation", options.evaluation, patch)
         resources = Resources(
             device=options.device, workers=options.workers, threads=options.threads
         )
         torch.set_num_threads(options.threads)
-        subject = subject_of(options.model, heads=options.heads, frames=options.frames)
+        subject = subject_of(
+            options.model, frames=options.frames, size=options.size, backbone=backbone
+        )
+        if options.crops is not None:
+            crops = subject.input.model_copy(update={"eval_crops": options.crops})
+            subject = replace(subject, input=crops)
         context = context_over(
             options.evaluation, config, subject, options.data, resources, batch=options.batch
         )
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, OSError) as error:
         print(f"python -m bench.evaluate: {error}", file=sys.stderr)
         return 2
     with Progress(console=Console(stderr=True), transient=True) as bars:
@@ -271,9 +329,31 @@ def main(arguments: list[str] | None = None) -> int:
             "model": str(options.model),
             "data": str(options.data),
             "version": module.VERSION,
+            "crops": subject.input.eval_crops,
+            **subject.made_by,
         }
         write_json(options.out, {**made_by, "rows": rows})
     return 0
+
+
+def _settings(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What --set says of the evaluation, and --backbone and --heads of the model. Raises Mistakes."""
+    mistakes: list[Mistake] = []
+    patch = parse_settings(options.set, mistakes)
+    wrong: list[Mistake] = []
+    backbone = parse_settings(options.backbone, wrong)
+    mistakes += [replace(m, message=m.message.replace("--set", "--backbone", 1)) for m in wrong]
+    if options.heads is not None and backbone.setdefault("heads", options.heads) != options.heads:
+        mistakes.append(Mistake(("heads",), "--heads and --backbone say different numbers"))
+    if mistakes:
+        raise Mistakes(mistakes)
+    return patch, backbone
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+    return int(text)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -289,7 +369,9 @@ examples:
     )
     parser.add_argument("evaluation", metavar="EVALUATION", help="e.g. video.shuffle_gap")
     parser.add_argument(
-        "--model", required=True, help="runs/<signature>, or a released checkpoint file"
+        "--model",
+        required=True,
+        help="runs/<signature>, a released checkpoint file, or a folder of save_pretrained",
     )
     parser.add_argument(
         "--data", type=Path, required=True, metavar="DIR", help="shards made by bench.prepare"
@@ -303,13 +385,34 @@ examples:
         help="an option of the evaluation",
     )
     parser.add_argument(
-        "--heads", type=int, help="attention heads of a released checkpoint (default: width / 64)"
+        "--heads",
+        type=_positive,
+        help="attention heads of a released checkpoint (default: config.json's, or width / 64)",
     )
     parser.add_argument(
-        "--frames", type=int, help="frames per clip, if not those of a released checkpoint"
+        "--backbone",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="another option of a released checkpoint's backbone that its tensors do not show",
     )
     parser.add_argument(
-        "--batch", type=int, default=32, help="clips per forward pass (default: %(default)s)"
+        "--frames", type=_positive, help="frames per clip, if not those of a released checkpoint"
+    )
+    parser.add_argument(
+        "--size",
+        type=_positive,
+        metavar="PIXELS",
+        help="side of the crop, if not that of a released checkpoint",
+    )
+    parser.add_argument(
+        "--crops",
+        type=int,
+        choices=[1, 3],
+        help="spatial crops whose logits are added; the paper: 3 (default: the run's own, else 1)",
+    )
+    parser.add_argument(
+        "--batch", type=_positive, default=32, help="clips per forward pass (default: %(default)s)"
     )
     parser.add_argument(
         "--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: %(default)s)"

@@ -1,10 +1,10 @@
 """YAML -> labelled cells. Pure: reads the two YAML files, touches nothing else.
 
 A sweep says *what is compared* (axes), a scale says *how big* (data, model size, schedule,
-resources). Each value of an axis is a label that maps to a patch of the config; a cell takes one
-label per axis and merges
+resources, and under `backbones` what its recipe does for one backbone only). Each value of an axis
+is a label that maps to a patch of the config; a cell takes one label per axis and merges
 
-    scale.base <- sweep.base <- patches of its labels <- --set
+    scale.base <- scale.backbones[its model.name] <- sweep.base <- patches of its labels <- --set
 
 All mistakes of both files and all cells come back in one `Mistakes`, each with the place it was
 written at.
@@ -29,12 +29,12 @@ from bench.config import (
     parse,
     parse_resources,
 )
-from bench.patch import Patch, copied, has, leaves, merge, nest, overlap, parse_settings, without
+from bench.patch import Patch, has, leaves, merge, nest, overlap, parse_settings, without
 
 Labels = dict[str, str]
 
 _SWEEP_KEYS = ("title", "base", "axes", "zip", "exclude", "when", "seeds", "resources")
-_SCALE_KEYS = ("title", "base", "seeds", "resources")
+_SCALE_KEYS = ("title", "base", "backbones", "seeds", "resources")
 
 
 @dataclass(frozen=True)
@@ -125,6 +125,7 @@ def _expand(
         _Layer(f"{path}: base", _mapping(path, doc, "base", mistakes))
         for path, doc in ((scale_path, scale_doc), (sweep, sweep_doc))
     ]
+    recipes = _recipes(scale_path, scale_doc, mistakes)
     final = _Layer("--set", overrides)
     _check_conflicts(sweep, axes, sweep_doc.get("zip") or [], final, mistakes)
     try:
@@ -136,7 +137,7 @@ def _expand(
     if axes is not None:
         # also when the axes have mistakes: those of their patches belong in the list
         label_sets = list(_label_sets(sweep, sweep_doc, axes, mistakes))
-        cells = _cells(label_sets, axes, seeds, common, final, mistakes)
+        cells = _cells(label_sets, axes, seeds, common, recipes, final, mistakes)
     if mistakes:
         raise Mistakes(mistakes)
     if not cells:
@@ -163,25 +164,38 @@ def _mapping(where: Path | str, doc: Patch, key: str, mistakes: list[Mistake]) -
     return {}
 
 
+def _recipes(path: Path, doc: Patch, mistakes: list[Mistake]) -> dict[str, _Layer]:
+    """What a scale adds to the cells of one backbone."""
+    recipes = {}
+    known = find.names("backbone")
+    for name in _mapping(path, doc, "backbones", mistakes):
+        if name not in known:
+            hint = find.nearest(name, known)
+            mistakes.append(Mistake((), f"{path}: backbones: unknown backbone {name!r}{hint}"))
+        patch = _mapping(f"{path}: backbones", doc["backbones"], name, mistakes)
+        recipes[name] = _Layer(f"{path}: backbones.{name}", patch)
+    return recipes
+
+
 def _cells(
     label_sets: list[Labels],
     axes: dict[str, dict[str, _Layer]],
     seeds: list[int],
     common: list[_Layer],
+    recipes: dict[str, _Layer],
     final: _Layer,
     mistakes: list[Mistake],
 ) -> list[Cell]:
     cells: list[Cell] = []
     seen: dict[str, Cell] = {}
     skips: dict[str, str | None] = {}
-    base: Patch = {}
-    for layer in common:
-        merge(base, layer.patch)
     options = set(_options(final.patch))
     unused = set(options)
     for labels in label_sets:
         layers = [axes[axis][label] for axis, label in labels.items() if label != "-"]
-        merged = copied(base)
+        recipe = recipes.get(_backbone([*common, *layers, final]), _Layer("", {}))
+        layers = [common[0], recipe, *common[1:], *layers]
+        merged: Patch = {}
         for layer in layers:
             merge(merged, layer.patch)
         here = {path for path in options if path[1] in (merged.get(path[0]) or {})}
@@ -190,7 +204,7 @@ def _cells(
         try:
             config = parse({"seed": seeds[0], **merged})
         except Mistakes as error:
-            mistakes += [_locate(m, [*common, *layers, final]) for m in error.mistakes]
+            mistakes += [_locate(m, [*layers, final]) for m in error.mistakes]
             continue
         if "seed" in merged:
             mistakes.append(_locate(Mistake(("seed",), "use `seeds`, a list"), [*layers, final]))
@@ -208,6 +222,13 @@ def _cells(
         hint = find.nearest(name, find.names(KEYED[section]))
         mistakes.append(Mistake((), f"--set {section}.{name}: no cell has it{hint}"))
     return cells
+
+
+def _backbone(layers: list[_Layer]) -> str:
+    """The `model.name` that the last of these layers gives."""
+    models = [layer.patch.get("model") for layer in reversed(layers)]
+    names = [model["name"] for model in models if isinstance(model, dict) and "name" in model]
+    return str(names[0]) if names else ""
 
 
 def _skip_reason(config: RunConfig, known: dict[str, str | None]) -> str | None:

@@ -22,7 +22,7 @@ from bench.config import RunConfig
 from bench.data.loader import Draw
 from bench.identity import rng, seed
 from bench.models.classifier import Classifier
-from bench.task import Batch, Features
+from bench.task import Batch, Features, Objective
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,25 @@ class TrainingStep:
         self._run_seed = run_seed
         self._number = number
         self._draws = draws
+        self._extra: dict[nn.Module, Features] = {}
+
+    def encode_all(self, clip_BTCHW: Tensor, extra: Mapping[nn.Module, Tensor]) -> Features:
+        """Features of the clips; those of the objectives' extra clips, from the same pass, are kept
+        for `extra_features`.
+        """
+        if not extra:
+            return self.encode(clip_BTCHW)
+        clips = [clip_BTCHW, *extra.values()]
+        encoded = self.encode(torch.cat(clips))
+        features, *parts = (
+            Features(*part)
+            for part in zip(*(x.split([len(clip) for clip in clips]) for x in encoded), strict=True)
+        )
+        self._extra = dict(zip(extra, parts, strict=True))
+        return features
+
+    def extra_features(self, objective: nn.Module) -> Features:
+        return self._extra[objective]
 
     def encode(self, clip_BTCHW: Tensor) -> Features:
         return self._classifier.encode(clip_BTCHW)
@@ -79,7 +98,12 @@ class Learner(nn.Module):
         self.weights = dict(weights)
 
     def forward(self, batch: Batch, step: TrainingStep) -> LossReport:
-        features = step.encode(batch.clip_BTCHW)
+        extra: dict[nn.Module, Tensor] = {}
+        for part in self.objectives.values():
+            assert isinstance(part, Objective)
+            if (clips := part.extra_clips(step, batch)) is not None:
+                extra[part] = clips
+        features = step.encode_all(batch.clip_BTCHW, extra)
         total = torch.zeros((), device=batch.clip_BTCHW.device)
         terms: dict[str, Tensor] = {}
         logs: dict[str, Tensor] = {}
@@ -106,7 +130,7 @@ def build(config: RunConfig, *, weights_dir: Path | None) -> Learner:
         options = options.model_copy(update={"init": None, "init_sha256": None})
     with _drawing(config.seed, "backbone"):
         backbone = module.build(
-            config.model.config,
+            options,
             frames=config.input.frames,
             size=config.input.size,
             weights=weights_dir,

@@ -115,7 +115,8 @@ def provenance(config: RunConfig, samples: Samples) -> str:
     """How the evaluated clips were made. Rows that differ in it are never averaged together."""
     clip = f"{config.input.frames} frames, segment midpoints"
     scale = f"short side {config.input.eval_scale:g} x {config.input.size}"
-    return f"{samples.provenance}; {clip}, {scale}, 1 temporal view x 1 centre crop"
+    crops = {1: "1 centre crop", 3: "3 crops"}[config.input.eval_crops]
+    return f"{samples.provenance}; {clip}, {scale}, 1 temporal view x {crops}"
 
 
 class Progress:

@@ -66,6 +66,7 @@ class ModelSpec:
     num_classes: int  # K
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    tubelet: int = 1  # frames that make up one token; T of `Features` is frames / tubelet
 
     @property
     def num_patches(self) -> int:
@@ -141,7 +142,14 @@ class Backbone(Protocol):
 class Step(Protocol):
     """What an objective may ask of the training step it is part of."""
 
-    def encode(self, clip_BTCHW: Tensor) -> Features: ...
+    def encode(self, clip_BTCHW: Tensor) -> Features:
+        """A pass of its own through the encoder; what is known before belongs in `extra_clips`."""
+        ...
+
+    def extra_features(self, objective: Objective) -> Features:
+        """Of what `objective.extra_clips` returned, encoded together with the batch's clips."""
+        ...
+
     def classify(self, features: Features) -> Tensor:
         """logits_BK"""
         ...
@@ -189,7 +197,13 @@ class Context(Protocol):
         ...
 
     def batches(self, split: str) -> Iterator[Batch]:
-        """Every key exactly once, in stored order."""
+        """Every key exactly once, in stored order: the centre crop of each clip."""
+        ...
+
+    def crops(self, split: str) -> Iterator[tuple[Batch, ...]]:
+        """The same, with every spatial crop that is evaluated (`Input.eval_crops`): one batch per
+        crop, of the same keys. An evaluation that classifies adds the logits of the crops.
+        """
         ...
 
     def progress(self, done: int, total: int, text: str = "") -> None: ...
@@ -210,8 +224,19 @@ class Objective(nn.Module):
         self.config = config
         self.model = model
 
+    def extra_clips(self, step: Step, batch: Batch) -> Tensor | None:
+        """Further clips (normalised, shaped like the batch's; any number) that `forward` needs.
+
+        They go through the encoder in one batch with the batch's own clips; `forward` gets their
+        features from `step.extra_features(self)`.
+        """
+        return None
+
     def forward(
         self, step: Step, batch: Batch, features: Features
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The unweighted loss (a mean over the batch) and scalars worth logging."""
+        """The unweighted loss (a mean over the batch) and scalars worth logging.
+
+        `features` are those of the batch's clips.
+        """
         raise NotImplementedError

@@ -249,15 +249,18 @@ def html(table: Table, name: str = "") -> str:
         f"<li><sup>[{mark}]</sup> {escape(reason)}</li>"
         for reason, mark in footnotes(table).items()
     ]
-    parts = [
-        f'<figure class="table{" wide" if len(table.columns) > 14 else ""}">',
-        f"<figcaption>{escape(table.caption)}</figcaption>",
+    grid = [
         '<div class="scroll"><table>',
         *_html_header(table),
         "<tbody>",
         *_html_rows(table),
         "</tbody>",
         "</table></div>",
+    ]
+    parts = [
+        f'<figure class="table{" wide" if len(table.columns) > 14 else ""}">',
+        f"<figcaption>{escape(table.caption)}</figcaption>",
+        *(grid if table.rows else []),  # a header without rows says less than the notes
         *(['<ul class="notes">', *items, "</ul>"] if items else []),
         "</figure>",
     ]

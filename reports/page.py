@@ -106,7 +106,9 @@ class Report:
     @property
     def tally(self) -> list[tuple[str, int]]:
         """How many runs are in each state; a run that serves two sweeps counts once."""
-        once = self.runs.drop_duplicates([*stats.axes(self.frame), "seed", "signature"])
+        # A skipped cell may have no signature; its labels then tell it apart.
+        names = self.runs["signature"].where(self.runs["signature"] != "", self.runs.index)
+        once = self.runs[~names.duplicated()]
         counts = once["state"].value_counts()
         order = [*STATES, *sorted(set(counts.index) - set(STATES))]
         return [(state, int(counts[state])) for state in order if state in counts.index]
@@ -187,7 +189,10 @@ def stem(module: ModuleType) -> str:
     return Path(module.__file__ or module.__name__).stem
 
 
-def _rank(cell: tuple[str, ...]) -> tuple[tuple[int, str], ...]:
-    """Known backbones and methods in their own order, everything else alphabetically."""
+def _rank(cell: tuple[str, ...]) -> tuple[tuple[int, float, str], ...]:
+    """Known backbones and methods in their own order, then numbers, then text."""
     known = (*stats.BACKBONES, *stats.METHODS)
-    return tuple((known.index(label) if label in known else len(known), label) for label in cell)
+    return tuple(
+        (known.index(label) if label in known else len(known), *stats.natural(label))
+        for label in cell
+    )

@@ -141,14 +141,21 @@ def checked(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def aggregate(frame: pd.DataFrame, labels: Mapping[str, str], measure: Measure) -> Aggregate:
-    """The number `measure` of the cell with these axis labels, over its seeds."""
+    """The number `measure` of the cell with these axis labels, over its seeds.
+
+    A sweep with further axes has cells of these labels too, e.g. + TIME at several numbers of
+    frames. They give way to the cell of a sweep that has these axes alone; where there is none,
+    the aggregate has a `problem` that names the further axes.
+    """
     index = _index(frame)
     heads = [
         head
         for head in index.heads
         if all(head.get(axis) == label for axis, label in labels.items())
     ]
-    heads = _without_replaced(heads)
+    further = [axis for axis in axes(frame) if axis not in labels]
+    plain = [head for head in heads if all(pd.isna(head[axis]) for axis in further)]
+    heads = _without_replaced(plain or heads)
     key = (measure.evaluation, measure.split, measure.view, measure.subset, measure.metric)
     runs = tuple(_run(head, index.numbers.get((head["signature"], *key), ())) for head in heads)
     return Aggregate(runs, _clash(heads, axes(frame)) or _mixed(runs))
@@ -178,9 +185,31 @@ def of_evaluation(frame: pd.DataFrame, evaluation: str) -> pd.DataFrame:
 
 
 def labels(frame: pd.DataFrame, axis: str, first: Sequence[str] = ()) -> tuple[str, ...]:
-    """The labels of an axis in the frame: the known ones in their order, then the rest."""
+    """The labels of an axis in the frame: the known ones in their order, then the rest, numbers by value."""
     found = set(frame[axis].dropna()) if axis in frame else set()
-    return (*(label for label in first if label in found), *sorted(found - set(first)))
+    return (*(label for label in first if label in found), *sorted(found - set(first), key=natural))
+
+
+def plotted(frame: pd.DataFrame, measure: Measure) -> dict[str, tuple[str, ...]]:
+    """Each backbone that has this number, with the methods that have it, in the order of tables."""
+    methods = {
+        backbone: tuple(
+            method
+            for method in labels(frame[frame["backbone"] == backbone], "method", METHODS)
+            if aggregate(frame, {"backbone": backbone, "method": method}, measure).values
+        )
+        for backbone in labels(frame, "backbone", BACKBONES)
+    }
+    return {backbone: found for backbone, found in methods.items() if found}
+
+
+def natural(label: str) -> tuple[float, str]:
+    """To sort labels by: numbers by value and before any text."""
+    try:
+        value = float(label)
+    except ValueError:
+        value = np.inf
+    return (value, "") if np.isfinite(value) else (np.inf, label)
 
 
 def axes(frame: pd.DataFrame) -> tuple[str, ...]:

@@ -195,7 +195,8 @@ def notes(table: Table) -> tuple[str, ...]:
     if any(cell.status == "published" and cell.value is None for cell in cells):
         extra.append(f"A {DASH} under 'paper': the sources give no such number.")
     # A column must not rank what is not comparable.
-    mixed = [c.full_heading for j, c in enumerate(table.columns) if _mixed(table, j)]
+    ranked = [(j, column) for j, column in enumerate(table.columns) if column.better]
+    mixed = [column.full_heading for j, column in ranked if _mixed(table, j)]
     if mixed:
         extra.append(
             "The rows were measured on data made in different ways, so no best is marked in: "

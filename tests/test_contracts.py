@@ -12,7 +12,7 @@ import torch
 from bench import find
 from bench.data.transforms import normalise
 from bench.identity import rng
-from bench.learner import TrainingStep
+from bench.learner import Learner, TrainingStep
 from bench.models.classifier import Classifier
 from bench.task import Batch, Config, DataSpec, ModelSpec
 
@@ -126,10 +126,10 @@ def test_objective_gives_a_finite_loss_and_gradients(name: str, options: str) ->
     objective = module.Objective(config, spec)
     step = TrainingStep(classifier, run_seed=0, number=0, draws=())
     batch = _batch(spec, extras, frames)
-    loss, logs = objective(step, batch, classifier.encode(batch.clip_BTCHW))
-    assert loss.ndim == 0 and bool(torch.isfinite(loss))
-    assert all(value.ndim == 0 for value in logs.values())
-    loss.backward()
+    report = Learner(classifier, {name: objective}, {name: 1.0})(batch, step)
+    assert report.total.ndim == 0 and bool(torch.isfinite(report.total))
+    assert all(value.ndim == 0 for value in report.logs.values())
+    report.total.backward()
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in classifier.parameters())
     assert all(p.grad is not None for p in objective.parameters())
 

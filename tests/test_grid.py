@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from bench import find, identity
 from bench.config import Mistakes, RunConfig, parse
-from bench.grid import plan
+from bench.grid import Cell, plan
 from bench.patch import merge, nest, split_path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -340,3 +340,75 @@ def test_the_sweep_in_the_readme_is_valid(tmp_path: Path) -> None:
     path.write_text(block[: block.index("```")])
     cells = plan(path, "tiny").cells
     assert len(cells) == 9 and {c.labels["weight"] for c in cells} == {"-", "0.5", "1"}
+
+
+# -- what a scale does for one backbone, and the sweeps of this repository ---
+
+
+def test_a_scale_adds_to_the_cells_of_one_backbone(tmp_path: Path) -> None:
+    scale = {**SCALE, "backbones": {"xvit": {"train.dropout": 0.5, "train.epochs": 7}}}
+    base = {"objectives": {"classify": {}}, "train.epochs": 2}
+    axes = {"backbone": {n: {"model.name": n} for n in ("timesformer", "xvit")}}
+    path = write(tmp_path, {"base": base, "axes": axes}, scale)
+    plain, patched = (cell.config.train for cell in plan(path, "tiny").cells)
+    assert (plain.dropout, patched.dropout) == (0.0, 0.5)
+    assert patched.epochs == 2  # what is compared wins over how big
+    over = plan(path, "tiny", ["train.dropout=0.1"]).cells
+    assert {cell.config.train.dropout for cell in over} == {0.1}
+    everywhere = {"base": {**base, "model.name": "timesformer"}, "axes": {"a": {"x": {}}}}
+    moved = plan(write(tmp_path, everywhere, scale), "tiny", ["model.name=xvit"]).cells
+    assert [cell.config.train.dropout for cell in moved] == [0.5]
+
+
+def test_mistakes_in_what_a_scale_adds(tmp_path: Path) -> None:
+    scale = {**SCALE, "backbones": {"xvti": {}, "timesformer": {"train.dropuot": 1}, "xvit": [1]}}
+    with pytest.raises(Mistakes) as caught:
+        plan(write(tmp_path, SWEEP, scale), "tiny")
+    text = str(caught.value)
+    assert "backbones: unknown backbone 'xvti'; did you mean 'xvit'" in text
+    assert "backbones.timesformer.train.dropuot: unknown key; did you mean 'dropout'" in text
+    assert "xvit: must map config keys to values" in text
+
+
+def cells_of(sweep: str, scale: str) -> list[Cell]:
+    return list(plan(ROOT / f"sweeps/{sweep}.yaml", scale, ["seeds=[0]"]).cells)
+
+
+@pytest.mark.parametrize("scale", ["smoke", "mini", "paper"])
+def test_backbones_shares_its_timesformers_with_the_ablation(scale: str) -> None:
+    ablation = {cell.signature for cell in cells_of("ablation", scale)}
+    cells = cells_of("backbones", scale)
+    assert [cell.skip for cell in cells] == [None] * 6
+    shared = [cell.labels["backbone"] for cell in cells if cell.signature in ablation]
+    assert shared == ["TimeSformer"] * 2
+
+
+def test_backbones_follow_the_released_recipe_at_the_paper_scale() -> None:
+    """Fact sheet, 1.3: everything is equal but the stochastic depth and X-ViT's dropout."""
+    found = {}
+    for cell in cells_of("backbones", "paper"):
+        train, clip = cell.config.train, cell.config.input
+        found[cell.labels["backbone"]] = (cell.config.model.config.drop_path, train.dropout)
+        assert (train.lr, train.weight_decay, train.batch, train.epochs) == (1e-4, 0.05, 64, 35)
+        assert (train.schedule, train.milestones, train.gamma) == ("step", (20, 30), 0.1)
+        assert (train.amsgrad, train.warmup_epochs, train.clip_grad) == (True, 0.0, None)
+        assert (clip.frames, clip.size, clip.eval_crops, clip.eval_scale) == (8, 224, 3, 1.0)
+        assert [224 * edge for edge in clip.jitter] == pytest.approx([256, 320])
+        assert clip.rand_augment == "rand-m20-mstd0.5-inc1"
+        assert all(part.config.weight == 1 for part in cell.config.objectives.values())
+    assert found == {"TimeSformer": (0.1, 0.0), "Motionformer": (0.2, 0.0), "X-ViT": (0.0, 0.5)}
+
+
+@pytest.mark.parametrize("scale", ["smoke", "mini", "paper"])
+def test_sensitivity_changes_one_thing_at_a_time(scale: str) -> None:
+    cells = cells_of("sensitivity", scale)
+    assert len(cells) == 15 and not any(cell.skip for cell in cells)
+    (released,) = (cell for cell in cells if cell.labels["variant"] == "as released")
+    for cell in cells:
+        changes = identity.drift(released.config.dump(), cell.config)
+        expected = 0 if cell is released or cell.labels["method"] == "baseline" else 1
+        if (cell.labels["method"], cell.labels["frames"]) != ("baseline", "8"):
+            assert len(changes) == max(expected, cell.labels["frames"] != "8"), cell.labels
+    if scale != "smoke":  # there clips have 4 frames
+        ablation = {cell.signature for cell in cells_of("ablation", scale)}
+        assert sum(cell.signature in ablation for cell in cells) == 2

@@ -24,6 +24,7 @@ from bench.metrics import correct_top_k, top_k
 from bench.models import released
 from bench.models.backbones import timesformer
 from bench.models.classifier import Classifier
+from bench.models.weights import load_fitted
 from tasks import classify
 from tasks.video import debias, flow, order, order_probe, shuffle_gap
 
@@ -153,7 +154,7 @@ def test_frame_order_matters_only_through_the_time_embedding() -> None:
 def test_another_frame_count_takes_the_nearest_time_embedding() -> None:
     model = awaken(tiny_backbone()).eval()
     doubled = timesformer.build(TINY, frames=8, size=16).eval()
-    timesformer.load_released(doubled, model.state_dict())
+    load_fitted(doubled, model.state_dict())
     torch.testing.assert_close(doubled.time_embed, model.time_embed.repeat_interleave(2, dim=1))
     clip = torch.randn(1, 8, 3, 16, 16)
     torch.testing.assert_close(model(clip).cls_BD, doubled(clip).cls_BD)
@@ -299,9 +300,9 @@ class FakeStep:
     """task.Step whose random numbers are a function of (seed, step, name), and which remembers what
     it showed."""
 
-    def __init__(self, model: Classifier, batch_size: int, *, number: int = 0) -> None:
+    def __init__(self, model: Classifier, batch: task.Batch, *, number: int = 0) -> None:
         self.model = model
-        self.batch_size = batch_size
+        self.batch = batch
         self.number = number
         self.shown: list[Tensor] = []
 
@@ -309,12 +310,17 @@ class FakeStep:
         self.shown.append(clip_BTCHW)
         return self.model.encode(clip_BTCHW)
 
+    def extra_features(self, objective: task.Objective) -> task.Features:
+        clips = objective.extra_clips(self, self.batch)
+        assert clips is not None
+        return self.encode(clips)
+
     def classify(self, features: task.Features) -> Tensor:
         return self.model.classify(features)
 
     def rng(self, name: str, *, per_sample: bool = False) -> Any:
         if per_sample:
-            return [views.generator(self.number, f"{name} {i}") for i in range(self.batch_size)]
+            return [views.generator(self.number, f"{name} {key}") for key in self.batch.keys]
         return views.generator(self.number, name)
 
 
@@ -337,7 +343,7 @@ def shown_orders(step: FakeStep) -> np.ndarray:
 def prepared(number: int = 0) -> tuple[FakeStep, task.Batch, task.Features]:
     model = Classifier(tiny_backbone(drop_path=0.0), 5)
     batch = numbered_batch()
-    return FakeStep(model, 6, number=number), batch, model.encode(batch.clip_BTCHW)
+    return FakeStep(model, batch, number=number), batch, model.encode(batch.clip_BTCHW)
 
 
 @pytest.mark.parametrize("module", [classify, order, debias, flow])
@@ -381,7 +387,7 @@ def test_debias_excludes_the_identity_only_when_asked(kind: Any) -> None:
     for allow in seen:
         objective = debias.Objective(debias.Config(permutation=kind, allow_identity=allow), SPEC)
         for number in range(60):
-            step = FakeStep(nn.Identity(), 4, number=number)
+            step = FakeStep(nn.Identity(), numbered_batch(4), number=number)
             orders = np.atleast_2d(objective.orders(step, 3))
             seen[allow] += int((orders == np.arange(3)).all(axis=1).sum())
     assert seen[True] > 0 and seen[False] == 0
@@ -404,7 +410,7 @@ def test_order_targets_the_original_index_of_the_shown_frame() -> None:
         objective = order.Objective(order.Config(shuffle=shuffle), spec)
         with torch.no_grad():
             objective.head.weight.copy_(100 * torch.eye(4))
-        step = FakeStep(model, 6)
+        step = FakeStep(model, batch)
         _, logs = objective(step, batch, model.encode(batch.clip_BTCHW))
         assert logs["accuracy"] == 1.0
         assert len(step.shown) == int(shuffle)
@@ -566,6 +572,9 @@ class FakeContext:
 
     def batches(self, split: str) -> Iterator[task.Batch]:
         return iter(self._batches)
+
+    def crops(self, split: str) -> Iterator[tuple[task.Batch, ...]]:
+        return ((batch,) for batch in self._batches)
 
     def count(self, split: str) -> int:
         return self.declared

@@ -2,8 +2,7 @@
 
 Files: BENCH_PARITY_DIR/*.safetensors (default tests/fixtures/parity) and
 BENCH_FLOW_DIR/*.safetensors (default tests/fixtures/flow). Sizes are read from the files, so a
-folder of other sizes works as well. A kind of backbone that has no file in bench/models/backbones
-yet is skipped, with that reason.
+folder of other sizes works as well.
 """
 
 from __future__ import annotations
@@ -48,9 +47,15 @@ class FixedStep:
 
     model: torch.nn.Module
     order: np.ndarray
+    batch: task.Batch
 
     def encode(self, clip_BTCHW: Tensor) -> task.Features:
         return self.model.encode(clip_BTCHW)
+
+    def extra_features(self, objective: task.Objective) -> task.Features:
+        clips = objective.extra_clips(self, self.batch)
+        assert clips is not None
+        return self.encode(clips)
 
     def classify(self, features: task.Features) -> Tensor:
         return self.model.classify(features)
@@ -74,9 +79,8 @@ def reference(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 def measured(path: Path, dtype: torch.dtype) -> dict[str, Tensor]:
     """Everything the reference file states, computed with our modules."""
     config, tensors = reference(path)
-    if config["kind"] not in find.names("backbone"):
-        pytest.skip(f"no backbone {config['kind']} yet")
-    options = {k: config[k] for k in ("orig", "use_mlp") if config.get(k) is not None}
+    # What the tensors do not show.
+    options = {"project_values": not config["orig"]} if config.get("orig") is not None else {}
     loaded = released.load(released.plain(tensors), heads=config["heads"], drop_path=0.0, **options)
     spec = task.ModelSpec(
         frames=config["T"],
@@ -98,7 +102,7 @@ def measured(path: Path, dtype: torch.dtype) -> dict[str, Tensor]:
         extras={"video.flow": tensors["input/flow"]},
     )
     order = tensors["input/permutation"].numpy()
-    step = FixedStep(model, order)
+    step = FixedStep(model, order, batch)
 
     model.eval()
     with torch.no_grad():
@@ -142,8 +146,6 @@ def test_outputs_losses_and_gradient_are_the_released_ones(path: Path, dtype: to
 @pytest.mark.parametrize("path", PARITY, ids=lambda path: path.stem)
 def test_the_sizes_are_read_from_the_tensors(path: Path) -> None:
     config, tensors = reference(path)
-    if config["kind"] not in find.names("backbone"):
-        pytest.skip(f"no backbone {config['kind']} yet")
     found = released.describe(released.plain(tensors), heads=config["heads"])
     assert found.backbone == config["kind"]
     assert (found.frames, found.size) == (config["T"], config["img_size"])

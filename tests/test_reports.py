@@ -18,9 +18,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
 
-from reports import build, formats, published, stats, table
+from reports import build, formats, published, stats, style, table
 
 METHODS = ("baseline", "+ order", "+ debias", "+ flow", "+ TIME")
 ORIGINAL = {"baseline": 0.62, "+ order": 0.66, "+ debias": 0.63, "+ flow": 0.65, "+ TIME": 0.70}
@@ -132,6 +136,49 @@ def realistic() -> pd.DataFrame:
         cells.append(cell(method, seed, "Motionformer", state=state, sweep="backbones"))
     skipped = {"state": "SKIPPED", "reason": "needs frame tokens, which this backbone merges"}
     cells.append(cell("+ TIME", 0, "X-ViT", sweep="backbones", **skipped))
+    return frame(*cells)
+
+
+BACKBONES = ("TimeSformer", "Motionformer", "X-ViT")
+VARIANTS = (
+    "order weight: 0.3",
+    "order weight: 3",
+    "debias weight: 0.3",
+    "debias weight: 3",
+    "flow weight: 0.3",
+    "flow weight: 3",
+    "debias shuffle: per clip",
+    "debias shuffle: no identity",
+    "order frames: shuffled",
+)
+
+
+def union(seeds: Sequence[int] = (0, 1, 2)) -> pd.DataFrame:
+    """The ablation, the backbones and the sensitivity sweep, finished, with their shared cells."""
+    cells = [cell(method, seed) for method in METHODS for seed in seeds]
+    for backbone, method, seed in itertools.product(BACKBONES, ("baseline", "+ TIME"), seeds):
+        cells.append(cell(method, seed, backbone, sweep="backbones"))
+    return pd.concat([frame(*cells), sensitivity(seeds)], ignore_index=True)
+
+
+def sensitivity(seeds: Sequence[int] = (0, 1, 2)) -> pd.DataFrame:
+    settings = [(m, f, "-") for m in ("baseline", "+ TIME") for f in ("4", "8", "16")]
+    settings[4] = ("+ TIME", "8", "as released")
+    settings += [("+ TIME", "8", variant) for variant in VARIANTS]
+    cells = []
+    for position, (method, frames, variant) in enumerate(settings):
+        for seed in seeds:
+            where: dict[str, Any] = {"sweep": "sensitivity", "frames": frames, "variant": variant}
+            if frames == "8" and variant in ("-", "as released"):
+                cells.append(cell(method, seed, **where))  # the ablation's own run
+                continue
+            numbers = list(_numbers(method, seed))
+            for number in numbers:
+                lower = number["view"] in ("original", "gap") and number["split"] == "val"
+                number["value"] -= 0.006 * position * lower
+            where["provenance"] = f"{PROVENANCE}, {frames} frames" if frames != "8" else PROVENANCE
+            where["signature"] = signature(method, frames, variant, seed)
+            cells.append(cell(method, seed, numbers=numbers, **where))
     return frame(*cells)
 
 
@@ -373,6 +420,63 @@ def test_an_unbiased_split_appears_only_where_there_is_one() -> None:
     assert not any(c.group == "val_unbiased" for c in build_table("ablation", without).columns)
 
 
+def test_sweeps_with_further_axes_leave_the_main_tables_alone() -> None:
+    """+ TIME at 4 frames or with other weights is not the + TIME of table 1."""
+    alone = frame(*(cell(m, s, b) for b in BACKBONES for m in METHODS for s in (0, 1, 2)))
+    for name in ("main_result", "temporal_static"):
+        beside, without = build_table(name, union()), build_table(name, alone)
+        assert [row.labels for row in beside.rows] == [row.labels for row in without.rows]
+        assert not beside.holes
+        for one, other in zip(beside.rows, without.rows, strict=True):
+            assert [c.text for c in one.cells] == [c.text for c in other.cells]
+    ablation = build_table("ablation", union())
+    assert {row.labels[0] for row in ablation.rows} == {"TimeSformer"}
+    assert not ablation.holes
+    only = by_label(build_table("main_result", sensitivity()), "TimeSformer", "+ TIME")
+    assert "axis frames, variant also varies" in only["1 Top-1 ↑"].reason
+
+
+def test_sensitivity_has_one_row_per_setting_beside_its_references() -> None:
+    built = build_table("sensitivity", union())
+    assert [row.labels[:2] for row in built.rows][:6:2] == [
+        ("frames", "4"),
+        ("frames", "8, as released"),
+        ("frames", "16"),
+    ]
+    assert [row.labels[:2] for row in built.rows][6:8] == [
+        ("order weight", "0.3"),
+        ("order weight", "3"),
+    ]
+    assert len(built.rows) == 6 + len(VARIANTS) and not built.holes and not table.best(built)
+    released = by_label(built, "frames", "8, as released", "TimeSformer", "+ TIME")
+    assert [released[f"{j} val: paper"].text for j in (2, 4, 6)] == ["63.7", "25.3", "38.4"]
+    assert released["8 Change to as released: Gap"].text == "reference"
+    changed = by_label(built, "flow weight", "3", "TimeSformer", "+ TIME")
+    full_gap, gap = released["5 val: Gap"].value, changed["5 val: Gap"].value
+    assert full_gap is not None and gap is not None
+    assert changed["8 Change to as released: Gap"].value == pytest.approx(gap - full_gap)
+    assert changed["2 val: paper"].text == table.DASH
+    assert not any("no best is marked" in note for note in table.notes(built))
+
+
+def test_a_sensitivity_sweep_that_was_not_run_is_a_note_and_no_hole() -> None:
+    built = build_table("sensitivity", full())
+    assert not built.rows and not built.holes
+    assert "sweeps/sensitivity.yaml" in built.notes[0]
+    assert "<table" not in formats.html(built)
+    missing = sensitivity().query("variant != 'order weight: 3' or seed != 2")
+    pending = cell("+ TIME", 2, state="PENDING", frames="8", variant="order weight: 3")
+    for row in pending:
+        row["sweep"] = "sensitivity"
+    partly = build_table("sensitivity", pd.concat([missing, frame(pending)]))
+    assert {hole[0] for hole in partly.holes} == {"order weight 3 TimeSformer + TIME"}
+
+
+def test_labels_sort_as_numbers() -> None:
+    labels = ["16", "4", "nan", "per clip", "0.3", "8"]
+    assert sorted(labels, key=stats.natural) == ["0.3", "4", "8", "16", "nan", "per clip"]
+
+
 def test_a_ragged_table_is_refused() -> None:
     with pytest.raises(ValueError, match="2 labels"):
         table.Table("t", "", ("Method",), (), (table.Row(("a", "b"), ()),))
@@ -422,9 +526,12 @@ def from_json(text: str) -> list[list[str]]:
     return [[*row["labels"], *(cell["text"] for cell in row["cells"])] for row in rows]
 
 
-@pytest.mark.parametrize("name", ["main_result", "temporal_static", "ablation", "nasty"])
+@pytest.mark.parametrize(
+    "name", ["main_result", "temporal_static", "ablation", "sensitivity", "nasty"]
+)
 def test_cells_are_equal_in_every_format(name: str) -> None:
-    built = nasty() if name == "nasty" else build_table(name, realistic())
+    results = sensitivity() if name == "sensitivity" else realistic()
+    built = nasty() if name == "nasty" else build_table(name, results)
     rows = list(csv.reader(formats.csv(built).splitlines()))[1:]
     assert rows[0][0] == built.rows[0].labels[0]
     assert from_markdown(formats.markdown(built)) == rows
@@ -546,6 +653,7 @@ def test_strict_fails_on_holes_only(report: Callable[..., int]) -> None:
         )
     )
     assert report(complete, "--strict") == 0
+    assert report(union((0, 1)), "--strict") == 0
     assert report(realistic(), "--strict") == 1
     assert report(realistic()) == 0
 
@@ -613,7 +721,7 @@ def test_a_dropped_in_file_is_found(
     assert report(full()) == 0
     assert "Dropped in" in (tmp_path / "out" / "mini" / "mine.md").read_text()
     names = [build.page.stem(module) for module in build.discover(folder, "build")]
-    assert names == ["mine", "main_result", "temporal_static", "ablation"]
+    assert names == ["mine", "main_result", "temporal_static", "ablation", "sensitivity"]
 
 
 @pytest.mark.parametrize(
@@ -645,6 +753,8 @@ def test_a_broken_file_fails_loudly(
 
 def test_figures_mark_incomplete_means() -> None:
     for module in build.discover(build.FIGURES, "draw"):
+        if module.__name__.endswith("sensitivity_gap"):
+            continue  # drawn below
         figure = Figure()
         assert module.draw(realistic(), figure)
         texts = {item.get_text() for axes in figure.axes for item in axes.texts}
@@ -654,9 +764,48 @@ def test_figures_mark_incomplete_means() -> None:
         assert not module.draw(realistic().assign(state="PENDING"), Figure())
 
 
-def test_labels_do_not_overlap() -> None:
-    from reports import style
+def test_a_page_of_all_sweeps_has_one_place_for_everything(
+    report: Callable[..., int], tmp_path: Path
+) -> None:
+    assert report(union((0, 1)), figures="all") == 0
+    page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    anchors = re.findall(r'id="([^"]+)"', page)
+    assert len(anchors) == len(set(anchors))
+    assert page.count("data:image/png;base64,") == 3
+    # 5 methods of the ablation, 2 of each other backbone, 13 settings that only one sweep has.
+    assert f"{(5 + 4 + 13) * 2} DONE" in page
 
+
+def text_boxes(axes: Axes) -> Iterator[Bbox]:
+    """Where the texts of a panel are drawn; an annotation without its arrow."""
+    (left, right), (low, high) = sorted(axes.get_xlim()), sorted(axes.get_ylim())
+    ticks = [t for t in axes.get_xticklabels() if left <= t.get_position()[0] <= right]
+    ticks += [t for t in axes.get_yticklabels() if low <= t.get_position()[1] <= high]
+    for text in (*axes.texts, axes._left_title, axes.xaxis.label, axes.yaxis.label, *ticks):
+        if text.get_text() and text.get_visible():
+            yield Text.get_window_extent(text)
+
+
+@pytest.mark.parametrize("backbones", [1, 3])
+def test_texts_of_figures_are_inside_and_apart(backbones: int) -> None:
+    results = full() if backbones == 1 else union()
+    for module in build.discover(build.FIGURES, "draw"):
+        with style.applied():
+            figure = Figure(dpi=100)
+            if not module.draw(results, figure):
+                continue
+            FigureCanvasAgg(figure).draw()
+            boxes = [box for axes in figure.axes for box in text_boxes(axes)]
+        for box in boxes:
+            assert box.x0 >= -1 and box.y0 >= -1, module.__name__
+            assert box.x1 <= figure.bbox.x1 + 1 and box.y1 <= figure.bbox.y1 + 1, module.__name__
+        for one, other in itertools.combinations(boxes, 2):
+            across = min(one.x1, other.x1) - max(one.x0, other.x0)
+            down = min(one.y1, other.y1) - max(one.y0, other.y0)
+            assert across <= 2 or down <= 2, f"{module.__name__}: {one} {other}"
+
+
+def test_labels_do_not_overlap() -> None:
     placed = style.spread([10.0, 11.0, 12.0, 90.0], 5.0, 0.0)
     assert all(b - a >= 5.0 - 1e-9 for a, b in itertools.pairwise(sorted(placed)))
     assert placed[3] == 90.0

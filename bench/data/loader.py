@@ -3,12 +3,12 @@
 A training run is one long sequence of micro-batches: step s takes the next `batch` samples of the
 permutation of its epoch, cut into micro-batches. `training_batches(first_step=s)` yields exactly
 what an uninterrupted run would have seen from step s on, for any number of workers. Evaluation
-yields each key once, in stored order.
+yields each key once, in stored order: its centre crop (`Clips`), or all its crops (`Crops`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,20 +72,35 @@ class Clips(Dataset[Any]):
         return len(self.samples)
 
     def __getitem__(self, draw: Draw) -> tuple[Any, ...]:
-        i, frames = draw.index, self.config.frames
-        length = self.samples.num_frames(i)
+        i = draw.index
         if self.run_seed is None:
-            indices = transforms.segment_indices(length, frames, None)
-            clip = transforms.eval_clip(self.samples.frames(i, indices), self.config)
+            clip = transforms.eval_clip(self._middles(i), self.config)
             return clip, int(self.samples.labels[i]), self.samples.keys[i], draw, {}
         generator = rng(self.run_seed, "augment", draw.epoch, i)
-        indices = transforms.segment_indices(length, frames, generator)
+        length = self.samples.num_frames(i)
+        indices = transforms.segment_indices(length, self.config.frames, generator)
         clip = transforms.train_clip(self.samples.frames(i, indices), self.config, generator)
         extras = {
             name: make(clip, rng(self.run_seed, name, draw.epoch, i))
             for name, make in self.prepare.items()
         }
         return clip, int(self.samples.labels[i]), self.samples.keys[i], draw, extras
+
+    def _middles(self, i: int) -> np.ndarray:
+        """The frames that evaluation sees, decoded and not yet cropped."""
+        length = self.samples.num_frames(i)
+        indices = transforms.segment_indices(length, self.config.frames, None)
+        return self.samples.frames(i, indices)
+
+
+class Crops(Clips):
+    """Draw -> `Input.eval_crops` such items, one per spatial crop; the clip is decoded once."""
+
+    def __getitem__(self, draw: Draw) -> tuple[Any, ...]:
+        i = draw.index
+        label, key = int(self.samples.labels[i]), self.samples.keys[i]
+        crops = transforms.eval_crops(self._middles(i), self.config)
+        return tuple((clip, label, key, draw, {}) for clip in crops)
 
 
 def collate(items: list[tuple[Any, ...]]) -> RawBatch:
@@ -97,6 +112,11 @@ def collate(items: list[tuple[Any, ...]]) -> RawBatch:
         draws=tuple(draws),
         extras=default_collate(list(extras)) if extras[0] else {},
     )
+
+
+def collate_crops(items: list[tuple[Any, ...]]) -> tuple[RawBatch, ...]:
+    """One batch per crop."""
+    return tuple(collate(list(same_crop)) for same_crop in zip(*items, strict=True))
 
 
 def epoch_order(run_seed: int, epoch: int, length: int) -> np.ndarray:
@@ -164,9 +184,19 @@ def training_batches(
 
 def evaluation_batches(clips: Clips, *, batch: int, workers: int, pin: bool) -> Iterator[RawBatch]:
     """Every sample once, in stored order."""
-    draws = [Draw(i, 0) for i in range(len(clips))]
-    chunks = [draws[start : start + batch] for start in range(0, len(draws), batch)]
-    return iter(_loader(clips, chunks, workers=workers, pin=pin))
+    return iter(_loader(clips, _in_order(len(clips), batch), workers=workers, pin=pin))
+
+
+def evaluation_crops(
+    crops: Crops, *, batch: int, workers: int, pin: bool
+) -> Iterator[Sequence[RawBatch]]:
+    """Every sample once, in stored order: its crops, a batch for each."""
+    return iter(_loader(crops, _in_order(len(crops), batch), workers=workers, pin=pin))
+
+
+def _in_order(length: int, batch: int) -> list[list[Draw]]:
+    draws = [Draw(i, 0) for i in range(length)]
+    return [draws[start : start + batch] for start in range(0, length, batch)]
 
 
 def _loader(clips: Clips, batches: Any, *, workers: int, pin: bool) -> DataLoader[Any]:
@@ -174,7 +204,7 @@ def _loader(clips: Clips, batches: Any, *, workers: int, pin: bool) -> DataLoade
         clips,
         batch_sampler=batches,
         num_workers=workers,
-        collate_fn=collate,
+        collate_fn=collate_crops if isinstance(clips, Crops) else collate,
         pin_memory=pin,
         worker_init_fn=_start_worker,
         # OpenCV and video decoders do not survive a fork once they have started threads

@@ -57,6 +57,20 @@ def eval_clip(frames_THWC: np.ndarray, config: Input) -> np.ndarray:
     return _crop_resize(frames_THWC, config.size, config.eval_scale, 0.5, 0.5)
 
 
+def eval_crops(frames_THWC: np.ndarray, config: Input) -> tuple[np.ndarray, ...]:
+    """The `config.eval_crops` square crops of evaluation, each uint8 T S S 3.
+
+    Of three: left, centre, right, or top, centre, bottom of frames that are higher than wide, at
+    the evaluation scale. The middle one is `eval_clip`. At an `eval_scale` of 1 the crops of frames
+    that are square already are identical.
+    """
+    if config.eval_crops == 1:
+        return (eval_clip(frames_THWC, config),)
+    _, height, width, _ = frames_THWC.shape
+    places = [(y, 0.5) if height > width else (0.5, y) for y in (0.0, 0.5, 1.0)]
+    return tuple(_crop_resize(frames_THWC, config.size, config.eval_scale, *at) for at in places)
+
+
 def _crop_resize(
     frames_THWC: np.ndarray, size: int, scale: float, y: float, x: float
 ) -> np.ndarray:

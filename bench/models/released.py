@@ -1,27 +1,36 @@
-"""Checkpoints of the TIME authors' release -> our modules, with nothing but the file given.
+"""Released checkpoints -> our modules, with nothing but the file given.
 
-    file -> `read` (plain state dict) -> `describe` (backbone, sizes) -> `load` (model, heads)
+    file -> `read` (plain state dict) -> `describe` (backbone, sizes) -> `build` (model, heads)
 
-Which backbone a state dict belongs to, and how its tensors are named there, each backbone's own
-file says through `recognise`, `describe_released`, `from_released` and `load_released`; a backbone
-without them was never released. The auxiliary heads carry the same names in all three released
-models, so their mapping is here.
+These are the TIME authors' checkpoints, those of the backbones' own authors, and what Hugging
+Face's `save_pretrained` writes. Which backbone a state dict belongs to, and how its tensors are
+named there, each backbone's own file says, so that a backbone without these functions was never
+released:
+
+    recognise(state)                        is it one of mine?
+    describe_released(state, heads=...)     {"config", "frames", "size"}; "mean", "std" if not 0.5
+    from_released(state)                    (backbone's tensors, classifier's), under our names
+    why_not(state)              optional    what a state dict that none recognises lacks, or None
+    describe_settings(settings) optional    as describe_released, from the JSON beside the weights
+
+The auxiliary heads carry the same names in all three models of TIME, so their mapping is here.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from bench import find
+from bench.config import Mistake, Mistakes, parse_options
 from bench.models.classifier import Classifier
-from bench.models.layers import load_checked
+from bench.models.weights import load_checked, load_fitted, read_tensors, state_dict_of
 
 # Released prefix -> (objective, prefix in that objective's module).
 AUXILIARY = {
@@ -35,6 +44,11 @@ AUXILIARY = {
 }
 
 
+# What `save_pretrained` of transformers writes into a folder.
+SAVED_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+SAVED_SETTINGS = ("preprocessor_config.json", "config.json")
+
+
 @dataclass(frozen=True)
 class Description:
     """What the tensors of a checkpoint say about the model they belong to."""
@@ -44,54 +58,101 @@ class Description:
     frames: int
     size: int  # pixels
     num_classes: int
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)  # of the frames it was trained on, RGB
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
 
 
 @dataclass(frozen=True)
 class Released:
     """A released model under our names."""
 
-    description: Description
+    description: Description  # of the model that was built, with its whole config
     model: Classifier
     objectives: dict[str, dict[str, Tensor]] = field(default_factory=dict)  # name -> state dict
 
 
+def weights_file(path: Path) -> Path:
+    """The file itself, or the weights in a folder of `save_pretrained`. ValueError if none."""
+    if not path.is_dir():
+        return path
+    for name in SAVED_WEIGHTS:
+        if (path / name).is_file():
+            return path / name
+    raise ValueError(
+        f"{path} is neither a run directory (it has no config.yaml) nor a folder of "
+        f"save_pretrained (it has no {' or '.join(SAVED_WEIGHTS)})"
+    )
+
+
 def read(path: Path) -> dict[str, Tensor]:
-    """State dict of a released file: safetensors, or a pickle of tensors and plain data only."""
-    if Path(path).suffix == ".safetensors":
-        return plain(load_file(path))
-    return plain(torch.load(path, map_location="cpu", weights_only=True))
+    """State dict of a released file or folder; see `read_tensors` for what is refused, and how."""
+    path = weights_file(Path(path))
+    loaded = read_tensors(path)
+    try:
+        return plain(loaded)
+    except ValueError as error:
+        raise ValueError(f"{path} is not a released checkpoint: {error}") from error
 
 
-def plain(loaded: dict[str, Any]) -> dict[str, Tensor]:
-    """Undo what training scripts wrap around a state dict.
+def read_settings(path: Path) -> dict[str, Any]:
+    """What stands in the JSON files that `save_pretrained` writes beside the weights; {} without.
 
-    That is `{"model_state": ...}`, the `module.` of data-parallel training, and the `weights/` of
-    reference files, whose other entries are dropped.
+    Model and image processor in one; which of it counts, `describe_settings` of the backbone knows.
     """
-    state = loaded.get("model_state", loaded)
+    folder = weights_file(Path(path)).parent
+    settings: dict[str, Any] = {}
+    for file in (folder / name for name in SAVED_SETTINGS):
+        if file.is_file():
+            try:
+                found = json.loads(file.read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise ValueError(f"{file} is not valid JSON ({error}); copy it again") from error
+            settings |= found if isinstance(found, dict) else {}
+    return settings
+
+
+def plain(loaded: Any) -> dict[str, Tensor]:
+    """The state dict in what was read, with neither wrappers nor `module.` (`state_dict_of`).
+
+    Of reference files, whose state dict carries the prefix `weights/`, the other entries are
+    dropped.
+    """
+    state = state_dict_of(loaded)
     if any(key.startswith("weights/") for key in state):
         state = {
             k.removeprefix("weights/"): v for k, v in state.items() if k.startswith("weights/")
         }
-    state = {key.removeprefix("module."): value for key, value in state.items()}
-    if not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError("not a released checkpoint: no state dict, and no model_state that is one")
     return state
 
 
-def describe(state: dict[str, Tensor], *, heads: int | None = None) -> Description:
+def describe(
+    state: dict[str, Tensor],
+    *,
+    heads: int | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> Description:
     """Backbone, sizes and class count of a plain state dict.
 
-    Head counts are not in the tensors: 64 channels per head unless `heads` is given. Raises
-    ValueError for a state dict that no backbone recognises.
+    Head counts are not in the tensors: `heads`, else what `settings` (see `read_settings`) say,
+    else 64 channels per head. Raises ValueError for a state dict that no backbone recognises, that
+    is not whole, or that has no classifier.
     """
     name, module = _backbone(state)
-    _, head = module.from_released(_without_auxiliary(state))
-    return Description(
-        backbone=name,
-        num_classes=head["weight"].shape[0],
-        **module.describe_released(state, heads=heads),
-    )
+    try:
+        _, head = module.from_released(_without_auxiliary(state))
+        found = module.describe_released(state, heads=heads)
+    except KeyError as error:
+        raise ValueError(f"this {name} is not whole: it has no {error.args[0]}") from error
+    if "weight" not in head:
+        raise ValueError(
+            f"this {name} has no classifier, so there is nothing to evaluate; take a checkpoint "
+            "that was trained to classify"
+        )
+    if settings and hasattr(module, "describe_settings"):
+        more = module.describe_settings(settings)
+        config = found["config"] | more.get("config", {})
+        found = found | more | {"config": config | ({} if heads is None else {"heads": heads})}
+    return Description(backbone=name, num_classes=head["weight"].shape[0], **found)
 
 
 def load(
@@ -100,34 +161,73 @@ def load(
     heads: int | None = None,
     frames: int | None = None,
     size: int | None = None,
+    settings: Mapping[str, Any] | None = None,
     **overrides: Any,
 ) -> Released:
-    """Build the model of a plain state dict and fill it; strict about every tensor.
+    """`describe` and `build` in one; `overrides` are fields of the backbone's Config."""
+    found = describe(state, heads=heads, settings=settings)
+    return build(state, found, overrides, frames=frames, size=size)
+
+
+def build(
+    state: dict[str, Tensor],
+    found: Description,
+    overrides: Mapping[str, Any],
+    *,
+    frames: int | None = None,
+    size: int | None = None,
+) -> Released:
+    """Build the model that `describe` found in a plain state dict, and fill it; strict about every
+    tensor.
 
     `frames` and `size` interpolate the embeddings to another clip than the released one;
-    `overrides` are further fields of the backbone's Config (`drop_path=0.0`). The head count must
-    be right: nothing can check it.
+    `overrides` are further fields of the backbone's Config (`drop_path: 0.0`), and Mistakes lists
+    all that is wrong with them. What tensors do not show must be right: nothing can check it.
     """
-    found = describe(state, heads=heads)
     module = find.load("backbone", found.backbone)
-    config = module.Config(**{**found.config, **overrides})
-    backbone = module.build(config, frames=frames or found.frames, size=size or found.size)
+    config = _config(found, overrides)
+    built = replace(
+        found,
+        config=config.model_dump(mode="json"),
+        frames=frames or found.frames,
+        size=size or found.size,
+    )
+    backbone = module.build(config, frames=built.frames, size=built.size)
     backbone_state, head_state = module.from_released(_without_auxiliary(state))
-    module.load_released(backbone, backbone_state)
+    load_fitted(backbone, backbone_state)
     model = Classifier(backbone, found.num_classes)
     load_checked(model.head, head_state)
-    return Released(found, model, _auxiliary(state))
+    return Released(built, model, _auxiliary(state))
+
+
+def _config(found: Description, overrides: Mapping[str, Any]) -> Any:
+    """The backbone's Config. Raises Mistakes."""
+    mistakes = [
+        Mistake((found.backbone, key), "a released checkpoint brings its own weights; leave it out")
+        for key in ("init", "init_sha256")
+        if overrides.get(key) is not None
+    ]
+    try:
+        config = parse_options("backbone", found.backbone, {**found.config, **overrides})
+    except Mistakes as error:
+        mistakes += error.mistakes
+    if mistakes:
+        raise Mistakes(mistakes)
+    return config
 
 
 def _backbone(state: dict[str, Tensor]) -> tuple[str, ModuleType]:
-    known = [n for n in find.names("backbone") if hasattr(find.load("backbone", n), "recognise")]
-    matches = [name for name in known if find.load("backbone", name).recognise(state)]
+    modules = {name: find.load("backbone", name) for name in find.names("backbone")}
+    known = {name: module for name, module in modules.items() if hasattr(module, "recognise")}
+    matches = [name for name, module in known.items() if module.recognise(state)]
     if len(matches) != 1:
+        reasons = [m.why_not(state) for m in known.values() if hasattr(m, "why_not")]
         raise ValueError(
             f"these tensors match {matches or 'no released model'} (known: {', '.join(known)}); "
             f"they begin with {', '.join(list(state)[:5])}"
+            + "".join(f"\n  {reason}" for reason in reasons if reason)
         )
-    return matches[0], find.load("backbone", matches[0])
+    return matches[0], modules[matches[0]]
 
 
 def _without_auxiliary(state: dict[str, Tensor]) -> dict[str, Tensor]:

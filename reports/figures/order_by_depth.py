@@ -8,6 +8,7 @@ embedding alone gives the answer away; shuffled clips on the right, where only c
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
@@ -23,22 +24,37 @@ TITLE = "Order of the frames by depth"
 
 EVALUATION = "video.order_probe"
 SPLIT = "val"
+HEIGHT = 2.5  # of a panel, inches
+LABEL = 0.175  # inches between the labels of two curves
 VIEWS = {"ordered": "frames in order", "shuffled": "frames shuffled"}
 
 
 def draw(frame: pd.DataFrame, figure: Figure) -> str | None:
     rows = stats.of_evaluation(frame, EVALUATION)
-    # Unfinished runs are kept in `rows`, so that a mean over fewer seeds is marked as such.
-    done = rows[(rows["evaluation"] == EVALUATION) & (rows["state"] == "DONE")]
-    backbones = stats.labels(done, "backbone", stats.BACKBONES)
+    first = stats.Measure(EVALUATION, SPLIT, "ordered", "layer_00", "frame_accuracy")
+    backbones = stats.plotted(rows, first)
     if not backbones:
         return None
-    figure.set_size_inches(style.PAGE_WIDTH, 2.5 * len(backbones) + 0.2)
+    height = HEIGHT if len(backbones) == 1 else 0.85 * HEIGHT
+    figure.set_size_inches(style.PAGE_WIDTH, height * len(backbones) + 0.2)
     figure.set_layout_engine("constrained")
-    panels = figure.subplots(len(backbones), len(VIEWS), sharex=True, squeeze=False)
-    for (i, backbone), (j, view) in product(enumerate(backbones), enumerate(VIEWS)):
+    # Backbones are compared down a column, so its panels have one scale.
+    panels = figure.subplots(len(backbones), len(VIEWS), sharex=True, sharey="col", squeeze=False)
+    places = list(product(enumerate(backbones), enumerate(VIEWS)))
+    drawn = {
+        (i, j): _curves(panels[i, j], rows, {"backbone": backbone}, backbones[backbone], view)
+        for (i, backbone), (j, view) in places
+    }
+    for j in range(len(VIEWS)):
+        tops = [drawn[i, j].top for i in range(len(backbones))]
+        panels[0, j].set_ylim(0, min(105.0, 1.2 * max(tops)))
+    last = max(panel.last for panel in drawn.values())
+    panels[0, 0].set_xlim(right=last + 0.32 * max(1, last))
+    panels[0, 0].xaxis.set_major_locator(MaxNLocator(integer=True))
+    panels[0, 0].set_xticks([tick for tick in panels[0, 0].get_xticks() if 0 <= tick <= last])
+    for (i, backbone), (j, view) in places:
         axes: Axes = panels[i, j]
-        _panel(axes, rows, backbone, view)
+        _direct_labels(axes, drawn[i, j], LABEL / height)
         axes.set_title(f"{backbone}, {VIEWS[view]}")
         if i == len(backbones) - 1:
             axes.set_xlabel("layer (0 = after the embedding)")
@@ -47,32 +63,49 @@ def draw(frame: pd.DataFrame, figure: Figure) -> str | None:
     return (
         "Accuracy of a linear probe that predicts the original position of a frame from its "
         "features, by depth of the layer, on val. Left: frames in order, where the time embedding "
-        "alone gives the answer away; right: frames shuffled, where only content can (the panels "
-        "have different scales). Lines: mean over seeds; bands: sample standard deviation "
+        "alone gives the answer away; right: frames shuffled, where only content can (the two "
+        "columns have different scales). Lines: mean over seeds; bands: sample standard deviation "
         "(ddof = 1); dashed: chance; (2/3) means that 2 of 3 seeds have finished."
     )
 
 
-def _panel(axes: Axes, frame: pd.DataFrame, backbone: str, view: str) -> None:
-    here = frame[(frame["backbone"] == backbone) & (frame["view"] == view)]
-    here = here[here["evaluation"] == EVALUATION]  # another evaluation has a view of this name
-    layers = stats.labels(here, "subset")
-    last = len(layers) - 1
+@dataclass(frozen=True)
+class Drawn:
+    """The curves of a panel, as its frame and its labels need them."""
+
+    last: int  # layer
+    top: float  # of all curves and bands, and twice chance
+    ends: dict[str, stats.Aggregate]  # by method, at the last layer
+
+
+def _curves(
+    axes: Axes, frame: pd.DataFrame, backbone: dict[str, str], methods: tuple[str, ...], view: str
+) -> Drawn:
+    """Draw a panel, but for its vertical scale and the names of its curves."""
+    layers = stats.labels(frame[frame["evaluation"] == EVALUATION], "subset")
     ends: dict[str, stats.Aggregate] = {}
-    highest = 0.0
-    for method in stats.labels(here, "method", stats.METHODS):
-        cell = {"backbone": backbone, "method": method}
-        measures = [stats.Measure(EVALUATION, SPLIT, view, at, "frame_accuracy") for at in layers]
-        numbers = [stats.aggregate(frame, cell, measure) for measure in measures]
-        if any(number.mean is not None for number in numbers):
-            highest = max(highest, _curve(axes, numbers, method))
+    tops, last, chance = [0.0], 0, 0.0
+    for method in methods:
+        cell = {**backbone, "method": method}
+        numbers = [
+            stats.aggregate(frame, cell, _measure(view, layer, "frame_accuracy"))
+            for layer in layers
+        ]
+        while numbers and numbers[-1].mean is None:  # another backbone is deeper
+            numbers.pop()
+        if numbers:
+            tops.append(_curve(axes, numbers, method))
             ends[method] = numbers[-1]
-    chance = _chance(axes, here, last)
-    axes.set_ylim(0, min(105.0, 1.2 * max(highest, 2 * chance)))
-    axes.set_xlim(right=last + 0.32 * max(1, last))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xticks([tick for tick in axes.get_xticks() if 0 <= tick <= last])
-    _direct_labels(axes, ends, last)
+            last = max(last, len(numbers) - 1)
+            chance = (
+                stats.aggregate(frame, cell, _measure(view, layers[0], "chance")).mean or chance
+            )
+    _chance(axes, chance, last)
+    return Drawn(last, max(*tops, 2 * chance), ends)
+
+
+def _measure(view: str, layer: str, metric: str) -> stats.Measure:
+    return stats.Measure(EVALUATION, SPLIT, view, layer, metric)
 
 
 def _curve(axes: Axes, numbers: Sequence[stats.Aggregate], method: str) -> float:
@@ -85,12 +118,8 @@ def _curve(axes: Axes, numbers: Sequence[stats.Aggregate], method: str) -> float
     return float(np.nanmax(means + stds))
 
 
-def _chance(axes: Axes, frame: pd.DataFrame, depth: int) -> float:
-    """Draw and return chance; it is the same for all methods, 1 / number of frames."""
-    levels = frame.loc[frame["metric"] == "chance", "value"].dropna()
-    if levels.empty:
-        return 0.0
-    level = 100.0 * float(levels.median())
+def _chance(axes: Axes, level: float, depth: int) -> None:
+    """Chance is the same for all methods, 1 / number of frames."""
     axes.plot([0, depth], [level, level], color=style.MUTED, lw=0.9, ls=(0, (4, 3)))
     axes.annotate(
         "chance",
@@ -101,17 +130,20 @@ def _chance(axes: Axes, frame: pd.DataFrame, depth: int) -> float:
         fontsize=6.5,
         color=style.MUTED,
     )
-    return level
 
 
-def _direct_labels(axes: Axes, numbers: dict[str, stats.Aggregate], depth: int) -> None:
-    """The name of each method at the end of its curve, moved apart where they would overlap."""
-    ends = {method: n.mean for method, n in numbers.items() if n.mean is not None}
-    distance = 0.07 * axes.get_ylim()[1]
+def _direct_labels(axes: Axes, drawn: Drawn, distance: float) -> None:
+    """The name of each method at the end of its curve, moved apart where they would overlap.
+
+    `distance` is a part of the panel's height.
+    """
+    ends = {method: n.mean for method, n in drawn.ends.items() if n.mean is not None}
+    depth = drawn.last
+    distance *= axes.get_ylim()[1]
     heights = style.spread(list(ends.values()), distance, 0.0)
     for (method, end), height in zip(ends.items(), heights, strict=True):
         axes.annotate(
-            method + numbers[method].fraction,
+            method + drawn.ends[method].fraction,
             (depth, end),
             xytext=(depth + 0.06 * max(1, depth), height),
             textcoords="data",

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from reports import stats, style
+from reports import stats, style, table
 
 ORDER = 10
 TITLE = "Accuracy without the order of the frames"
@@ -31,22 +31,16 @@ LIFT = {"original": 0.0, "shuffled": 0.0, "reversed": 0.24, "single_frame": 0.24
 
 def draw(frame: pd.DataFrame, figure: Figure) -> str | None:
     rows = stats.of_evaluation(frame, EVALUATION)
-    # Unfinished runs are kept in `rows`, so that a mean over fewer seeds is marked as such.
-    done = rows[(rows["evaluation"] == EVALUATION) & (rows["state"] == "DONE")]
-    backbones = stats.labels(done, "backbone", stats.BACKBONES)
-    if not backbones:
+    methods = stats.plotted(rows, stats.Measure(EVALUATION, SPLIT, "original"))
+    if not methods:
         return None
-    methods = [
-        stats.labels(done[done["backbone"] == backbone], "method", stats.METHODS)
-        for backbone in backbones
-    ]
-    heights = [len(names) for names in methods]
+    heights = [len(names) for names in methods.values()]
     figure.set_size_inches(style.COLUMN_WIDTH, 0.36 * sum(heights) + 0.3 * len(heights) + 0.65)
     figure.set_layout_engine("constrained")
-    panels = figure.subplots(len(backbones), 1, sharex=True, squeeze=False, height_ratios=heights)[
+    panels = figure.subplots(len(methods), 1, sharex=True, squeeze=False, height_ratios=heights)[
         :, 0
     ]
-    for panel, backbone, names in zip(panels, backbones, methods, strict=True):
+    for panel, backbone, names in zip(panels, methods, methods.values(), strict=True):
         _panel(panel, rows, backbone, names)
         panel.set_title(backbone)
     panels[-1].set_xlabel("top-1 accuracy (%)")
@@ -95,7 +89,7 @@ def _gap(
     ends = [shuffled.mean, original.mean]
     axes.plot(ends, [height, height], color=colour, lw=2.2, alpha=0.35)
     axes.annotate(
-        f"gap {original.mean - shuffled.mean:.1f}{original.fraction}",
+        f"gap {table.percent(original.mean - shuffled.mean)}{original.fraction}",
         (sum(ends) / 2, height),
         xytext=(0, 3.5),
         textcoords="offset points",

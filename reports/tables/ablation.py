@@ -60,7 +60,7 @@ def headline(frame: pd.DataFrame) -> tuple[tuple[str, str, str], ...]:
     """(what, number, explanation) for the top of the page: baseline against + TIME."""
     rows = stats.of_evaluation(frame, EVALUATION)
     tiles = []
-    for backbone in _backbones(rows):
+    for backbone in stats.labels(rows, "backbone", stats.BACKBONES):
         for item in _shown(rows):
             if item.change is None:
                 continue
@@ -121,10 +121,11 @@ def _shown(frame: pd.DataFrame) -> tuple[Shown, ...]:
 
 
 def _backbones(frame: pd.DataFrame) -> tuple[str, ...]:
-    """The backbones that have more than the two ends of the ablation, or else all there are."""
-    between = frame[~frame["method"].isin(("baseline", "+ TIME"))]
+    """The backbones that have more than the two ends of the ablation, or else the first one."""
+    ends = frame["method"].isin(("baseline", "+ TIME"))
+    between = frame[frame["method"].notna() & ~ends]
     found = stats.labels(between, "backbone", stats.BACKBONES)
-    return found or stats.labels(frame, "backbone", stats.BACKBONES) or stats.BACKBONES[:1]
+    return found or stats.labels(frame, "backbone", stats.BACKBONES)[:1] or stats.BACKBONES[:1]
 
 
 def _methods(frame: pd.DataFrame, backbone: str) -> tuple[str, ...]:

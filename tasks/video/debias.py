@@ -3,7 +3,7 @@
     L_debias = - mean_b mean_k log softmax(classify(encode(clip[:, perm])))_k
 
 the cross-entropy to the uniform distribution. As released: gradients flow through the whole second
-forward pass, no temperature, no smoothing; *one* permutation per step for the whole batch, and the
+pass, no temperature, no smoothing; *one* permutation per step for the whole batch, and the
 identity among the possible ones, so that now and then ordered clips are pushed to low confidence
 too (1 step in T!).
 
@@ -23,7 +23,7 @@ from bench.data import views
 from bench.losses import uniform_cross_entropy
 from bench.metrics import confidence
 
-VERSION = 1
+VERSION = 2
 
 
 class Config(task.Config):
@@ -53,11 +53,14 @@ class Objective(task.Objective):
         rngs = step.rng("video.debias", per_sample=True)
         return np.stack([views.permutation(r, frames, allow_identity=allow) for r in rngs])
 
+    def extra_clips(self, step: task.Step, batch: task.Batch) -> Tensor:
+        """The batch's clips with their frames in this step's order."""
+        return views.show(batch.clip_BTCHW, self.orders(step, batch.clip_BTCHW.shape[1]))
+
     def forward(
         self, step: task.Step, batch: task.Batch, features: task.Features
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        orders = self.orders(step, batch.clip_BTCHW.shape[1])
-        logits_BK = step.classify(step.encode(views.show(batch.clip_BTCHW, orders)))
+        logits_BK = step.classify(step.extra_features(self))
         return uniform_cross_entropy(logits_BK), {
             "confidence": confidence(logits_BK.detach()).mean()
         }

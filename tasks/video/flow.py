@@ -51,6 +51,8 @@ def skip(config: Config, model: task.ModelSpec, spec: task.DataSpec) -> str | No
         return f"{spec.name} has no motion"
     if model.size % model.patch:
         return f"frames of {model.size} pixels do not divide into patches of {model.patch}"
+    if model.tubelet > 1:
+        return f"tokens of {model.tubelet} frames have no flow from one frame to the next"
     return None
 
 

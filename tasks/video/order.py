@@ -7,9 +7,11 @@ classifier's, and the frames are shown *in order*, although their time embedding
 answer into z.
 
 `shuffle: true` closes that shortcut: each clip is encoded again with its frames permuted, and each
-position must tell the original index of the frame it shows. It costs a second forward pass.
+position must tell the original index of the frame it shows. It doubles the encoder's batch.
 Permutations are drawn per sample and are uniform, the identity included, so that the position alone
 says nothing about the index.
+
+With tubelets, T counts them, and `shuffle` is not defined: a shuffled pair of frames has no index.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from bench.data import views
 from bench.losses import smoothed_cross_entropy
 from bench.metrics import accuracy
 
-VERSION = 1
+VERSION = 2
 
 
 class Config(task.Config):
@@ -37,6 +39,8 @@ def skip(config: Config, model: task.ModelSpec, spec: task.DataSpec) -> str | No
     """Frame order needs frames."""
     if spec.media != "video" or model.frames < 2:
         return f"{spec.name} has no frame order"
+    if model.tubelet > 1 and config.shuffle:
+        return f"shuffled frames have no order within tubelets of {model.tubelet}"
     return None
 
 
@@ -47,7 +51,7 @@ class Objective(task.Objective):
 
     def __init__(self, config: Config, model: task.ModelSpec) -> None:
         super().__init__(config, model)
-        self.head = nn.Linear(model.dim, model.frames)
+        self.head = nn.Linear(model.dim, model.frames // model.tubelet)
         nn.init.trunc_normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
 
@@ -55,16 +59,26 @@ class Objective(task.Objective):
         """(B, T, T): for each shown frame, over original indices."""
         return self.head(features.tokens_BTND.mean(dim=2))
 
+    def orders(self, step: task.Step, batch: task.Batch) -> np.ndarray:
+        """(B, T): the original index of the frame at each position that is shown."""
+        B, T = len(batch.clip_BTCHW), self.head.out_features
+        if not self.config.shuffle:
+            return np.tile(views.original(T), (B, 1))
+        rngs = step.rng("video.order", per_sample=True)
+        return np.stack([views.permutation(r, T, allow_identity=True) for r in rngs])
+
+    def extra_clips(self, step: task.Step, batch: task.Batch) -> Tensor | None:
+        """With `shuffle`, the batch's clips with their frames permuted."""
+        if not self.config.shuffle:
+            return None
+        return views.show(batch.clip_BTCHW, self.orders(step, batch))
+
     def forward(
         self, step: task.Step, batch: task.Batch, features: task.Features
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        B, T = batch.clip_BTCHW.shape[:2]
-        orders_BT = np.broadcast_to(views.original(T), (B, T)).copy()
         if self.config.shuffle:
-            rngs = step.rng("video.order", per_sample=True)
-            orders_BT = np.stack([views.permutation(r, T, allow_identity=True) for r in rngs])
-            features = step.encode(views.show(batch.clip_BTCHW, orders_BT))
-        targets_BT = torch.as_tensor(orders_BT, device=batch.clip_BTCHW.device)
+            features = step.extra_features(self)
+        targets_BT = torch.as_tensor(self.orders(step, batch), device=batch.clip_BTCHW.device)
         logits_BTT = self.logits(features)
         loss = smoothed_cross_entropy(logits_BTT, targets_BT, smoothing=self.config.smoothing)
         return loss, {"accuracy": accuracy(logits_BTT, targets_BT)}

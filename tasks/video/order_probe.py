@@ -44,6 +44,8 @@ def skip(config: Config, model: task.ModelSpec, spec: task.DataSpec) -> str | No
     """An image has no frame order to probe."""
     if spec.media != "video" or model.frames < 2:
         return f"{spec.name} has no frame order"
+    if model.tubelet > 1:
+        return f"tokens of {model.tubelet} frames do not show the order of single frames"
     return None
 
 

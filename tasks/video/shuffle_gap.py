@@ -8,12 +8,16 @@ fractions; subsets `all`, those of the data set (temporal, static), and one `cla
 class (top1 only). View `gap` is top1 of original minus shuffled, for each subset. Subsets without a
 sample give no row. n counts samples, never permutations.
 
+Where a clip is seen in several spatial crops (`Input.eval_crops`), their logits are added, as in the
+release, for every view. The sum is divided by the number of crops: that changes no rank and makes
+the confidence, a softmax of the mean logits, comparable with that of one crop.
+
 Accuracies are quotients of counts: where no prediction depends on order, the gap is exactly 0.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -64,14 +68,14 @@ def _measure(
     keys: set[str] = set()
     labels: list[np.ndarray] = []
     scores: dict[str, list[np.ndarray]] = {}
-    for batch in context.batches(split):
+    for crops in context.crops(split):
+        batch = crops[0]  # keys and labels are those of all crops
         _note_keys(keys, batch.keys, split)
         labels.append(batch.labels_B.cpu().numpy())
         for view, draws in _orders(config, batch, seed=context.seed).items():
             scored = []
             for draw, orders in enumerate(draws):
-                clip_BTCHW = views.show(batch.clip_BTCHW, orders)
-                logits_BK = context.model.classify(context.model.encode(clip_BTCHW)).float()
+                logits_BK = _logits(context.model, crops, orders)
                 name = view if len(draws) == 1 else f"{view}_{draw}"
                 context.record(split, name, batch.keys, batch.labels_B, logits_BK)
                 scored.append(_scores(logits_BK, batch.labels_B))
@@ -85,6 +89,13 @@ def _measure(
     if not keys:
         raise ValueError(f"split {split} has no samples")
     return np.concatenate(labels), {view: np.concatenate(s) for view, s in scores.items()}
+
+
+def _logits(model: task.Model, crops: Sequence[task.Batch], orders: np.ndarray) -> torch.Tensor:
+    """(B, K), the mean over the crops of clips with their frames in the given orders."""
+    shown = (views.show(crop.clip_BTCHW, orders) for crop in crops)
+    logits = [model.classify(model.encode(clip_BTCHW)).float() for clip_BTCHW in shown]
+    return torch.stack(logits).sum(dim=0) / len(crops)
 
 
 def _note_keys(seen: set[str], keys: tuple[str, ...], split: str) -> None:

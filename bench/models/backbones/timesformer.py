@@ -16,7 +16,8 @@ One block, for patch tokens z and the class token c (one per clip):
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,10 @@ from bench.models.layers import (
     Mlp,
     PatchEmbed,
     init_vit,
-    load_checked,
-    missing_weights,
-    read_image_weights,
-    resize_positions,
     resize_times,
+    why_impossible,
 )
+from bench.models.weights import fitted, load_checked, load_init, missing_weights
 
 VERSION = 1
 EPSILON = 1e-6  # of every layer norm; timm's ViT
@@ -65,13 +64,7 @@ class Config(task.Config):
 
 def skip(config: Config, *, frames: int, size: int) -> str | None:
     """Why no such model can exist, or None."""
-    if size % config.patch:
-        return f"frames of {size} pixels do not divide into patches of {config.patch}"
-    if config.dim % config.heads:
-        return f"{config.dim} channels do not divide into {config.heads} heads"
-    if config.init_sha256 is not None and config.init is None:
-        return "init_sha256 without init"
-    return None
+    return why_impossible(config, size=size)
 
 
 def missing(config: Config, weights: Path) -> str | None:
@@ -88,7 +81,7 @@ def build(config: Config, *, frames: int, size: int, weights: Path | None = None
     if reason := skip(config, frames=frames, size=size):
         raise ValueError(f"timesformer: {reason}")
     model = TimeSformer(config, frames=frames, size=size)
-    load_init(model, config, folder=weights)
+    load_init(model, config, load_image_weights, folder=weights)
     return model
 
 
@@ -190,22 +183,6 @@ class TimeSformer(nn.Module):
 # Weights ------------------------------------------------------------------------------------------
 
 
-def load_init(model: TimeSformer, config: Config, *, folder: Path | None = None) -> None:
-    """Inflate the image model that `config.init` names into `model`; nothing to do when it is None.
-
-    `folder` is where weight files lie (see `read_image_weights`). What was loaded stands in
-    `model.loaded_weights`. Raises ValueError when the weights are absent, are not those of
-    `init_sha256`, or do not fit.
-    """
-    if config.init is None:
-        return
-    weights = read_image_weights(config.init, folder, sha256=config.init_sha256)
-    if weights.heads != config.heads:
-        raise ValueError(f"{config.init} has {weights.heads} heads, the config {config.heads}")
-    load_image_weights(model, weights.state)
-    model.loaded_weights = weights.record
-
-
 def load_image_weights(model: TimeSformer, state: dict[str, Tensor]) -> None:
     """Inflation of a timm ViT's state dict, as the release does it.
 
@@ -213,13 +190,11 @@ def load_image_weights(model: TimeSformer, state: dict[str, Tensor]) -> None:
     embedding stay at zero, the position embedding is interpolated to the model's grid. The image
     classifier is left out; anything else missing or unexpected raises ValueError.
     """
-    state = dict(state)
+    state = fitted(model, state)
     for key in [k for k in state if k.startswith("blocks.")]:
         _, index, part, *rest = key.split(".")
         if part in ("attn", "norm1"):
             state[".".join(["blocks", index, f"temporal_{part}", *rest])] = state[key]
-    if "pos_embed" in state:
-        state["pos_embed"] = resize_positions(state["pos_embed"], model.pos_embed.shape[1] - 1)
     for name, tensor in model.state_dict().items():
         if name == "time_embed" or ".temporal_fc." in name:
             state[name] = torch.zeros_like(tensor)
@@ -228,48 +203,125 @@ def load_image_weights(model: TimeSformer, state: dict[str, Tensor]) -> None:
 
 # Released checkpoints (see bench/models/released.py) ----------------------------------------------
 
+# Names in transformers' TimesformerForVideoClassification -> ours (timm's), replaced in this order.
+HUGGING_FACE = {
+    "timesformer.": "",
+    "embeddings.cls_token": "cls_token",
+    "embeddings.position_embeddings": "pos_embed",
+    "embeddings.time_embeddings": "time_embed",
+    "embeddings.patch_embeddings.projection.": "patch_embed.proj.",
+    "encoder.layer.": "blocks.",
+    "temporal_layernorm.": "temporal_norm1.",
+    "temporal_attention.attention.": "temporal_attn.",
+    "temporal_attention.output.dense.": "temporal_attn.proj.",
+    "temporal_dense.": "temporal_fc.",
+    "layernorm_before.": "norm1.",
+    "attention.attention.": "attn.",
+    "attention.output.dense.": "attn.proj.",
+    "layernorm_after.": "norm2.",
+    "intermediate.dense.": "mlp.fc1.",
+    "output.dense.": "mlp.fc2.",
+    "layernorm.": "norm.",
+    "classifier.": "head.",
+}
+# What joint attention over space and time lacks in every block.
+DIVIDED = ("temporal_norm1.weight", "temporal_attn.qkv.weight", "temporal_fc.weight")
+
 
 def recognise(state: dict[str, Tensor]) -> bool:
-    """Whether these are the tensors of a released TimeSformer."""
+    """Whether these are the tensors of a released TimeSformer: TIME's, its authors', or Hugging
+    Face's.
+    """
+    state = _our_names(state)
     return "time_embed" in state and "blocks.0.temporal_fc.weight" in state
 
 
+def why_not(state: dict[str, Tensor]) -> str | None:
+    """What a ViT lacks to be a TimeSformer with divided attention; None when it is no ViT."""
+    state = _our_names(state)
+    if not {"pos_embed", "blocks.0.attn.qkv.weight"} <= state.keys():
+        return None
+    lacking = [key for key in (f"blocks.0.{part}" for part in DIVIDED) if key not in state]
+    kind = "joint_space_time attention" if len(lacking) == len(DIVIDED) else "a part of it only"
+    if "time_embed" not in state:
+        kind = "space_only attention or an image model" if lacking else kind
+        lacking.append("time_embed")
+    return (
+        "a TimeSformer needs divided space-time attention; these tensors look like "
+        f"{kind}: there is no {', no '.join(lacking)}"
+    )
+
+
 def describe_released(state: dict[str, Tensor], *, heads: int | None = None) -> dict[str, Any]:
-    """{"config": fields of Config, "frames": T, "size": pixels} from the tensors' shapes.
+    """{"config": fields of Config, "frames": T, "size": pixels, "mean", "std"} of the tensors.
 
     Head counts leave no trace in the tensors: 64 channels each, as in every ViT of the paper,
-    unless given.
+    unless given. The names do tell how the frames were normalised: TimeSformer's authors, whose
+    checkpoints Hugging Face's are too, take 0.45 and 0.225; TIME's take 0.5 and 0.5.
     """
-    dim, _, patch, _ = state["patch_embed.proj.weight"].shape
-    side = round((state["pos_embed"].shape[1] - 1) ** 0.5)
-    depth = 1 + max(int(k.split(".")[1]) for k in state if k.startswith("blocks."))
+    ours = _our_names(state)
+    dim, _, patch, _ = ours["patch_embed.proj.weight"].shape
+    positions = ours["pos_embed"].shape[1] - 1
+    side = math.isqrt(positions)
+    if side**2 != positions:
+        raise ValueError(f"pos_embed has {positions} patches: not a square grid")
+    depth = 1 + max(int(k.split(".")[1]) for k in ours if k.startswith("blocks."))
+    mean, std = (0.5, 0.5) if ours.keys() == state.keys() else (0.45, 0.225)
     return {
         "config": {
             "patch": patch,
             "dim": dim,
             "depth": depth,
             "heads": heads or max(1, dim // 64),
-            "mlp_ratio": state["blocks.0.mlp.fc1.weight"].shape[0] / dim,
+            "mlp_ratio": ours["blocks.0.mlp.fc1.weight"].shape[0] / dim,
         },
-        "frames": state["time_embed"].shape[1],
+        "frames": ours["time_embed"].shape[1],
         "size": side * patch,
+        "mean": (mean,) * 3,
+        "std": (std,) * 3,
     }
 
 
-def from_released(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Released tensors without auxiliary heads -> (backbone's, classifier head's), our names.
+def describe_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The head count and normalisation in transformers' config.json and preprocessor_config.json.
 
-    Only the classifier needs parting off: both sides follow timm's names.
+    Raises ValueError for an activation or epsilon that is not a TimeSformer's: the weights would
+    load and give other numbers.
     """
+    if settings.get("model_type") != "timesformer":
+        return {}
+    expected = {"hidden_act": "gelu", "layer_norm_eps": EPSILON}
+    if wrong := [f"{k} {settings[k]}" for k, v in expected.items() if settings.get(k, v) != v]:
+        raise ValueError(f"config.json says {', '.join(wrong)}; only {expected} is supported")
+    found: dict[str, Any] = {"config": {}}
+    if "num_attention_heads" in settings:
+        found["config"]["heads"] = settings["num_attention_heads"]
+    for ours, theirs in (("mean", "image_mean"), ("std", "image_std")):
+        if theirs in settings:
+            found[ours] = tuple(settings[theirs])
+    return found
+
+
+def from_released(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Released tensors without auxiliary heads -> (backbone's, classifier head's), our names."""
+    state = _our_names(state)
     head = {k.removeprefix("head."): v for k, v in state.items() if k.startswith("head.")}
     return {k: v for k, v in state.items() if not k.startswith("head.")}, head
 
 
-def load_released(model: TimeSformer, state: dict[str, Tensor]) -> None:
-    """Load the backbone's part of `from_released`, fitted to the model's grid and frame count."""
-    state = dict(state)
-    if "pos_embed" in state:
-        state["pos_embed"] = resize_positions(state["pos_embed"], model.pos_embed.shape[1] - 1)
-    if "time_embed" in state:
-        state["time_embed"] = resize_times(state["time_embed"], model.time_embed.shape[1])
-    load_checked(model, state)
+def _our_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Of the authors' release, whose every key begins with `model.`, and of Hugging Face's.
+
+    TIME's follows timm's names, as we do, and comes back as it is.
+    """
+    if all(key.startswith("model.") for key in state):
+        return {key.removeprefix("model."): value for key, value in state.items()}
+    if any(key.startswith(("timesformer.embeddings.", "embeddings.")) for key in state):
+        return {_our_name(key): value for key, value in state.items()}
+    return state
+
+
+def _our_name(key: str) -> str:
+    for theirs, ours in HUGGING_FACE.items():
+        key = key.replace(theirs, ours)
+    return key
