@@ -35,6 +35,7 @@ check: .venv/.stamp
 # The README's picture and table: three seeds instead of one.
 example: .venv/.stamp
 	$(BIN)/python -m bench.sweep sweeps/ablation.yaml --set 'seeds=[0,1,2]'
+	$(BIN)/python -m bench.sweep sweeps/backbones.yaml --set 'seeds=[0,1,2]'
 	$(BIN)/python -m reports.build --out reports/example
 
 clean:

@@ -6,9 +6,12 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import importlib.util
 import os
 import platform
+import shutil
 import subprocess
+import sysconfig
 import time
 from pathlib import Path
 from typing import Any
@@ -18,18 +21,47 @@ import torch
 _PACKAGES = ("torch", "timm", "numpy", "opencv-python-headless", "webdataset", "submitit", "optuna")
 
 
-def describe(device: torch.device, *, threads: int) -> dict[str, Any]:
-    """JSON for env.json."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
+def describe(device: torch.device, *, threads: int, compiled: bool = False) -> dict[str, Any]:
+    """JSON for env.json. `compiled`: whether torch.compile was used in training."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     return {
         "code": code_version(),
         "versions": {"python": platform.python_version(), **package_versions()},
-        "device": {"type": device.type, "name": name or platform.machine(), "threads": threads},
+        "device": {"type": device.type, "name": name, "threads": threads, "compiled": compiled},
         "host": platform.node(),
         "pid": os.getpid(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "deterministic": device.type == "cpu",
     }
+
+
+def compile_problem(device: torch.device) -> str | None:
+    """Why torch.compile cannot work here and what to do about it, or None."""
+    variable, default = ("CC", "gcc") if device.type == "cuda" else ("CXX", "g++")
+    compiler = (os.environ.get(variable) or default).split()[0]
+    if shutil.which(compiler) is None:
+        return (
+            f"torch.compile needs a C++ compiler and there is no {compiler!r} on this machine; "
+            f"install one, name it in {variable}, or train without compiling"
+        )
+    if not (Path(sysconfig.get_path("include")) / "Python.h").is_file():
+        return (
+            "torch.compile needs Python's headers and there is no Python.h on this machine; "
+            "install them (python3-dev, python3-devel), or train without compiling"
+        )
+    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
+        return "torch.compile needs triton on a GPU; install it, or train without compiling"
+    return None
+
+
+def _processor() -> str:
+    """The CPU's name, e.g. AMD EPYC 9654."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return (names and names[0]) or platform.processor() or platform.machine()
 
 
 def package_versions() -> dict[str, str]:

@@ -69,7 +69,9 @@ def _train_and_evaluate(run: RunDir) -> None:
     torch.set_num_threads(resources.threads)
     cv2.setNumThreads(0)
     prepare_data(config, Path(resources.data_dir))
-    env = environment.describe(device(resources), threads=resources.threads)
+    env = environment.describe(
+        device(resources), threads=resources.threads, compiled=resources.compile
+    )
     log.info(
         "start %s on %s, commit %s",
         run.signature,

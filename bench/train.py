@@ -12,6 +12,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -21,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench import checkpoint, find
+from bench import checkpoint, environment, find
 from bench.config import Resources, RunConfig, Train
 from bench.data import loader
 from bench.data.transforms import normalise
@@ -48,6 +49,61 @@ class _Window:
     keys: list[tuple[str, ...]] = field(default_factory=list)
     values: list[dict[str, Tensor]] = field(default_factory=list)
 
+    def read(self) -> list[dict[str, float]]:
+        """The values of each step, in one copy from the device."""
+        waiting = [value for values in self.values for value in values.values()]
+        if not waiting:
+            return []
+        home = waiting[0].device
+        numbers = iter(torch.stack([value.to(home) for value in waiting]).tolist())
+        return [{name: next(numbers) for name in values} for values in self.values]
+
+
+class Optimisation:
+    """The optimiser step: copy, forward, backward, update. `Trainer` trains with it and
+    `bench.speed` measures it.
+
+    Nothing here waits for the device.
+    """
+
+    def __init__(self, learner: Learner, config: RunConfig, target: torch.device) -> None:
+        self.learner, self.config, self.device = learner, config, target
+        self.spec: DataSpec = config.data_spec()
+        self.optimizer = build_optimizer(learner, config.train)
+
+    def step(
+        self, micro_batches: list[loader.RawBatch], *, number: int, lr: float
+    ) -> dict[str, Tensor]:
+        """Update the weights once. Returns what to log, scalars still on the device."""
+        torch.manual_seed(seed(self.config.seed, "dropout", number) % 2**63)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.learner.train()
+        total = sum(len(raw.keys) for raw in micro_batches)
+        values: dict[str, Tensor] = {}
+        for raw in micro_batches:
+            share = len(raw.keys) / total
+            losses = self.losses(raw, number=number)
+            (losses.total * share).backward()
+            parts = {"loss": losses.total.detach(), **losses.logs}
+            parts |= {f"loss/{name}": value for name, value in losses.terms.items()}
+            for name, value in parts.items():
+                values[name] = values.get(name, 0.0) + share * value.float()
+        if self.config.train.clip_grad is not None:
+            torch.nn.utils.clip_grad_norm_(self.learner.parameters(), self.config.train.clip_grad)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return values
+
+    def losses(self, raw: loader.RawBatch, *, number: int) -> LossReport:
+        """The forward pass of one micro-batch of step `number`."""
+        batch = to_device(raw, self.device, self.spec)
+        step = TrainingStep(
+            self.learner.classifier, run_seed=self.config.seed, number=number, draws=raw.draws
+        )
+        with autocast(self.device, self.config.train.precision):
+            return self.learner(batch, step)
+
 
 class Trainer:
     """One run's training. `fit()` goes on from the last checkpoint, if there is one."""
@@ -57,15 +113,16 @@ class Trainer:
     ) -> None:
         self.run, self.config, self.resources, self.report = run, config, resources, report
         self.device = device(resources)
+        if resources.compile and (problem := environment.compile_problem(self.device)):
+            raise ValueError(f"resources.compile: {problem}")
         self.spec: DataSpec = config.data_spec()
         self.learner = build(config, weights_dir=Path(resources.weights_dir)).to(self.device)
         self.samples = open_split(config, resources, self.spec.splits[0])
         self.clips = loader.Clips(
             self.samples, config.input, run_seed=config.seed, prepare=_prepare_functions(config)
         )
-        self.optimizer = build_optimizer(
-            self.learner, config.train, fused=self.device.type == "cuda"
-        )
+        self.optimisation = Optimisation(self.learner, config, self.device)
+        self.optimizer = self.optimisation.optimizer
         self.steps_per_epoch = loader.steps_per_epoch(len(self.samples), config.train.batch)
         self.total_steps = config.train.epochs * self.steps_per_epoch
         held_out = open_split(config, resources, self.spec.splits[1])
@@ -80,16 +137,17 @@ class Trainer:
     def fit(self) -> Learner:
         """Train to the last epoch. Raises NonFiniteLoss."""
         self.resume()
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        for batches in self._steps():
-            self._train_step(batches)
-            self.step += 1
-            if self.step % self.resources.log_every == 0:
-                self._flush()
-            if self.step % self.steps_per_epoch == 0:
-                self._end_epoch()
-            elif self._due():
-                self.save()
+        be_deterministic(self.device)
+        with compiled(self.learner, enabled=self.resources.compile):
+            for batches in self._steps():
+                self._train_step(batches)
+                self.step += 1
+                if self.step % self.resources.log_every == 0:
+                    self._flush()
+                if self.step % self.steps_per_epoch == 0:
+                    self._end_epoch()
+                elif self._due():
+                    self.save()
         return self.learner
 
     def _steps(self) -> Iterator[list[loader.RawBatch]]:
@@ -109,45 +167,20 @@ class Trainer:
             yield chunk
 
     def _train_step(self, micro_batches: list[loader.RawBatch]) -> None:
-        torch.manual_seed(seed(self.config.seed, "dropout", self.step) % 2**63)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.config.train, self.step, self.steps_per_epoch)
-        self.learner.train()
-        total = sum(len(raw.keys) for raw in micro_batches)
-        values: dict[str, Tensor] = {}
-        for raw in micro_batches:
-            share = len(raw.keys) / total
-            losses = self._losses(raw)
-            (losses.total * share).backward()
-            parts = {"loss": losses.total.detach(), **losses.logs}
-            parts |= {f"loss/{name}": value for name, value in losses.terms.items()}
-            for name, value in parts.items():
-                values[name] = values.get(name, 0.0) + share * value.float()
-        if self.config.train.clip_grad is not None:
-            torch.nn.utils.clip_grad_norm_(self.learner.parameters(), self.config.train.clip_grad)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        lr = learning_rate(self.config.train, self.step, self.steps_per_epoch)
+        values = self.optimisation.step(micro_batches, number=self.step, lr=lr)
         self._window.steps.append(self.step)
         self._window.keys.append(tuple(key for raw in micro_batches for key in raw.keys))
         self._window.values.append(values)
-
-    def _losses(self, raw: loader.RawBatch) -> LossReport:
-        batch = to_device(raw, self.device, self.spec)
-        step = TrainingStep(
-            self.learner.classifier, run_seed=self.config.seed, number=self.step, draws=raw.draws
-        )
-        with autocast(self.device, self.config.train.precision):
-            return self.learner(batch, step)
 
     # -- metrics ---
 
     def _flush(self) -> None:
         """Read the window's losses and write the last of them to metrics.jsonl."""
-        self._check_finite()
+        last = self._check_finite()
         window, self._window = self._window, _Window()
         if not window.steps:
             return
-        last = {name: float(value) for name, value in window.values[-1].items()}
         step = window.steps[-1]
         row = {"step": step + 1, "epoch": (step + 1) / self.steps_per_epoch}
         row["lr"] = learning_rate(self.config.train, step, self.steps_per_epoch)
@@ -177,16 +210,16 @@ class Trainer:
     def validate(self) -> float:
         """Top-1 on the first evaluation split, ordered clips, centre crop."""
         self.learner.eval()
-        correct = 0
+        correct = torch.zeros((), dtype=torch.int64, device=self.device)
         batches = loader.evaluation_batches(
             self.held_out, batch=self.config.train.batch, workers=0, pin=self.device.type == "cuda"
         )
         for raw in batches:
             batch = to_device(raw, self.device, self.spec)
-            with autocast(self.device, self.config.train.precision):
+            with autocast(self.device, self.config.train.precision), eager(self.learner):
                 logits = self.learner.classifier(batch.clip_BTCHW)
-            correct += int((logits.argmax(-1) == batch.labels_B).sum())
-        return correct / len(self.held_out)
+            correct += (logits.argmax(-1) == batch.labels_B).sum()
+        return int(correct) / len(self.held_out)
 
     # -- checkpoints ---
 
@@ -212,13 +245,16 @@ class Trainer:
         checkpoint.save(self.run.last, state)
         self._saved = time.monotonic()
 
-    def _check_finite(self) -> None:
-        """Raise NonFiniteLoss for the first step of the window that is not finite."""
-        window = self._window
-        for step, keys, values in zip(window.steps, window.keys, window.values, strict=True):
-            bad = [name for name, value in values.items() if not math.isfinite(float(value))]
+    def _check_finite(self) -> dict[str, float]:
+        """The values of the window's last step. Raises NonFiniteLoss for its first step that is not
+        finite.
+        """
+        window, read = self._window, self._window.read()
+        for step, keys, values in zip(window.steps, window.keys, read, strict=True):
+            bad = [name for name, value in values.items() if not math.isfinite(value)]
             if bad:
                 raise NonFiniteLoss(_describe_non_finite(step, keys, bad, values))
+        return read[-1] if read else {}
 
     def resume(self) -> None:
         """Load the last checkpoint and cut metrics.jsonl back to what it was then."""
@@ -235,10 +271,10 @@ class Trainer:
 
 
 def _describe_non_finite(
-    step: int, keys: tuple[str, ...], bad: list[str], values: dict[str, Tensor]
+    step: int, keys: tuple[str, ...], bad: list[str], values: dict[str, float]
 ) -> str:
     objectives = [name.removeprefix("loss/") for name in bad if name.startswith("loss/")]
-    shown = ", ".join(f"{name} = {float(values[name])}" for name in bad)
+    shown = ", ".join(f"{name} = {values[name]}" for name in bad)
     return (
         f"loss is not finite at step {step}: {shown}; objective: {', '.join(objectives) or 'total'}; "
         f"samples: {', '.join(keys[:16])}{' ...' if len(keys) > 16 else ''}. "
@@ -292,11 +328,50 @@ def to_device(raw: loader.RawBatch, target: torch.device, spec: DataSpec) -> Bat
     )
 
 
+def be_deterministic(target: torch.device) -> None:
+    """Bitwise repeatable kernels on a CPU. On a GPU they cost speed, and some do not exist.
+
+    Without the mode's other half, which fills all new memory with NaN to uncover reads of it: that
+    writes every activation twice.
+    """
+    torch.use_deterministic_algorithms(target.type == "cpu", warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+@contextmanager
+def compiled(learner: Learner, *, enabled: bool) -> Iterator[None]:
+    """Within the block the backbone is compiled: nearly all of the work, and one graph.
+
+    In place, so the names in a state dict stay as they are; per shape, since a run has one or two.
+    Random numbers are torch's own, so a compiled run drops the same paths as an eager one.
+    Objectives stay eager (they draw from numpy), and so do evaluations: their odd last batches
+    would be compiled one by one.
+    """
+    backbone: Any = learner.classifier.backbone
+    if not enabled:
+        yield
+        return
+    backbone.compile(dynamic=False, options={"fallback_random": True})
+    try:
+        yield
+    finally:
+        backbone._compiled_call_impl = None  # there is no public way back
+        torch.compiler.reset()  # lest many runs in one process reach the limit of recompilations
+
+
+def eager(learner: Learner) -> AbstractContextManager[Any]:
+    """Within the block compiled code is not used, nor is anything compiled."""
+    backbone: Any = learner.classifier.backbone
+    if backbone._compiled_call_impl is None:
+        return nullcontext()  # the other one imports the compiler: seconds
+    return torch.compiler.set_stance("force_eager")
+
+
 def autocast(target: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(target.type, dtype=torch.bfloat16, enabled=precision == "bf16")
 
 
-def build_optimizer(learner: Learner, config: Train, *, fused: bool) -> torch.optim.AdamW:
+def build_optimizer(learner: Learner, config: Train) -> torch.optim.AdamW:
     """AdamW; no weight decay on biases and other 1-D parameters, as in the TIME release."""
     parameters = [p for p in learner.parameters() if p.requires_grad]
     groups = [
@@ -304,7 +379,7 @@ def build_optimizer(learner: Learner, config: Train, *, fused: bool) -> torch.op
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(
-        groups, lr=config.lr, betas=config.betas, amsgrad=config.amsgrad, fused=fused
+        groups, lr=config.lr, betas=config.betas, amsgrad=config.amsgrad, fused=True
     )
 
 

@@ -12,7 +12,7 @@ Source of the rules: the SSv2 loader of the TIME release.
 from __future__ import annotations
 
 import random
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import cv2
@@ -115,6 +115,15 @@ def _augmenter(spec: str, size: int) -> Any:
 
 def normalise(clip_BTHWC: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """uint8 B T H W 3 on any device -> float32 B T 3 H W, (x / 255 - mean) / std."""
-    scale = torch.tensor([1.0 / (255.0 * s) for s in std], device=clip_BTHWC.device)
-    shift = torch.tensor([m / s for m, s in zip(mean, std, strict=True)], device=clip_BTHWC.device)
+    scale, shift = _affine(mean, std, clip_BTHWC.device)
     return rearrange(clip_BTHWC.float() * scale - shift, "b t h w c -> b t c h w").contiguous()
+
+
+@cache
+def _affine(
+    mean: tuple[float, ...], std: tuple[float, ...], target: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Kept on the device: to copy them there at every step would make the host wait."""
+    scale = torch.tensor([1.0 / (255.0 * s) for s in std], device=target)
+    shift = torch.tensor([m / s for m, s in zip(mean, std, strict=True)], device=target)
+    return scale, shift

@@ -75,8 +75,16 @@ def generator(seed: int, key: str) -> np.random.Generator:
 
 def show(clip_BTCHW: Tensor, orders: np.ndarray) -> Tensor:
     """The clips with their frames in the given order: (T,) for all clips, or one each, (B, T)."""
-    order = torch.as_tensor(orders, device=clip_BTCHW.device)
+    order = indices(orders, clip_BTCHW.device)
     if order.ndim == 1:
         return clip_BTCHW.index_select(1, order)
     clips = torch.arange(len(clip_BTCHW), device=clip_BTCHW.device)
     return clip_BTCHW[clips[:, None], order]
+
+
+def indices(orders: np.ndarray, target: torch.device) -> Tensor:
+    """The orders on a device; from pinned memory, so that the host does not wait for a GPU."""
+    order = torch.from_numpy(orders)
+    if target.type == "cuda":
+        order = order.pin_memory()
+    return order.to(target, non_blocking=True)

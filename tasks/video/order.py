@@ -17,7 +17,6 @@ With tubelets, T counts them, and `shuffle` is not defined: a shuffled pair of f
 from __future__ import annotations
 
 import numpy as np
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -78,7 +77,7 @@ class Objective(task.Objective):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         if self.config.shuffle:
             features = step.extra_features(self)
-        targets_BT = torch.as_tensor(self.orders(step, batch), device=batch.clip_BTCHW.device)
+        targets_BT = views.indices(self.orders(step, batch), batch.clip_BTCHW.device)
         logits_BTT = self.logits(features)
         loss = smoothed_cross_entropy(logits_BTT, targets_BT, smoothing=self.config.smoothing)
         return loss, {"accuracy": accuracy(logits_BTT, targets_BT)}

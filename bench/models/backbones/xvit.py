@@ -36,6 +36,7 @@ from bench.models.layers import (
     DropPath,
     Mlp,
     PatchEmbed,
+    attend,
     init_vit,
     resize_times,
     why_impossible,
@@ -110,7 +111,7 @@ class ShiftedAttention(Attention):
         kv = shift(rearrange(kv, "b t l (two d) -> b t l two d", two=2), channels=self.channels)
         q = rearrange(q, "b t l (h d) -> (b t) h l d", h=self.heads)
         k, v = rearrange(kv, "b t l two (h d) -> two (b t) h l d", h=self.heads)
-        mixed = F.scaled_dot_product_attention(q, k, v)
+        mixed = attend(q, k, v)
         return self.proj(rearrange(mixed, "(b t) h l d -> b t l (h d)", b=B))
 
 
