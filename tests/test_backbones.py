@@ -5,6 +5,7 @@ TimeSformer's own are in test_model.py, agreement with the releases in test_pari
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,8 +19,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from bench import find, task
-from bench.data import views
+from bench import evaluate, find, task
+from bench.data import shards, views
 from bench.learner import Learner, TrainingStep
 from bench.models import released
 from bench.models.backbones import motionformer, timesformer, xvit
@@ -280,9 +281,8 @@ def test_objectives_know_of_tubelets() -> None:
         assert "tokens of 2 frames" in (module.skip(module.Config.tiny(), spec, data) or "")
 
 
-def test_upstream_checkpoint_with_tubelets_loads() -> None:
-    model = tiny("motionformer", frames=4, tubelet=2)
-    classifier = nn.Linear(16, 5)
+def upstream_motionformer(model: Any, classifier: nn.Module) -> dict[str, Tensor]:
+    """A state dict with tubelets, as its authors name the tensors."""
     state = {
         k.replace("patch_embed.", "patch_embed_3d.").replace("time_embed", "temp_embed"): v
         for k, v in model.state_dict().items()
@@ -290,6 +290,13 @@ def test_upstream_checkpoint_with_tubelets_loads() -> None:
     state |= {f"head.{k}": v for k, v in classifier.state_dict().items()}
     state["patch_embed.proj.weight"] = torch.randn(16, 3, 8, 8)  # left over there, and not used
     state["patch_embed.proj.bias"] = torch.randn(16)
+    return state
+
+
+def test_upstream_checkpoint_with_tubelets_loads() -> None:
+    model = tiny("motionformer", frames=4, tubelet=2)
+    classifier = nn.Linear(16, 5)
+    state = upstream_motionformer(model, classifier)
     loaded = released.load(released.plain({"model_state": state}), heads=2, drop_path=0.0)
     assert loaded.description.config["tubelet"] == 2 and loaded.description.frames == 4
     clip = torch.randn(2, 4, 3, 16, 16)
@@ -327,9 +334,8 @@ def test_without_shift_frames_meet_in_the_temporal_head_only() -> None:
     assert moved.tolist() == [True, True, False, False]  # one block sees one frame further
 
 
-def test_upstream_checkpoint_of_xvit_loads() -> None:
-    model = tiny("xvit")
-    classifier = nn.Linear(16, 5)
+def upstream_xvit(model: Any, classifier: nn.Module) -> dict[str, Tensor]:
+    """A state dict as its authors name the tensors."""
     renamed = {new: old for old, new in xvit.RENAMED.items() if new}
     state = {}
     for key, value in model.state_dict().items():
@@ -339,11 +345,44 @@ def test_upstream_checkpoint_of_xvit_loads() -> None:
     for key, value in classifier.state_dict().items():
         state[f"consensus.mlp_head.4.{key}"] = value
         state[f"new_fc.{key}"] = torch.randn_like(value)  # built there, and not used
+    return state
+
+
+def test_upstream_checkpoint_of_xvit_loads() -> None:
+    model = tiny("xvit")
+    classifier = nn.Linear(16, 5)
+    state = upstream_xvit(model, classifier)
     loaded = released.load(released.plain({"model_state": state}), heads=2)
     clip = torch.randn(2, 4, 3, 16, 16)
     with torch.no_grad():
         expected = classifier(model(clip).cls_BD)
         torch.testing.assert_close(loaded.model.eval()(clip), expected)
+
+
+# From the command line --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["motionformer", "xvit"])
+def test_a_released_file_evaluates_without_a_config(
+    name: str, data_dir: Path, tmp_path: Path
+) -> None:
+    data = next(data_dir.glob("mini-ssv2-*"))
+    classifier = nn.Linear(16, len(shards.read_index(data)["classes"]))
+    if name == "xvit":
+        state = upstream_xvit(tiny(name, shift_div=8), classifier)
+        given = {"heads": 2, "shift_div": 8}
+    else:
+        state = upstream_motionformer(tiny(name, tubelet=2, project_values=True), classifier)
+        given = {"heads": 2, "project_values": True}
+    file, out = tmp_path / "released.pyth", tmp_path / "rows.json"
+    torch.save({"model_state": state, "epoch": 35}, file)
+    options = [part for k, v in given.items() for part in ("--backbone", f"{k}={str(v).lower()}")]
+    arguments = ["video.shuffle_gap", "--model", str(file), "--data", str(data), *options]
+    assert evaluate.main([*arguments, "--out", str(out), "--device", "cpu"]) == 0
+    found = json.loads(out.read_text())
+    assert found["backbone"]["name"] == name and given.items() <= found["backbone"].items()
+    rows = [row for row in found["rows"] if row["subset"] == "all" and row["metric"] == "top1"]
+    assert {"original", "shuffled", "gap"} <= {row["view"] for row in rows}
 
 
 # Image weights ------------------------------------------------------------------------------------
