@@ -140,7 +140,12 @@ def missing_files(grid: Plan) -> dict[str, str]:
         key = f"{model.name} {model.config.init}"
         if key not in found:
             found[key] = find.load("backbone", model.name).missing(model.config, weights_dir)
-    return {name: text for name, text in found.items() if text}
+    # Several backbones can lack the same file: said once.
+    by_text: dict[str, str] = {}
+    for name, text in found.items():
+        if text:
+            by_text.setdefault(text, name)
+    return {name: text for text, name in by_text.items()}
 
 
 # -- showing ---
