@@ -11,8 +11,9 @@ width, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, Self
 
 import numpy as np
@@ -49,6 +50,8 @@ class DataSpec:
     splits: tuple[str, ...]  # first the training split, then every split that can be evaluated
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)  # of the RGB channels in [0, 1]
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    # pictures that samples may have beside their own, of the same size: "fg_mask", "only_bg_t", ...
+    layers: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:
@@ -67,6 +70,7 @@ class ModelSpec:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     tubelet: int = 1  # frames that make up one token; T of `Features` is frames / tubelet
+    positions_optional: bool = False  # whether the backbone can encode without position embeddings
 
     @property
     def num_patches(self) -> int:
@@ -123,12 +127,45 @@ class Samples(Protocol):
     def __len__(self) -> int: ...
     def num_frames(self, i: int) -> int: ...
     def frames(self, i: int, indices: np.ndarray) -> np.ndarray:
-        """uint8 T H W 3 (RGB): the requested frames of sample i."""
+        """uint8 T H W 3 (RGB): the requested frames of sample i; images have one."""
+        ...
+
+    def with_layer(self, name: str) -> np.ndarray:
+        """int64, sorted: the samples that have this layer (see `DataSpec.layers`)."""
+        ...
+
+    def layer(self, i: int, name: str) -> np.ndarray:
+        """uint8 H W 3, or a mask of zeros and ones, uint8 H W; H and W are those of the frame.
+
+        Raises ValueError when sample i has none, or it is broken.
+        """
         ...
 
 
+@dataclass(frozen=True)
+class Picture:
+    """A training image with its layers, before augmentation: what `companion` of an objective makes
+    another image from.
+    """
+
+    image_HWC: np.ndarray  # uint8, RGB
+    layer: Callable[[str], np.ndarray]  # name -> as `Samples.layer`
+
+
+class Images(NamedTuple):
+    """A batch of images as they are stored, for an evaluation that composes its own."""
+
+    images_BHWC: Tensor  # uint8, on the device; all of one size
+    labels_B: Tensor  # int64, on the device
+    keys: tuple[str, ...]
+
+
 class Backbone(Protocol):
-    """A video (or image) encoder without any head."""
+    """A video (or image) encoder without any head.
+
+    One whose module says `POSITIONS_OPTIONAL = True` also takes `positions=False`: no position
+    embedding is added to the patch tokens.
+    """
 
     dim: int  # D
     patch: int  # pixels
@@ -142,8 +179,11 @@ class Backbone(Protocol):
 class Step(Protocol):
     """What an objective may ask of the training step it is part of."""
 
-    def encode(self, clip_BTCHW: Tensor) -> Features:
-        """A pass of its own through the encoder; what is known before belongs in `extra_clips`."""
+    def encode(self, clip_BTCHW: Tensor, *, positions: bool = True) -> Features:
+        """A pass of its own through the encoder; what is known before belongs in `extra_clips`.
+
+        Without `positions`, only where `ModelSpec.positions_optional`.
+        """
         ...
 
     def extra_features(self, objective: Objective) -> Features:
@@ -171,6 +211,9 @@ class Model(Protocol):
     def backbone(self) -> Any: ...
     def encode(self, clip_BTCHW: Tensor) -> Features: ...
     def classify(self, features: Features) -> Tensor: ...
+    def __call__(self, clip_BTCHW: Tensor) -> Tensor:
+        """logits_BK; all that a model from timm can do."""
+        ...
 
 
 class Context(Protocol):
@@ -204,6 +247,36 @@ class Context(Protocol):
         """The same, with every spatial crop that is evaluated (`Input.eval_crops`): one batch per
         crop, of the same keys. An evaluation that classifies adds the logits of the crops.
         """
+        ...
+
+    def samples(self, split: str) -> Samples:
+        """The split itself, for what batches do not hold: layers."""
+        ...
+
+    def images(self, split: str) -> Iterator[Images]:
+        """Every image exactly once, in stored order and as stored: neither resized nor normalised.
+
+        Raises ValueError, naming the file, for one that cannot be read.
+        """
+        ...
+
+    def to_clip(self, images_BHWC: Tensor) -> Tensor:
+        """uint8 images on the device -> clip_BTCHW (T = 1) as the model wants it.
+
+        Centre crop at the evaluation scale, resized (bilinear, antialiased) where the size differs,
+        normalised with the model's own mean and std.
+        """
+        ...
+
+    @property
+    def scratch(self) -> Path | None:
+        """A file for the state of an evaluation that takes long: it survives a kill, belongs to
+        this model, data and options alone, and is deleted when the rows are written.
+        """
+        ...
+
+    def keep_picture(self, name: str, image_HWC: np.ndarray) -> None:
+        """Keep an uint8 picture (RGB) with the results, for figures; `name` as in "strongest/dog-1"."""
         ...
 
     def progress(self, done: int, total: int, text: str = "") -> None: ...
