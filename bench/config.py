@@ -41,6 +41,10 @@ class Input(Config):
         description="square crops along the longer side in evaluation: 1 is the centre, 3 both "
         "ends and the centre; their logits are added (the paper: 3)",
     )
+    hflip: bool = Field(
+        False,
+        description="mirror half of the training samples; never where left and right are classes",
+    )
     rand_augment: str | None = Field(None, description="timm spec, e.g. rand-m20-mstd0.5-inc1")
 
     @pydantic.model_validator(mode="after")
@@ -160,6 +164,7 @@ class RunConfig:
 
     def model_spec(self) -> ModelSpec:
         spec, model = self.data_spec(), self.model.config
+        backbone = find.load("backbone", self.model.name)
         return ModelSpec(
             frames=self.input.frames,
             size=self.input.size,
@@ -169,6 +174,7 @@ class RunConfig:
             mean=spec.mean,
             std=spec.std,
             tubelet=getattr(model, "tubelet", 1),
+            positions_optional=getattr(backbone, "POSITIONS_OPTIONAL", False),
         )
 
     def skip_reason(self) -> str | None:
@@ -181,6 +187,8 @@ class RunConfig:
             if reason:
                 return f"{self.model.name}: {reason}"
         spec, model_spec = self.data_spec(), self.model_spec()
+        if spec.media == "image" and self.input.frames > 1:
+            return f"{spec.name} has images, one frame each: set input.frames to 1"
         for kind, parts in (("objective", self.objectives), ("evaluation", self.evaluations)):
             for name, part in parts.items():
                 module = find.load(kind, name)

@@ -3,36 +3,42 @@ predictions.
 
     python -m bench.evaluate video.shuffle_gap --model runs/<signature> --data DIR [--out FILE.json]
 
-The same modules run at the end of every cell (bench.run) and from this command line on any model.
+The same modules run at the end of every cell (bench.run) and from this command line on any model
+(bench.subject), over shards or a data set as released. What the command line measures is kept in
+`<runs>/evaluated/` too, where the report finds it.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
+import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
+from PIL import Image
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import Progress, TimeRemainingColumn
 from rich.table import Table
-from torch import Tensor
+from torch import Tensor, nn
 
-from bench import checkpoint, find
-from bench.config import Input, Mistake, Mistakes, Resources, RunConfig, parse, parse_options
-from bench.data import loader, shards
+from bench import find
+from bench.config import Input, Mistake, Mistakes, Resources, RunConfig, parse_options
+from bench.data import imagenet9, loader, shards
 from bench.data.pack import available_cores
-from bench.learner import build
-from bench.models import released
-from bench.models.classifier import Classifier
+from bench.data.transforms import centre_crop, normalise, normalise_exactly
+from bench.identity import digest
 from bench.patch import parse_settings
-from bench.rundir import RunDir, replacing, write_json
-from bench.task import Batch, DataSpec, ModelSpec, Row, Samples
+from bench.rundir import RunDir, evaluated_path, replacing, write_json
+from bench.subject import TIMM, Subject, subject_of
+from bench.task import Batch, DataSpec, Images, ModelSpec, Released, Row, Samples
 from bench.train import autocast, device, open_split, to_device
 
 
@@ -40,7 +46,7 @@ from bench.train import autocast, device, open_split, to_device
 class Context:
     """What an evaluation gets: the model, the data, and places to leave progress and predictions."""
 
-    model: Classifier  # in eval mode, on the device
+    model: nn.Module  # in eval mode, on the device
     spec: DataSpec
     model_spec: ModelSpec
     input: Input
@@ -52,8 +58,45 @@ class Context:
     open_split: Callable[[str], Samples]
     splits: tuple[str, ...]
     report: Callable[[dict[str, Any]], None]
+    scratch_folder: Path | None = None
+    official: bool = False  # images as the Backgrounds Challenge's own evaluator shows them
     evaluation: str = ""
     predictions: list[pd.DataFrame] = field(default_factory=list)
+    pictures: dict[str, np.ndarray] = field(default_factory=dict)  # "<evaluation>/<name>"
+
+    @property
+    def scratch(self) -> Path | None:
+        """Where the running evaluation may keep its state until its rows are written."""
+        return self.scratch_folder and self.scratch_folder / self.evaluation
+
+    def samples(self, split: str) -> Samples:
+        return self.open_split(split)
+
+    def images(self, split: str) -> Iterator[Images]:
+        """Every image exactly once, in stored order and as stored, on the device."""
+        pin = self.device.type == "cuda"
+        for batch in loader.evaluation_images(
+            self.open_split(split), batch=self.batch, workers=self.workers, pin=pin
+        ):
+            images_BHWC, labels_B = (
+                x.to(self.device, non_blocking=True) for x in (batch.images_BHWC, batch.labels_B)
+            )
+            yield Images(images_BHWC, labels_B, batch.keys)
+
+    def to_clip(self, images_BHWC: Tensor) -> Tensor:
+        """uint8 images on the device -> clip_BTCHW (T = 1) as the model wants it.
+
+        The official evaluator shows images as they are stored, and normalises for all models alike.
+        """
+        if self.official:
+            mean, std = official_normalisation(self.model_spec.num_classes)
+            return normalise_exactly(images_BHWC[:, None], mean, std)
+        return normalise(
+            centre_crop(images_BHWC, self.input)[:, None], self.spec.mean, self.spec.std
+        )
+
+    def keep_picture(self, name: str, image_HWC: np.ndarray) -> None:
+        self.pictures[f"{self.evaluation}/{name}"] = image_HWC
 
     def count(self, split: str) -> int:
         """How many samples the split declares; an evaluation that saw another number must fail."""
@@ -123,11 +166,20 @@ def write_predictions(path: Path, context: Context) -> None:
             frame.to_parquet(temporary, index=False)
 
 
+def write_pictures(folder: Path, context: Context) -> None:
+    for name, image_HWC in context.pictures.items():
+        path = folder / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
+            Image.fromarray(image_HWC).save(temporary, format="png")
+
+
 def context_for(
     config: RunConfig,
     resources: Resources,
-    model: Classifier,
+    model: nn.Module,
     report: Callable[[dict[str, Any]], None],
+    scratch: Path | None = None,
 ) -> Context:
     """The context of a run's own evaluations."""
     planned = config.data_spec()
@@ -147,193 +199,241 @@ def context_for(
         open_split=opened,
         splits=spec.splits[1:],
         report=report,
+        scratch_folder=scratch,
     )
+
+
+def provenance(settings: Input, samples: Samples, media: str, official: bool = False) -> str:
+    """How what was evaluated was made. Rows that differ in it are never averaged together."""
+    if media == "image":
+        if official:
+            return f"{samples.provenance}; as stored, the official normalisation"
+        scale = f"short side {settings.eval_scale:g} x {settings.size}"
+        return f"{samples.provenance}; whole images, {scale}, centre crop"
+    clip = f"{settings.frames} frames, segment midpoints"
+    scale = f"short side {settings.eval_scale:g} x {settings.size}"
+    crops = {1: "1 centre crop", 3: "3 crops"}[settings.eval_crops]
+    return f"{samples.provenance}; {clip}, {scale}, 1 temporal view x {crops}"
 
 
 # -- command line ---
 
-
-@dataclass(frozen=True)
-class Subject:
-    """A model to evaluate and what is known of its input."""
-
-    model: Classifier
-    input: Input
-    seed: int
-    precision: str
-    num_classes: int
-    made_by: dict[str, Any]  # what to write down about the model
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-
-
-def subject_of(
-    model: str,
-    *,
-    frames: int | None = None,
-    size: int | None = None,
-    backbone: Mapping[str, Any] | None = None,
-) -> Subject:
-    """runs/<signature>, or a released checkpoint: a file, or a folder of `save_pretrained`.
-
-    `frames`, `size` and `backbone` (fields of its Config) say of a released checkpoint what its
-    tensors do not show, or how to show clips to it. Raises ValueError with the remedy.
-    """
-    path = Path(model)
-    run = RunDir(path)
-    if run.config.exists():
-        if frames or size or backbone:
-            raise ValueError(
-                f"--model {model} is a run, with a config of its own; --frames, --size, --heads "
-                "and --backbone are for released checkpoints"
-            )
-        return _run_subject(run)
-    if not path.exists():
-        raise ValueError(f"--model {model}: neither a run directory nor a checkpoint file")
-    return _released_subject(path, frames=frames, size=size, backbone=backbone or {})
-
-
-def _run_subject(run: RunDir) -> Subject:
-    config = parse(run.read_config())
-    learner = build(config, weights_dir=None)
-    state = checkpoint.load(run.last)
-    if state is None:
-        raise ValueError(
-            f"{run.path} has no checkpoint yet; run it first: python -m bench.run {run.path}"
-        )
-    learner.load_state_dict(state["learner"])
-    spec = config.data_spec()
-    return Subject(
-        model=learner.classifier,
-        input=config.input,
-        seed=config.seed,
-        precision=config.train.precision,
-        num_classes=spec.num_classes,
-        made_by={
-            "signature": run.signature,
-            "backbone": config.dump()["model"],
-            "frames": config.input.frames,
-            "size": config.input.size,
-        },
-        mean=spec.mean,
-        std=spec.std,
-    )
-
-
-def _released_subject(
-    path: Path, *, frames: int | None, size: int | None, backbone: Mapping[str, Any]
-) -> Subject:
-    state = released.read(path)
-    found = released.describe(state, settings=released.read_settings(path))
-    loaded = released.build(state, found, backbone, frames=frames, size=size)
-    built = loaded.description
-    return Subject(
-        model=loaded.model,
-        input=Input(frames=built.frames, size=built.size),
-        seed=0,
-        precision="fp32",
-        num_classes=built.num_classes,
-        made_by={
-            "sha256": shards.sha256_of(released.weights_file(path)),
-            "backbone": {"name": built.backbone, **built.config},
-            "frames": built.frames,
-            "size": built.size,
-            "mean": built.mean,
-            "std": built.std,
-        },
-        mean=built.mean,
-        std=built.std,
-    )
+COLUMNS = (*Progress.get_default_columns()[:-1], TimeRemainingColumn())
 
 
 def context_over(
-    name: str, options: Any, subject: Subject, data: Path, resources: Resources, *, batch: int
+    name: str,
+    options: Any,
+    subject: Subject,
+    data: Path,
+    resources: Resources,
+    *,
+    batch: int,
+    official: bool = False,
 ) -> Context:
-    """A context over the shards in `data`, checked against the model."""
-    index = shards.read_index(data)
-    spec = DataSpec(
-        name=index["source"],
-        media="video",
-        classes=tuple(index["classes"]),
-        subsets={k: tuple(v) for k, v in index["subsets"].items()},
-        splits=tuple(index["splits"]),
-        mean=subject.mean,
-        std=subject.std,
-    )
-    if spec.num_classes != subject.num_classes:
+    """A context over the data set in `data`, checked against the model. ValueError: a mismatch."""
+    found = open_data(data)
+    spec = replace(found.spec, mean=subject.mean, std=subject.std)
+    if subject.media != spec.media:
+        raise ValueError(f"the model sees {subject.media}s, {data} holds {spec.media}s")
+    module = find.load("evaluation", name)
+    outputs = (spec.num_classes, *getattr(module, "OUTPUTS", ()))
+    if subject.num_classes not in outputs:
         raise ValueError(
-            f"the model has {subject.num_classes} classes, {data} has {spec.num_classes}: "
-            "not the data this model was trained for"
+            f"the model has {subject.num_classes} classes, {data} ({spec.name}) has "
+            f"{' or '.join(map(str, outputs))}: not the data this model was trained for"
         )
     backbone = subject.model.backbone
     model_spec = ModelSpec(
         frames=subject.input.frames,
         size=subject.input.size,
-        patch=backbone.patch,
-        dim=backbone.dim,
-        num_classes=spec.num_classes,
+        patch=getattr(backbone, "patch", subject.input.size),
+        dim=getattr(backbone, "dim", 0),
+        num_classes=subject.num_classes,
         mean=spec.mean,
         std=spec.std,
         tubelet=getattr(backbone, "tubelet", 1),
     )
-    module = find.load("evaluation", name)
     reason = module.skip(options, model_spec, spec) if hasattr(module, "skip") else None
     if reason:
         raise ValueError(f"{name} cannot run here: {reason}")
+    if official and (spec.media != "image" or subject.num_classes not in (9, 1000)):
+        raise ValueError(
+            "--official is the way of the Backgrounds Challenge: images, 9 or 1000 classes"
+        )
     target = device(resources)
-    return Context(
+    context = Context(
         model=subject.model.to(target).eval(),
         spec=spec,
         model_spec=model_spec,
         input=subject.input,
         device=target,
         seed=subject.seed,
-        precision=subject.precision,
+        precision="fp32" if official else subject.precision,
         batch=batch,
         workers=resources.workers,
-        open_split=cache(partial(shards.open_split, data)),
-        splits=spec.splits[1:],
+        open_split=cache(found.open),
+        splits=found.splits,
         report=lambda _: None,
+        official=official,
     )
+    if official:
+        _try_stored_size(context)
+    return context
+
+
+def open_data(folder: Path) -> Released:
+    """Shards, or a data set where it lies as released. Raises ValueError with what was looked for."""
+    sources = {name: find.load("source", name) for name in find.names("source")}
+    readable = {name: source for name, source in sources.items() if hasattr(source, "as_released")}
+    if folder.is_dir() and not (folder / shards.INDEX).is_file():
+        for source in readable.values():
+            if found := source.as_released(folder):
+                return found
+    try:
+        index = shards.read_index(folder)
+    except ValueError as error:
+        known = ", ".join(readable)
+        raise ValueError(f"{error}. Nor is it a data set as released (known: {known})") from error
+    spec = DataSpec(
+        name=index["source"],
+        media=index.get("media", "video"),
+        classes=tuple(index["classes"]),
+        subsets={k: tuple(v) for k, v in index["subsets"].items()},
+        splits=tuple(index["splits"]),
+        layers=tuple(
+            sorted({name for names in index.get("layers", {}).values() for name in names})
+        ),
+    )
+    return Released(spec, spec.splits[1:], partial(shards.open_split, folder))
+
+
+def official_normalisation(outputs: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and std that the Backgrounds Challenge's evaluator gives a model with so many outputs:
+    those of ImageNet-9 for nine, those of ImageNet for 1000, whatever the model was trained with.
+    """
+    if outputs == len(imagenet9.CLASSES):
+        return imagenet9.MEAN, imagenet9.STD
+    return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def _try_stored_size(context: Context) -> None:
+    """Raises ValueError when the model does not take images of the size they are stored in."""
+    image_HWC = context.samples(context.splits[0]).frames(0, np.zeros(1, np.int64))[0]
+    height, width = image_HWC.shape[:2]
+    try:
+        with torch.no_grad():
+            context.model(context.to_clip(torch.from_numpy(image_HWC)[None].to(context.device)))
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"--official shows images as stored, {height} x {width}, and this model does not take "
+            f"them ({error}); without --official they are resized to what it was trained on"
+        ) from error
 
 
 def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
-        module = find.load("evaluation", options.evaluation)
-        patch, backbone = _settings(options)
-        config = parse_options("evaluation", options.evaluation, patch)
-        resources = Resources(
-            device=options.device, workers=options.workers, threads=options.threads
-        )
-        torch.set_num_threads(options.threads)
-        subject = subject_of(
-            options.model, frames=options.frames, size=options.size, backbone=backbone
-        )
-        if options.crops is not None:
-            crops = subject.input.model_copy(update={"eval_crops": options.crops})
-            subject = replace(subject, input=crops)
-        context = context_over(
-            options.evaluation, config, subject, options.data, resources, batch=options.batch
-        )
-    except (ValueError, RuntimeError, OSError) as error:
+        config, subject, context = _set_up(options)
+        kept = _Kept(options, config, subject, context)
+        with Progress(*COLUMNS, console=Console(stderr=True), transient=True) as bars:
+            task = bars.add_task(options.evaluation, total=None)
+            context.report = lambda p: bars.update(
+                task, completed=p["done"], total=p["total"], description=p["phase"]
+            )
+            rows = run_one(options.evaluation, config, context)
+    except (ValueError, OSError) as error:
         print(f"python -m bench.evaluate: {error}", file=sys.stderr)
         return 2
-    with Progress(console=Console(stderr=True), transient=True) as bars:
-        task = bars.add_task(options.evaluation, total=None)
-        context.report = lambda p: bars.update(task, completed=p["done"], total=p["total"])
-        rows = run_one(options.evaluation, config, context)
     _show(rows)
+    result = kept.write(rows)
+    print(
+        f"kept in {result}; python -m reports.build --runs {options.runs} shows it", file=sys.stderr
+    )
     if options.out:
         made_by = {
             "model": str(options.model),
             "data": str(options.data),
-            "version": module.VERSION,
+            "version": find.load("evaluation", options.evaluation).VERSION,
             "crops": subject.input.eval_crops,
+            "official": options.official,
             **subject.made_by,
         }
         write_json(options.out, {**made_by, "rows": rows})
     return 0
+
+
+def _set_up(options: argparse.Namespace) -> tuple[Any, Subject, Context]:
+    """Everything that can be wrong with the command, before any work."""
+    find.load("evaluation", options.evaluation)
+    patch, backbone = _settings(options)
+    config = parse_options("evaluation", options.evaluation, patch)
+    resources = Resources(device=options.device, workers=options.workers, threads=options.threads)
+    torch.set_num_threads(options.threads)
+    try:
+        subject = subject_of(
+            options.model,
+            frames=options.frames,
+            size=options.size,
+            backbone=backbone,
+            weights=options.weights_dir,
+            by_position=options.by_position,
+        )
+    except RuntimeError as error:  # torch's own words for tensors that do not fit
+        raise ValueError(str(error)) from error
+    if options.crops is not None:
+        crops = subject.input.model_copy(update={"eval_crops": options.crops})
+        subject = replace(subject, input=crops)
+    context = context_over(
+        options.evaluation,
+        config,
+        subject,
+        options.data,
+        resources,
+        batch=options.batch,
+        official=options.official,
+    )
+    return config, subject, context
+
+
+class _Kept:
+    """The file among the runs that the report reads, named by model and by all that was asked."""
+
+    def __init__(
+        self, options: argparse.Namespace, config: Any, subject: Subject, context: Context
+    ) -> None:
+        samples = context.samples(context.splits[0])
+        self._context = context
+        self._result = {
+            "model": options.name or _label(options.model),
+            "evaluation": options.evaluation,
+            "version": find.load("evaluation", options.evaluation).VERSION,
+            "options": config.model_dump(mode="json"),
+            "data": context.spec.name,
+            "data_digest": samples.digest,
+            "provenance": provenance(context.input, samples, context.spec.media, options.official),
+            "official": options.official,
+            "made_by": subject.made_by,
+        }
+        slug = re.sub(r"[^A-Za-z0-9._=+-]+", "_", f"{self._result['model']}-{options.evaluation}")
+        self._path = evaluated_path(options.runs, f"{slug}-{digest(self._result)[:8]}")
+        self._folder = RunDir(self._path.with_suffix(""))
+        context.scratch_folder = self._folder.scratch
+
+    def write(self, rows: list[Row]) -> Path:
+        write_pictures(self._folder.pictures, self._context)
+        if self._context.predictions:
+            self._folder.path.mkdir(parents=True, exist_ok=True)
+        write_predictions(self._folder.predictions, self._context)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(self._path, {**self._result, "rows": rows})
+        shutil.rmtree(self._folder.scratch, ignore_errors=True)
+        return self._path
+
+
+def _label(model: str) -> str:
+    """How a table names a model that was given no name."""
+    return model if model.startswith(TIMM) else Path(model).name
 
 
 def _settings(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -365,18 +465,52 @@ def _parser() -> argparse.ArgumentParser:
 
 examples:
   python -m bench.evaluate video.shuffle_gap --model runs/0123456789abcdef --data data/ssv2
-  python -m bench.evaluate video.order_probe --model TimeSformer_TIME.pyth --data data/ssv2 --out probe.json""",
+  python -m bench.evaluate video.order_probe --model TimeSformer_TIME.pyth --data data/ssv2 --out probe.json
+  python -m bench.evaluate image.background_shift --model timm:resnet50.a1_in1k --data bg_challenge
+  python -m bench.evaluate image.background_challenge --model timm:deit_small_patch16_224@mine.pth \\
+                           --data bg_challenge --official --name DeiT-S""",
     )
     parser.add_argument("evaluation", metavar="EVALUATION", help="e.g. video.shuffle_gap")
     parser.add_argument(
         "--model",
         required=True,
-        help="runs/<signature>, a released checkpoint file, or a folder of save_pretrained",
+        help="runs/<signature>, a released checkpoint file, a folder of save_pretrained, or "
+        "timm:<name>[@<weights file>]",
     )
     parser.add_argument(
-        "--data", type=Path, required=True, metavar="DIR", help="shards made by bench.prepare"
+        "--data",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="shards made by bench.prepare, or bg_challenge as it was released",
     )
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="also write the rows here")
+    parser.add_argument("--name", help="what tables call the model (default: as it was given)")
+    parser.add_argument(
+        "--runs",
+        type=Path,
+        default=Path("runs"),
+        metavar="DIR",
+        help="where the result is kept for the report (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--official",
+        action="store_true",
+        help="exactly as the Backgrounds Challenge's own evaluator: images as stored, and its "
+        "normalisation instead of the model's",
+    )
+    parser.add_argument(
+        "--weights-dir",
+        type=Path,
+        default=Path("data/weights"),
+        metavar="DIR",
+        help="where timm:<name> finds its weights (default: %(default)s, then timm's caches)",
+    )
+    parser.add_argument(
+        "--by-position",
+        action="store_true",
+        help="the weights of timm:<name>@<file> have other names, but the same order and shapes",
+    )
     parser.add_argument(
         "--set",
         action="append",
@@ -409,10 +543,14 @@ examples:
         "--crops",
         type=int,
         choices=[1, 3],
-        help="spatial crops whose logits are added; the paper: 3 (default: the run's own, else 1)",
+        help="spatial crops of videos whose logits are added; the paper: 3 (default: the run's own, "
+        "else 1)",
     )
     parser.add_argument(
-        "--batch", type=_positive, default=32, help="clips per forward pass (default: %(default)s)"
+        "--batch",
+        type=_positive,
+        default=32,
+        help="clips or images per forward pass (default: %(default)s)",
     )
     parser.add_argument(
         "--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: %(default)s)"
@@ -429,7 +567,7 @@ def _show(rows: list[Row]) -> None:
     for row in rows:
         if not str(row["subset"]).startswith("class: "):
             cells = [row[k] for k in ("split", "view", "subset", "metric")]
-            table.add_row(*map(str, cells), f"{100 * row['value']:.1f}", str(row["n"]))
+            table.add_row(*map(str, cells), f"{100 * row['value']:.2f}", str(row["n"]))
     Console().print(table)
 
 

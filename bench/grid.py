@@ -1,8 +1,9 @@
 """YAML -> labelled cells. Pure: reads the two YAML files, touches nothing else.
 
 A sweep says *what is compared* (axes), a scale says *how big* (data, model size, schedule,
-resources, and under `backbones` what its recipe does for one backbone only). Each value of an axis
-is a label that maps to a patch of the config; a cell takes one label per axis and merges
+resources, and under `backbones` what its recipe does for one backbone only). A sweep over images
+says `scales: image` and so takes its scales, of the same names, from `scales/image/`. Each value of
+an axis is a label that maps to a patch of the config; a cell takes one label per axis and merges
 
     scale.base <- scale.backbones[its model.name] <- sweep.base <- patches of its labels <- --set
 
@@ -33,7 +34,7 @@ from bench.patch import Patch, has, leaves, merge, nest, overlap, parse_settings
 
 Labels = dict[str, str]
 
-_SWEEP_KEYS = ("title", "base", "axes", "zip", "exclude", "when", "seeds", "resources")
+_SWEEP_KEYS = ("title", "scales", "base", "axes", "zip", "exclude", "when", "seeds", "resources")
 _SCALE_KEYS = ("title", "base", "backbones", "seeds", "resources")
 
 
@@ -85,7 +86,7 @@ def plan(sweep: Path, scale: str, settings: Iterable[str] = ()) -> Plan:
     sweep_doc = yaml.read(sweep, mistakes)
     if sweep_doc is None:
         raise Mistakes(mistakes)
-    scale_path = sweep.parent / "scales" / f"{scale}.yaml"
+    scale_path = _scales(sweep, sweep_doc, mistakes) / f"{scale}.yaml"
     if not scale_path.exists():
         valid = sorted(p.stem for p in scale_path.parent.glob("*.yaml"))
         mistakes.append(
@@ -97,6 +98,18 @@ def plan(sweep: Path, scale: str, settings: Iterable[str] = ()) -> Plan:
         raise Mistakes(mistakes)
     overrides = parse_settings(settings, mistakes)
     return _expand(sweep, scale_path, sweep_doc, scale_doc, overrides, mistakes)
+
+
+def _scales(sweep: Path, doc: Patch, mistakes: list[Mistake]) -> Path:
+    """The folder of the sweep's scales. Raises Mistakes when there is no such folder."""
+    root = sweep.parent / "scales"
+    name = doc.get("scales", ".")
+    known = sorted(path.name for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+    if name != "." and name not in known:
+        hint = find.nearest(str(name), known)
+        mistakes.append(Mistake((), f"{sweep}: scales: no such folder in {root}: {name!r}{hint}"))
+        raise Mistakes(mistakes)
+    return root / name
 
 
 def _expand(

@@ -63,11 +63,11 @@ class TrainingStep:
         self._extra = dict(zip(extra, parts, strict=True))
         return features
 
-    def extra_features(self, objective: nn.Module) -> Features:
+    def extra_features(self, objective: Objective) -> Features:
         return self._extra[objective]
 
-    def encode(self, clip_BTCHW: Tensor) -> Features:
-        return self._classifier.encode(clip_BTCHW)
+    def encode(self, clip_BTCHW: Tensor, *, positions: bool = True) -> Features:
+        return self._classifier.encode(clip_BTCHW, positions=positions)
 
     def classify(self, features: Features) -> Tensor:
         return self._classifier.classify(features)
@@ -109,10 +109,10 @@ class Learner(nn.Module):
         logs: dict[str, Tensor] = {}
         for key, objective in self.objectives.items():
             name = key.replace("/", ".")
-            loss, extra = objective(step, batch, features)
+            loss, scalars = objective(step, batch, features)
             total = total + self.weights[name] * loss
             terms[name] = loss.detach()
-            logs |= {f"{name}/{k}": v.detach() for k, v in extra.items()}
+            logs |= {f"{name}/{k}": v.detach() for k, v in scalars.items()}
         return LossReport(total, terms, logs)
 
 

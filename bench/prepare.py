@@ -14,16 +14,19 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from bench import find
-from bench.data.shards import check, index_digest
+from bench.data.shards import check, index_digest, open_split
 from bench.data.sheet import draw_sheet
 
 EXAMPLES = """\
 examples:
   python -m bench.prepare mini-ssv2 --out data/mini            the built-in videos, no download
+  python -m bench.prepare mini-imagenet9 --out data/mini9      the built-in images, no download
   python -m bench.prepare ssv2 --videos 20bn-something-something-v2 --annotations labels \\
                                --out data/ssv2
+  python -m bench.prepare imagenet9 --train archives --test bg_challenge --out data/imagenet9
   python -m bench.prepare ssv2 --out data/ssv2 --check         verify what is there
   python -m bench.prepare ssv2 --out data/ssv2 --check --sheet ssv2.png    and look at it
 
@@ -59,7 +62,7 @@ def parser_for(modules: Mapping[str, ModuleType]) -> argparse.ArgumentParser:
             "--check", action="store_true", help="only verify DIR: counts and SHA-256 of every file"
         )
         command.add_argument(
-            "--sheet", type=Path, metavar="FILE.png", help="also draw one clip of each class"
+            "--sheet", type=Path, metavar="FILE.png", help="also draw one sample of each class"
         )
         command.add_argument(
             "--workers", type=int, metavar="N", help="processes; default: all cores"
@@ -70,13 +73,34 @@ def parser_for(modules: Mapping[str, ModuleType]) -> argparse.ArgumentParser:
 
 
 def verify(folder: Path, source: str) -> str:
-    """Check a shard folder and describe it in one line."""
+    """Check a shard folder and describe it in one line; images also with their counts per class."""
     index = check(folder)
     if index["source"] != source:
         raise ValueError(f"{folder} holds {index['source']!r}, not {source!r}")
     counts = ", ".join(f"{split} {entry['samples']:,}" for split, entry in index["splits"].items())
-    left_out = f", {len(index['failed'])} videos left out" if index["failed"] else ""
-    return f"{folder}: {source}, {counts}{left_out}; digest {index_digest(folder)}"
+    media = index.get("media", "video")
+    left_out = f", {len(index['failed'])} {media}s left out" if index["failed"] else ""
+    line = f"{folder}: {source}, {counts}{left_out}; digest {index_digest(folder)}"
+    return f"{line}\n{_per_class(folder, index)}" if media == "image" else line
+
+
+def _per_class(folder: Path, index: Mapping[str, Any]) -> str:
+    """A table: images of each class in each split, then how many have each layer."""
+    opened = {split: open_split(folder, split) for split in index["splits"]}
+    names = [*index["classes"], *sorted({n for ls in index["layers"].values() for n in ls})]
+    classes = len(index["classes"])
+    lines = [["", *opened]]
+    for n, name in enumerate(names):
+        counts = [
+            int((samples.labels == n).sum()) if n < classes else len(samples.with_layer(name))
+            for samples in opened.values()
+        ]
+        lines.append([name if n < classes else f"with {name}", *(f"{c:,}" for c in counts)])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(w) if not i else cell.rjust(w) for i, (cell, w) in enumerate(cells))
+        for cells in (list(zip(line, widths, strict=True)) for line in lines)
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,7 +1,9 @@
-"""Runs -> one long DataFrame, one row per measured number. The only API that reports use.
+"""Runs -> one long DataFrame, one row per measured number; and what a run kept beside its numbers.
+The only API that reports use.
 
 Rebuilt from manifests and run directories alone. A cell without a result is one row with empty
-value and its reason, so that a table shows a hole instead of forgetting the cell.
+value and its reason, so that a table shows a hole instead of forgetting the cell. Models that
+`bench.evaluate` measured without a run are rows of the sweep EVALUATED, told apart by `model`.
 """
 
 from __future__ import annotations
@@ -12,29 +14,112 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from PIL import Image
+from ruamel.yaml.error import YAMLError
 
 from bench.rundir import RunDir, State, manifests, read_json
 
 COLUMNS = (
-    "sweep", "scale", "overrides", "seed", "signature", "state", "reason", "data", "data_digest", "provenance",
-    "evaluation", "split", "view", "subset", "metric", "value", "n",
+    "sweep", "scale", "overrides", "seed", "signature", "run_dir", "state", "reason", "evaluations",
+    "data", "data_digest", "provenance", "evaluation", "split", "view", "subset", "metric", "value", "n",
 )  # fmt: skip
+
+EVALUATED = "evaluated"
+"""Sweep of the models without a run, and their folder under `runs/`."""
+
+PREDICTIONS = ("evaluation", "split", "view", "key", "label", "top5", "confidence")
 
 
 def load(runs: Path) -> pd.DataFrame:
-    """Columns: COLUMNS plus one per axis of any sweep. Empty when nothing was launched."""
+    """Columns: COLUMNS plus one per axis of any sweep, and `model` where models without a run were
+    evaluated. Empty when nothing was launched. Raises ValueError for a file that is broken.
+
+    `run_dir` is where `predictions` and `pictures` of a row are; `evaluations` are those
+    that its sweep planned, separated by spaces.
+    """
     rows: list[dict[str, Any]] = []
     for path in manifests(Path(runs)):
         manifest = read_json(path)
         if manifest is None:
             raise ValueError(f"{path}: not readable; run the sweep again to rewrite it")
+        planned = _planned(Path(runs), manifest)
         for cell in manifest["cells"]:
-            rows += _cell_rows(Path(runs), manifest, cell)
+            rows += _cell_rows(Path(runs), manifest, cell, planned)
+    for path in sorted((Path(runs) / EVALUATED).glob("*.json")):
+        rows += _evaluated_rows(path)
     axes = {key: None for row in rows for key in row if key not in COLUMNS}
     return pd.DataFrame(rows, columns=[*COLUMNS[:3], *axes, *COLUMNS[3:]])
 
 
-def _cell_rows(runs: Path, manifest: dict[str, Any], cell: dict[str, Any]) -> list[dict[str, Any]]:
+# --- what a run kept ---
+
+
+def predictions(run_dir: str | Path) -> pd.DataFrame:
+    """What was predicted for each sample: PREDICTIONS; `top5` are class ids, best first.
+
+    Empty where nothing was kept. Raises ValueError when the file is broken.
+    """
+    path = RunDir(Path(run_dir)).predictions
+    if not path.exists():
+        return pd.DataFrame(columns=list(PREDICTIONS))
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
+        raise ValueError(f"{path}: not readable ({error}); evaluate the model again") from error
+
+
+def pictures(run_dir: str | Path, evaluation: str) -> tuple[str, ...]:
+    """The names of the pictures that an evaluation kept, sorted; as `picture` takes them."""
+    folder = _picture_folder(run_dir, evaluation)
+    return tuple(
+        sorted(
+            path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.png")
+        )
+    )
+
+
+def picture(run_dir: str | Path, evaluation: str, name: str) -> np.ndarray | None:
+    """uint8 H W 3 (RGB), or None where there is no such picture.
+
+    Raises ValueError when the file is broken.
+    """
+    # Not with_suffix: a name may have dots of its own.
+    path = _picture_folder(run_dir, evaluation) / f"{name}.png"
+    if not path.exists():
+        return None
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except (OSError, ValueError, SyntaxError) as error:
+        raise ValueError(f"{path}: not readable ({error}); evaluate the model again") from error
+
+
+def _picture_folder(run_dir: str | Path, evaluation: str) -> Path:
+    return RunDir(Path(run_dir)).pictures / evaluation
+
+
+# --- rows ---
+
+
+def _planned(runs: Path, manifest: dict[str, Any]) -> str:
+    """The evaluations of a sweep, by the config of its first cell that has one: reading them all
+    would take longer than everything else. Empty when none was launched.
+    """
+    for cell in manifest["cells"]:
+        run = RunDir(runs / cell["signature"])
+        if cell["signature"] and run.config.exists():
+            try:
+                return " ".join(sorted(run.read_config().get("evaluations") or ()))
+            except (OSError, AttributeError, YAMLError) as error:
+                raise ValueError(
+                    f"{run.config}: not readable; delete {run.path} and run the sweep again"
+                ) from error
+    return ""
+
+
+def _cell_rows(
+    runs: Path, manifest: dict[str, Any], cell: dict[str, Any], planned: str
+) -> list[dict[str, Any]]:
     run = RunDir(runs / cell["signature"])
     result = run.read_result()
     common = {
@@ -46,9 +131,11 @@ def _cell_rows(runs: Path, manifest: dict[str, Any], cell: dict[str, Any]) -> li
         **cell["labels"],
         "seed": cell["seed"],
         "signature": cell["signature"],
+        "run_dir": str(run.path),
+        "evaluations": planned,
         "data": cell["data"],
     }
-    if result is None or cell["stale"]:
+    if result is None or cell.get("stale"):
         state, reason = _hole(run, cell)
         empty = dict.fromkeys(("evaluation", "split", "view", "subset", "metric"))
         return [{**common, "state": state, "reason": reason, **empty, "value": np.nan, "n": 0}]
@@ -61,10 +148,43 @@ def _cell_rows(runs: Path, manifest: dict[str, Any], cell: dict[str, Any]) -> li
     return [{**common, **traced, **row} for row in result["rows"]]
 
 
+def _evaluated_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of `runs/evaluated/<slug>.json`; everything else kept is in the folder <slug>."""
+    found = read_json(path)
+    try:
+        if found is None:
+            raise TypeError("no JSON mapping")
+        # Two normalisations of one model are two entries of a table.
+        official = " (official)" if found["official"] else ""
+        common = {
+            "sweep": EVALUATED,
+            "scale": "",
+            "overrides": "",
+            "model": f"{found['model']}{official}",
+            "seed": 0,
+            "signature": f"{EVALUATED}/{path.stem}",
+            "run_dir": str(path.with_suffix("")),
+            "state": str(State.DONE),
+            "reason": "",
+            "evaluations": found["evaluation"],
+            **{name: found[name] for name in ("data", "data_digest", "provenance")},
+        }
+        numbers = ("split", "view", "subset", "metric", "value", "n")
+        return [
+            {**common, "evaluation": found["evaluation"], **{name: row[name] for name in numbers}}
+            for row in found["rows"]
+        ]
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path}: not a result of bench.evaluate ({error!r}); delete it, or evaluate the model "
+            "again"
+        ) from error
+
+
 def _hole(run: RunDir, cell: dict[str, Any]) -> tuple[str, str]:
     if cell["skip"]:
         return str(State.SKIPPED), cell["skip"]
-    if cell["stale"]:
+    if cell.get("stale"):
         return str(State.STALE), cell["stale"]
     state = run.state()
     if state == State.DONE:

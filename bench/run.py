@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import faulthandler
 import logging
+import shutil
 import signal
 import sys
 import time
@@ -25,7 +26,6 @@ import torch
 from bench import environment, evaluate, find
 from bench.config import RunConfig, parse, parse_resources
 from bench.rundir import RunBusy, RunDir, State, write_json, write_text
-from bench.task import Samples
 from bench.train import Trainer, device
 
 log = logging.getLogger("bench")
@@ -87,15 +87,18 @@ def _train_and_evaluate(run: RunDir) -> None:
     learner = trainer.fit()
     trained = time.monotonic()
     log.info("trained %d steps", trainer.total_steps)
-    context = evaluate.context_for(config, resources, learner.classifier, progress)
+    context = evaluate.context_for(
+        config, resources, learner.classifier, progress, scratch=run.scratch
+    )
     rows = evaluate.run_all(config, context)
     evaluate.write_predictions(run.predictions, context)
+    evaluate.write_pictures(run.pictures, context)
     result = {
         "signature": run.signature,
         "rows": rows,
         "data": config.data.name,
         "data_digest": env["data_digest"],
-        "provenance": provenance(config, trainer.samples),
+        "provenance": evaluate.provenance(config.input, trainer.samples, trainer.spec.media),
         "seconds": {"train": trained - started, "evaluate": time.monotonic() - trained},
         "parameters": sum(p.numel() for p in learner.classifier.parameters()),
         "code": env["code"],
@@ -103,6 +106,7 @@ def _train_and_evaluate(run: RunDir) -> None:
     }
     write_json(run.result, result)
     run.progress.unlink(missing_ok=True)
+    shutil.rmtree(run.scratch, ignore_errors=True)
     log.info("done in %.0f s", time.monotonic() - started)
 
 
@@ -111,14 +115,6 @@ def prepare_data(config: RunConfig, data_dir: Path) -> None:
     source = find.load("source", config.data.name)
     if hasattr(source, "prepare"):
         source.prepare(config.data.config, data_dir)
-
-
-def provenance(config: RunConfig, samples: Samples) -> str:
-    """How the evaluated clips were made. Rows that differ in it are never averaged together."""
-    clip = f"{config.input.frames} frames, segment midpoints"
-    scale = f"short side {config.input.eval_scale:g} x {config.input.size}"
-    crops = {1: "1 centre crop", 3: "3 crops"}[config.input.eval_crops]
-    return f"{samples.provenance}; {clip}, {scale}, 1 temporal view x {crops}"
 
 
 class Progress:

@@ -102,6 +102,16 @@ class RunDir:
         return self.path / "lock"
 
     @property
+    def pictures(self) -> Path:
+        """PNG files that evaluations keep for the figures: <evaluation>/<name>.png"""
+        return self.path / "pictures"
+
+    @property
+    def scratch(self) -> Path:
+        """State of evaluations that are not through yet."""
+        return self.path / "scratch"
+
+    @property
     def signature(self) -> str:
         return self.path.name
 
@@ -287,6 +297,12 @@ def manifest_path(runs: Path, name: str) -> Path:
 
 def manifests(runs: Path) -> list[Path]:
     return sorted((runs / "sweeps").glob("*.json"))
+
+
+def evaluated_path(runs: Path, slug: str) -> Path:
+    """The result of a model that was evaluated without being a run of this suite. What it kept is
+    in the folder of the same name, laid out like a run directory."""
+    return Path(runs) / "evaluated" / f"{slug}.json"
 
 
 def jobs_folder(runs: Path) -> Path:

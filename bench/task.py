@@ -143,6 +143,15 @@ class Samples(Protocol):
 
 
 @dataclass(frozen=True)
+class Released:
+    """A data set read where it lies, as its authors released it: for evaluations without shards."""
+
+    spec: DataSpec
+    splits: tuple[str, ...]  # those that are there and can be evaluated
+    open: Callable[[str], Samples]
+
+
+@dataclass(frozen=True)
 class Picture:
     """A training image with its layers, before augmentation: what `companion` of an objective makes
     another image from.

@@ -29,7 +29,7 @@ from bench.data.transforms import normalise
 from bench.identity import seed
 from bench.learner import Learner, LossReport, TrainingStep, build
 from bench.rundir import RunDir
-from bench.task import Batch, DataSpec, Samples
+from bench.task import Batch, DataSpec, Picture, Samples
 
 Report = Callable[[dict[str, Any]], None]
 """Receives {phase, done, total, ...}; for progress displays only."""
@@ -119,7 +119,11 @@ class Trainer:
         self.learner = build(config, weights_dir=Path(resources.weights_dir)).to(self.device)
         self.samples = open_split(config, resources, self.spec.splits[0])
         self.clips = loader.Clips(
-            self.samples, config.input, run_seed=config.seed, prepare=_prepare_functions(config)
+            self.samples,
+            config.input,
+            run_seed=config.seed,
+            prepare=_prepare_functions(config),
+            companions=_companion_functions(config),
         )
         self.optimisation = Optimisation(self.learner, config, self.device)
         self.optimizer = self.optimisation.optimizer
@@ -291,6 +295,27 @@ def _prepare_functions(config: RunConfig) -> dict[str, loader.Prepare]:
         if hasattr(module, "prepare"):
             found[name] = _Prepare(name, part.config, model_spec)
     return found
+
+
+def _companion_functions(config: RunConfig) -> dict[str, loader.Companion]:
+    """Second images that objectives make on the loader's workers, by objective name."""
+    return {
+        name: _Companion(name, part.config)
+        for name, part in config.objectives.items()
+        if hasattr(find.load("objective", name), "companion")
+    }
+
+
+@dataclass(frozen=True)
+class _Companion:
+    """An objective's `companion`, in a form that pickles to a spawned worker."""
+
+    name: str
+    config: Any
+
+    def __call__(self, picture: Picture, generator: np.random.Generator) -> np.ndarray:
+        module = find.load("objective", self.name)
+        return module.companion(self.config, picture, generator)
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,7 @@ writes:
                                        booktabs and graphicx, .json names the runs behind each cell
   OUT/<setting>/<figure>.{pdf,png}     ready for the paper
   A setting is a scale plus the --set changes of a sweep; settings are never mixed in one table.
+  A model that bench.evaluate measured joins the settings of its data set, or makes one of its own.
 
 reading a table:
   61.0 ± 0.5           mean ± sample standard deviation over seeds, percent
@@ -86,6 +87,16 @@ class Setting:
         )
 
     @property
+    def has_sweeps(self) -> bool:
+        """Whether any of it was planned; else it is models that were evaluated without a run."""
+        return bool((self.frame["sweep"] != results.EVALUATED).any())
+
+    @property
+    def title(self) -> str:
+        size = f"scale {self.scale}" if self.has_sweeps else "evaluated models"
+        return size + (f", {self.changes}" if self.changes else "")
+
+    @property
     def folder(self) -> str:
         """A folder name that is safe everywhere and different for different settings."""
         full = self.scale + (f"__{self.changes}".replace(", ", "__") if self.changes else "")
@@ -117,9 +128,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def settings(frame: pd.DataFrame) -> list[Setting]:
-    """The frame cut by scale and overrides, sorted; a scale without overrides comes first."""
-    parts = frame.groupby(["scale", "overrides"], sort=True)
-    return [Setting(str(scale), str(overrides), part) for (scale, overrides), part in parts]
+    """The frame cut by scale and overrides, sorted; a scale without overrides comes first.
+
+    Models without a run join every setting that measured their data set. Those of a data set that
+    no sweep has measured are a setting of their own, after the others.
+    """
+    models = frame[frame["sweep"] == results.EVALUATED]
+    sweeps = frame[frame["sweep"] != results.EVALUATED]
+    found: list[Setting] = []
+    joined: set[str] = set()
+    for names, part in sweeps.groupby(["scale", "overrides"], sort=True):
+        scale, overrides = map(str, names)
+        here = models[models["data"].isin(stats.data_sets(part))]
+        joined |= set(here["data"])
+        here = here.assign(scale=scale, overrides=overrides)
+        found.append(Setting(scale, overrides, pd.concat([part, here]) if len(here) else part))
+    for data, part in models[~models["data"].isin(joined)].groupby("data", sort=True):
+        found.append(Setting(results.EVALUATED, json.dumps({"data": data}), part))
+    return found
 
 
 def discover(folder: Path, function: str) -> list[ModuleType]:
@@ -198,13 +224,17 @@ def _module(path: Path, function: str) -> ModuleType:
 def _report(
     setting: Setting, tables: Sequence[ModuleType], figures: Sequence[ModuleType]
 ) -> page.Report:
+    built = [_table(module, setting) for module in tables]
+    drawn = [_figure(module, setting) for module in figures]
+    if not setting.has_sweeps:  # a gap in what nobody planned is no news
+        built = [item for item in built if item.table.has_measured]
+        drawn = [item for item in drawn if item.files]
     return page.Report(
         folder=setting.folder,
-        scale=setting.scale,
-        changes=setting.changes,
+        title=setting.title,
         frame=setting.frame,
-        tables=tuple(_table(module, setting) for module in tables),
-        figures=tuple(_figure(module, setting) for module in figures),
+        tables=tuple(built),
+        figures=tuple(drawn),
         headline=tuple(tile for module in tables for tile in _headline(module, setting)),
     )
 

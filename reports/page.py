@@ -86,22 +86,34 @@ class Report:
     """Everything that was built for one setting."""
 
     folder: str
-    scale: str
-    changes: str
+    title: str
     frame: pd.DataFrame
     tables: tuple[BuiltTable, ...]
     figures: tuple[BuiltFigure, ...]
     headline: tuple[tuple[str, str, str], ...]
 
     @property
-    def title(self) -> str:
-        return f"scale {self.scale}" + (f", {self.changes}" if self.changes else "")
+    def filled(self) -> list[BuiltTable]:
+        return [item for item in self.tables if item.table.rows]
+
+    @property
+    def not_filled(self) -> list[BuiltTable]:
+        return [item for item in self.tables if not item.table.rows]
+
+    @property
+    def drawn(self) -> list[BuiltFigure]:
+        return [figure for figure in self.figures if figure.files]
+
+    @property
+    def not_drawn(self) -> list[BuiltFigure]:
+        return [figure for figure in self.figures if not figure.files]
 
     @cached_property
     def runs(self) -> pd.DataFrame:
         """One row per run and sweep."""
         names = ["sweep", *stats.axes(self.frame), "seed", "signature", "state", "reason"]
-        return self.frame[names].drop_duplicates().reset_index(drop=True)
+        runs = self.frame[names].drop_duplicates()
+        return runs.sort_values(["sweep", "seed", "signature"]).reset_index(drop=True)
 
     @property
     def tally(self) -> list[tuple[str, int]]:

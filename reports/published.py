@@ -31,18 +31,24 @@ class Published:
         methods = self.values.get(backbone, self.values.get(ANY_BACKBONE, {}))
         return methods.get(method, {}).get(column)
 
-    def notes(self, data: Iterable[str], scales: Iterable[str]) -> tuple[str, ...]:
-        """Where the paper columns come from, and whether the measured numbers compare with them."""
+    def notes(
+        self, data: Iterable[str], scales: Iterable[str], where: str = "Columns 'paper'"
+    ) -> tuple[str, ...]:
+        """Where the published numbers come from, and whether the measured ones compare with them.
+
+        `where` says where in the table they stand. Without `scales` the size of models and
+        training is not compared.
+        """
         measured, sizes = sorted(set(data)), sorted(set(scales))
-        notes = [f"Columns 'paper': {self.source} ({self.setup})."]
+        notes = [f"{where}: {self.source} ({self.setup})."]
         if foreign := [name for name in measured if name != self.data]:
             notes.append(
-                f"Measured and paper columns are not comparable: measured on {', '.join(foreign)}, "
+                f"Measured and published numbers are not comparable: measured on {', '.join(foreign)}, "
                 f"published on {self.data}; only the direction of an effect can agree."
             )
-        elif measured and sizes != [self.scale]:
+        elif measured and sizes and sizes != [self.scale]:
             notes.append(
-                f"Measured and paper columns share the data set but not the set-up: measured at "
+                f"Measured and published numbers share the data set but not the set-up: measured at "
                 f"scale {', '.join(sizes)}, the published one is scale {self.scale}."
             )
         return tuple(notes)

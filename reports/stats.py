@@ -19,7 +19,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-IDENTITY = ("sweep", "scale", "overrides", "seed", "signature", "state", "reason")
+from bench.results import EVALUATED
+
+IDENTITY = (
+    "sweep", "scale", "overrides", "seed", "signature", "run_dir", "state", "reason", "evaluations"
+)  # fmt: skip
 MADE_FROM = ("data", "data_digest", "provenance")
 NUMBER = ("evaluation", "split", "view", "subset", "metric", "value", "n")
 COLUMNS = (*IDENTITY, *MADE_FROM, *NUMBER)
@@ -27,7 +31,12 @@ COLUMNS = (*IDENTITY, *MADE_FROM, *NUMBER)
 
 METHODS = ("baseline", "+ order", "+ debias", "+ flow", "+ TIME")
 BACKBONES = ("TimeSformer", "Motionformer", "X-ViT")
-"""Order of rows and colours; a label that is not listed follows, alphabetically."""
+"""Order of rows and colours; a label that is not listed follows, alphabetically. The backbones are
+those of the video tables, which list all of them.
+"""
+
+MODEL = "model"
+"""The axis of the models that were evaluated without a run; no sweep's rows have it."""
 
 REASON_LENGTH = 200
 
@@ -134,7 +143,7 @@ def checked(frame: pd.DataFrame) -> pd.DataFrame:
     """
     if missing := [name for name in COLUMNS if name not in frame]:
         raise ValueError(f"the results lack the columns {', '.join(missing)}")
-    text = ["sweep", "scale", "overrides", "signature", "state", "reason"]
+    text = [name for name in IDENTITY if name != "seed"]
     # A sweep of one backbone need not have it as an axis.
     absent = {axis: None for axis in ("backbone", "method") if axis not in frame}
     return frame.assign(**{name: frame[name].fillna("").astype(str) for name in text}, **absent)
@@ -174,14 +183,37 @@ def difference(cell: Aggregate, reference: Aggregate) -> Aggregate:
 
 
 def of_evaluation(frame: pd.DataFrame, evaluation: str) -> pd.DataFrame:
-    """The rows of the sweeps that run this evaluation.
+    """The rows of the sweeps that run this evaluation; models without a run are in `evaluated`.
 
-    A cell without results does not say which evaluations it would have had, so its sweep decides:
-    a sweep that has results, but none of this evaluation, is about something else.
+    What a sweep has measured, or else what its cells were planned with, says what it is about. One
+    of which neither is known may be about anything.
     """
-    others = set(frame.loc[frame["evaluation"].notna(), "sweep"])
-    ours = set(frame.loc[frame["evaluation"] == evaluation, "sweep"])
+    frame = frame[frame["sweep"] != EVALUATED]
+    plans = {names for names in set(frame["evaluations"]) if evaluation in names.split()}
+    ours = set(
+        frame.loc[frame["evaluations"].isin(plans) | (frame["evaluation"] == evaluation), "sweep"]
+    )
+    others = set(frame.loc[frame["evaluation"].notna() | (frame["evaluations"] != ""), "sweep"])
     return frame[~frame["sweep"].isin(others - ours)]
+
+
+def evaluated(frame: pd.DataFrame, evaluation: str) -> pd.DataFrame:
+    """The rows of the models that were evaluated without a run; told apart by MODEL."""
+    return frame[(frame["sweep"] == EVALUATED) & (frame["evaluation"] == evaluation)]
+
+
+def run_dirs(frame: pd.DataFrame, labels: Mapping[str, str], evaluation: str) -> dict[int, str]:
+    """By seed, where the finished runs of a cell with results of this evaluation kept what they kept."""
+    rows = frame[(frame["evaluation"] == evaluation) & (frame["state"] == "DONE")]
+    for axis in axes(frame):
+        label = labels.get(axis)
+        rows = rows[rows[axis].isna() if label is None else rows[axis] == label]
+    kept = (
+        rows.loc[rows["run_dir"] != "", ["seed", "run_dir"]]
+        .drop_duplicates()
+        .sort_values(["seed", "run_dir"])
+    )
+    return {int(seed): str(path) for seed, path in kept.itertuples(index=False)}
 
 
 def labels(frame: pd.DataFrame, axis: str, first: Sequence[str] = ()) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ import hashlib
 import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib as mpl
@@ -34,6 +35,17 @@ COLOURS = {
 OTHER_COLOURS = ("#8c6d31", "#332288", "#56b4e9", "#882255")
 
 MARKERS = {"baseline": "o", "+ order": "s", "+ debias": "^", "+ flow": "D", "+ TIME": "v"}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How a right or a wrong prediction looks: by its mark, and by a colour that is no method's."""
+
+    mark: str
+    colour: str
+
+
+RIGHT, WRONG = Verdict("✓", "#004488"), Verdict("✗", "#bb1133")
 
 _RC: dict[str, Any] = {
     "font.family": "DejaVu Sans",

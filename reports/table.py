@@ -97,6 +97,11 @@ class Table:
                 )
 
     @property
+    def has_measured(self) -> bool:
+        """Whether any number in it was measured here."""
+        return any(cell.made_from for row in self.rows for cell in row.cells)
+
+    @property
     def holes(self) -> tuple[tuple[str, str, str], ...]:
         """(row, column, reason) of every hole."""
         return tuple(
@@ -193,7 +198,7 @@ def notes(table: Table) -> tuple[str, ...]:
     extra = []
     cells = [cell for row in table.rows for cell in row.cells]
     if any(cell.status == "published" and cell.value is None for cell in cells):
-        extra.append(f"A {DASH} under 'paper': the sources give no such number.")
+        extra.append(f"A {DASH} for a published number: the sources give none.")
     # A column must not rank what is not comparable.
     ranked = [(j, column) for j, column in enumerate(table.columns) if column.better]
     mixed = [column.full_heading for j, column in ranked if _mixed(table, j)]

@@ -18,7 +18,7 @@ HOLES_SHOWN = 5
 def show(console: Console, reports: Sequence[Report], index: Path) -> None:
     for report in reports:
         for item in report.tables:
-            if item.summary:
+            if item.summary and item.table.rows:
                 console.print()
                 console.print(_fitting(item.table, report.title, console.width))
         states = ", ".join(f"{count} {state}" for state, count in report.tally)
@@ -52,7 +52,8 @@ def _fitting(full: table.Table, setting: str, width: int) -> RichTable:
     title = f"{full.title}, {setting}" + (f", {full.rows[0].labels[0]}" if single else "")
     heads = [_short(column) for column in full.columns]
     rich_table = RichTable(title=title, title_justify="left", title_style="bold", box=None)
-    used = 0
+    rich_table.pad_edge = False
+    used = -2
     for i, label in enumerate(full.labels[first:], start=first):
         rich_table.add_column(label, no_wrap=True)
         used += 2 + max([len(label), *(len(row.labels[i]) for row in full.rows)])
@@ -75,4 +76,5 @@ def _fitting(full: table.Table, setting: str, width: int) -> RichTable:
 
 
 def _short(column: table.Column) -> str:
-    return f"{column.group}\n{column.heading}" if column.group else column.heading
+    heading = column.heading.replace("-", "-\n", 1)
+    return f"{column.group}\n{heading}" if column.group else heading

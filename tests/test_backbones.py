@@ -378,6 +378,7 @@ def test_a_released_file_evaluates_without_a_config(
     torch.save({"model_state": state, "epoch": 35}, file)
     options = [part for k, v in given.items() for part in ("--backbone", f"{k}={str(v).lower()}")]
     arguments = ["video.shuffle_gap", "--model", str(file), "--data", str(data), *options]
+    arguments += ["--runs", str(tmp_path / "runs")]
     assert evaluate.main([*arguments, "--out", str(out), "--device", "cpu"]) == 0
     found = json.loads(out.read_text())
     assert found["backbone"]["name"] == name and given.items() <= found["backbone"].items()

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import ast
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from bench import find
+from bench.data.loader import Draw
 from bench.data.transforms import normalise
 from bench.identity import rng
 from bench.learner import Learner, TrainingStep
 from bench.models.classifier import Classifier
-from bench.task import Batch, Config, DataSpec, ModelSpec
+from bench.task import Batch, Config, DataSpec, ModelSpec, Picture
 
 ROOT = Path(__file__).resolve().parent.parent
 COMPONENTS = [
@@ -67,18 +69,32 @@ def test_source_that_prepares_itself_opens(name: str, tmp_path: Path) -> None:
         indices = np.array([0, samples.num_frames(0) - 1])
         frames = samples.frames(0, indices)
         assert frames.dtype == np.uint8 and frames.shape[0] == 2 and frames.shape[-1] == 3
+    samples = module.open(config, tmp_path, spec.splits[0])
+    for layer in spec.layers:  # objectives count on them in training
+        assert samples.with_layer(layer).tolist() == list(range(len(samples)))
+        picture, shape = samples.layer(0, layer), samples.frames(0, np.array([0])).shape[1:]
+        assert picture.dtype == np.uint8 and picture.shape in (shape, shape[:2])
+
+
+def _frames(name: str) -> int:
+    """FRAMES, or 1 of backbones that see a single image."""
+    module = find.load("backbone", name)
+    refused = module.skip(module.Config.tiny(), frames=FRAMES, size=SIZE)
+    assert refused is None or module.skip(module.Config.tiny(), frames=1, size=SIZE) is None
+    return FRAMES if refused is None else 1
 
 
 @pytest.mark.parametrize("name", find.names("backbone"))
 @pytest.mark.parametrize("train", [True, False])
 def test_backbone_returns_features_in_train_and_eval(name: str, train: bool) -> None:
     module, config = find.load("backbone", name), find.load("backbone", name).Config.tiny()
-    model = module.build(config, frames=FRAMES, size=SIZE).train(train)
-    clip = torch.randn(BATCH, FRAMES, 3, SIZE, SIZE)
+    frames = _frames(name)
+    model = module.build(config, frames=frames, size=SIZE).train(train)
+    clip = torch.randn(BATCH, frames, 3, SIZE, SIZE)
     features = model(clip)
     patches = (SIZE // model.patch) ** 2
     assert features.cls_BD.shape == (BATCH, model.dim)
-    assert features.tokens_BTND.shape == (BATCH, FRAMES, patches, model.dim)
+    assert features.tokens_BTND.shape == (BATCH, frames, patches, model.dim)
     assert (model.dim, model.patch) == (config.dim, config.patch)
     stages = list(model.stages(clip))
     assert len(stages) == config.depth + 1
@@ -88,13 +104,27 @@ def test_backbone_returns_features_in_train_and_eval(name: str, train: bool) -> 
 @pytest.mark.parametrize("name", find.names("backbone"))
 def test_backbone_state_round_trips_and_is_deterministic(name: str) -> None:
     module, config = find.load("backbone", name), find.load("backbone", name).Config.tiny()
+    frames = _frames(name)
     torch.manual_seed(0)
-    one = module.build(config, frames=FRAMES, size=SIZE).eval()
+    one = module.build(config, frames=frames, size=SIZE).eval()
     torch.manual_seed(1)
-    other = module.build(config, frames=FRAMES, size=SIZE).eval()
+    other = module.build(config, frames=frames, size=SIZE).eval()
     other.load_state_dict(one.state_dict())
-    clip = torch.randn(BATCH, FRAMES, 3, SIZE, SIZE)
+    clip = torch.randn(BATCH, frames, 3, SIZE, SIZE)
     assert torch.equal(one(clip).cls_BD, other(clip).cls_BD)
+
+
+@pytest.mark.parametrize("name", find.names("backbone"))
+def test_backbone_that_says_so_encodes_without_positions(name: str) -> None:
+    module = find.load("backbone", name)
+    if not getattr(module, "POSITIONS_OPTIONAL", False):
+        pytest.skip("it always has positions")
+    model = module.build(module.Config.tiny(), frames=_frames(name), size=SIZE).eval()
+    clip = torch.randn(BATCH, _frames(name), 3, SIZE, SIZE)
+    with_positions, without = model(clip), model(clip, positions=False)
+    assert with_positions.tokens_BTND.shape == without.tokens_BTND.shape
+    assert not torch.equal(with_positions.tokens_BTND, without.tokens_BTND)
+    assert torch.equal(with_positions.cls_BD, model(clip, positions=True).cls_BD)
 
 
 def _batch(spec: ModelSpec, extras: dict[str, torch.Tensor], frames: np.ndarray) -> Batch:
@@ -103,29 +133,81 @@ def _batch(spec: ModelSpec, extras: dict[str, torch.Tensor], frames: np.ndarray)
     return Batch(clip, labels, tuple("abc"), extras)
 
 
+LAYERS = ("only_bg_t", "only_bg_b", "clean_bg", "no_fg", "fg_mask")
+WORLDS = {  # media: a backbone for it, frames, layers
+    "video": ("timesformer", FRAMES, ()),
+    "image": ("vit", 1, LAYERS),
+}
+
+
+def _picture(image_HWC: np.ndarray) -> Picture:
+    """An image whose object is its upper left quarter; another colour is behind it in each layer."""
+    mask_HW = np.zeros(image_HWC.shape[:2], np.uint8)
+    mask_HW[: SIZE // 2, : SIZE // 2] = 1
+
+    def layer(name: str) -> np.ndarray:
+        behind = np.where(mask_HW[..., None], LAYERS.index(name), image_HWC).astype(np.uint8)
+        return mask_HW if name == "fg_mask" else behind
+
+    return Picture(image_HWC, layer)
+
+
+def _extras(
+    name: str, config: Config, spec: ModelSpec, frames: np.ndarray
+) -> dict[str, torch.Tensor]:
+    """What the loader's workers would have made for this objective."""
+    module, made = find.load("objective", name), None
+    if hasattr(module, "prepare"):
+        made = [module.prepare(config, spec, clip, rng(0)) for clip in frames]
+    if hasattr(module, "companion"):
+        made = [module.companion(config, _picture(clip[0]), rng(0))[None] for clip in frames]
+        assert all(m.shape == (1, SIZE, SIZE, 3) and m.dtype == np.uint8 for m in made)
+    return {} if made is None else {name: torch.from_numpy(np.stack(made))}
+
+
+def test_every_objective_has_a_world_that_it_works_in() -> None:
+    for name in find.names("objective"):
+        module = find.load("objective", name)
+        reasons = [_why_not(module, module.Config(), media) for media in WORLDS]
+        assert None in reasons, f"{name}: {reasons}"
+
+
+def _why_not(module: Any, config: Config, media: str) -> str | None:
+    return module.skip(config, *_specs(media)) if hasattr(module, "skip") else None
+
+
+def _specs(media: str) -> tuple[ModelSpec, DataSpec]:
+    name, frames, layers = WORLDS[media]
+    backbone, half = find.load("backbone", name), (0.5, 0.5, 0.5)
+    sizes = backbone.Config.tiny()
+    optional = getattr(backbone, "POSITIONS_OPTIONAL", False)
+    classes = tuple(f"c{i}" for i in range(CLASSES))
+    return (
+        ModelSpec(
+            frames, SIZE, sizes.patch, sizes.dim, CLASSES, half, half, positions_optional=optional
+        ),
+        DataSpec("any", media, classes, {}, ("train", "val"), layers=layers),
+    )
+
+
 @pytest.mark.parametrize("name", find.names("objective"))
 @pytest.mark.parametrize("options", ["default", "tiny"])
-def test_objective_gives_a_finite_loss_and_gradients(name: str, options: str) -> None:
+@pytest.mark.parametrize("media", WORLDS)
+def test_objective_gives_a_finite_loss_and_gradients(name: str, options: str, media: str) -> None:
     module = find.load("objective", name)
     config = module.Config() if options == "default" else module.Config.tiny()
-    backbone = find.load("backbone", "timesformer")
-    model_config = backbone.Config.tiny()
-    half = (0.5, 0.5, 0.5)
-    spec = ModelSpec(FRAMES, SIZE, model_config.patch, model_config.dim, CLASSES, half, half)
-    data = DataSpec("any", "video", tuple(f"c{i}" for i in range(CLASSES)), {}, ("train", "val"))
-    if hasattr(module, "skip") and module.skip(config, spec, data):
-        pytest.skip("not for video")
-    frames = rng(0, name).integers(0, 256, (BATCH, FRAMES, SIZE, SIZE, 3), dtype=np.uint8)
-    extras = {}
-    if hasattr(module, "prepare"):
-        labels = [module.prepare(config, spec, clip, rng(0)) for clip in frames]
-        extras[name] = torch.from_numpy(np.stack(labels))
+    spec, _ = _specs(media)
+    if reason := _why_not(module, config, media):
+        pytest.skip(f"not for {media}: {reason}")
+    frames = rng(0, name).integers(0, 256, (BATCH, spec.frames, SIZE, SIZE, 3), dtype=np.uint8)
+    backbone = find.load("backbone", WORLDS[media][0])
     classifier = Classifier(
-        backbone.build(model_config, frames=FRAMES, size=SIZE), CLASSES, dropout=0.0
+        backbone.build(backbone.Config.tiny(), frames=spec.frames, size=SIZE), CLASSES, dropout=0.0
     )
     objective = module.Objective(config, spec)
-    step = TrainingStep(classifier, run_seed=0, number=0, draws=())
-    batch = _batch(spec, extras, frames)
+    draws = tuple(Draw(i, 0) for i in range(BATCH))
+    step = TrainingStep(classifier, run_seed=0, number=0, draws=draws)
+    batch = _batch(spec, _extras(name, config, spec, frames), frames)
     report = Learner(classifier, {name: objective}, {name: 1.0})(batch, step)
     assert report.total.ndim == 0 and bool(torch.isfinite(report.total))
     assert all(value.ndim == 0 for value in report.logs.values())

@@ -11,33 +11,54 @@ import torch
 
 from bench import checkpoint, evaluate, find, identity
 from bench.config import parse_resources
-from bench.grid import plan
+from bench.grid import Cell, plan
 from bench.run import run_cell
 from bench.rundir import RunDir, State
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.fixture(scope="module")
-def baseline(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> RunDir:
-    cell = plan(ROOT / "sweeps/ablation.yaml", "smoke").cells[0]
-    run = RunDir(tmp_path_factory.mktemp("runs") / cell.signature)
+SWEEPS = {"video": "ablation", "image": "background"}
+
+
+def first_cell(media: str) -> Cell:
+    return plan(ROOT / f"sweeps/{SWEEPS[media]}.yaml", "smoke").cells[0]
+
+
+def trained(media: str, runs: Path, data_dir: Path) -> RunDir:
+    cell = first_cell(media)
+    run = RunDir(runs / cell.signature)
     places = parse_resources({"data_dir": str(data_dir), "device": "cpu"}).model_dump(mode="json")
     run.create(cell.config.dump(), places, identity.digest(cell.config.dump()))
     assert run_cell(run.path) == State.DONE
     return run
 
 
-@pytest.fixture(scope="module")
-def shards(data_dir: Path) -> Path:
-    config = plan(ROOT / "sweeps/ablation.yaml", "smoke").cells[0].config.data
+def located(media: str, data_dir: Path) -> Path:
+    config = first_cell(media).config.data
     return find.load("source", config.name).locate(config.config, data_dir)
 
 
-def call(model: Path, data: Path, *more: str, name: str = "video.shuffle_gap") -> int:
-    return evaluate.main(
-        [name, "--model", str(model), "--data", str(data), "--device", "cpu", *more]
-    )
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> dict[str, RunDir]:
+    """A baseline of each medium."""
+    folder = tmp_path_factory.mktemp("runs")
+    return {media: trained(media, folder, data_dir) for media in SWEEPS}
+
+
+@pytest.fixture(scope="module")
+def baseline(runs: dict[str, RunDir]) -> RunDir:
+    return runs["video"]
+
+
+@pytest.fixture(scope="module")
+def shards(data_dir: Path) -> Path:
+    return located("video", data_dir)
+
+
+def call(model: Path | str, data: Path, *more: str, name: str = "video.shuffle_gap") -> int:
+    where = ["--runs", str(data.parent / "runs"), "--device", "cpu"]
+    return evaluate.main([name, "--model", str(model), "--data", str(data), *where, *more])
 
 
 def own_rows(run: RunDir, name: str) -> list[dict[str, Any]]:
@@ -48,13 +69,14 @@ def own_rows(run: RunDir, name: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("name", find.names("evaluation"))
 def test_a_run_evaluates_to_its_own_numbers(
-    name: str, baseline: RunDir, shards: Path, tmp_path: Path
+    name: str, runs: dict[str, RunDir], data_dir: Path, tmp_path: Path
 ) -> None:
-    out = tmp_path / "rows.json"
-    assert call(baseline.path, shards, "--out", str(out), name=name) == 0
+    out, media = tmp_path / "rows.json", name.partition(".")[0]
+    run = runs[media]
+    assert call(run.path, located(media, data_dir), "--out", str(out), name=name) == 0
     rows = json.loads(out.read_text())["rows"]
     assert {"split", "view", "subset", "metric", "value", "n"} <= set(rows[0])
-    for row, own in zip(rows, own_rows(baseline, name), strict=True):
+    for row, own in zip(rows, own_rows(run, name), strict=True):
         assert row == {**own, "value": pytest.approx(own["value"], abs=1e-6)}
 
 

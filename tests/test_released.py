@@ -315,7 +315,8 @@ def shards(data_dir: Path) -> Path:
 
 
 def call(model: Path, data: Path, *more: str) -> int:
-    arguments = ["video.shuffle_gap", "--model", str(model), "--data", str(data)]
+    runs = str(data.parent / "runs")
+    arguments = ["video.shuffle_gap", "--model", str(model), "--data", str(data), "--runs", runs]
     return evaluate.main([*arguments, "--device", "cpu", *more])
 
 

@@ -14,6 +14,7 @@ import torch
 from test_train import final_weights, make_run, smoke_config, trainer_of
 
 from bench import environment, find, speed
+from bench.benchmarks import _measuring, challenge, step
 from bench.learner import build
 from bench.rundir import RunDir
 from bench.train import Optimisation, compiled
@@ -24,15 +25,15 @@ TINY = ["--frames=4", "--size=16", "--classes=5", "--threads=1", "--device=cpu"]
 QUICK = ["step", "--backbone=timesformer", "--precision=fp32", "--steps=2", "--seconds=0.2", *TINY]
 
 
-def measurement(**changes: Any) -> speed.Measurement:
+def measurement(**changes: Any) -> step.Measurement:
     options = speed._parser().parse_args([*QUICK, "--objectives", changes.pop("step", "plain")])
-    return speed.replace(speed.read_step(options).groups[0], **changes)
+    return step.replace(step.read_step(options).groups[0], **changes)
 
 
-def optimisation_of(m: speed.Measurement) -> tuple[Optimisation, Any]:
-    config = speed.config_of(m)
+def optimisation_of(m: step.Measurement) -> tuple[Optimisation, Any]:
+    config = step.config_of(m)
     learner = build(config, weights_dir=None)
-    return Optimisation(learner, config, torch.device("cpu")), speed.random_batch(config, pin=False)
+    return Optimisation(learner, config, torch.device("cpu")), step.random_batch(config, pin=False)
 
 
 def timesformer_forward_flops(*, T: int, N: int, patch: int, D: int, depth: int, K: int) -> int:
@@ -55,7 +56,7 @@ def timesformer_forward_flops(*, T: int, N: int, patch: int, D: int, depth: int,
 
 @pytest.mark.parametrize("batch", [1, 3])
 def test_flops_of_a_timesformer_are_those_by_hand(batch: int) -> None:
-    counted = speed.count_flops(*optimisation_of(measurement(batch=batch)))
+    counted = step.count_flops(*optimisation_of(measurement(batch=batch)))
     by_hand = timesformer_forward_flops(T=4, N=4, patch=8, D=16, depth=2, K=5)
     assert counted["forward"] == batch * by_hand
     assert counted["uncounted"] == []
@@ -69,8 +70,8 @@ def test_the_hand_count_is_the_known_one_at_full_size() -> None:
 
 
 def test_a_time_step_counts_both_passes_and_the_heads() -> None:
-    plain = speed.count_flops(*optimisation_of(measurement(batch=2)))["forward"]
-    time_step = speed.count_flops(*optimisation_of(measurement(batch=2, step="TIME")))["forward"]
+    plain = step.count_flops(*optimisation_of(measurement(batch=2)))["forward"]
+    time_step = step.count_flops(*optimisation_of(measurement(batch=2, step="TIME")))["forward"]
     assert 2 * plain < time_step < 2.3 * plain
 
 
@@ -87,18 +88,18 @@ def test_the_measured_step_is_the_trainers(
     tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[int] = []
-    step = Optimisation.step
+    real = Optimisation.step
 
     def counting(self: Optimisation, micro_batches: Any, *, number: int, lr: float) -> Any:
         calls.append(number)
-        return step(self, micro_batches, number=number, lr=lr)
+        return real(self, micro_batches, number=number, lr=lr)
 
     monkeypatch.setattr(Optimisation, "step", counting)
     trainer = trainer_of(make_run(tmp_path, smoke_config("baseline"), data_dir))
     trainer.fit()
     assert calls == list(range(trainer.total_steps))
     calls.clear()
-    row = speed.measure(measurement(batch=2), lambda _: None)
+    row = step.measure(measurement(batch=2), lambda _: None)
     assert len(calls) == len(set(calls)) == 3 + row["step_s"]["n"]  # counted, warm-up, warm-up
 
 
@@ -109,13 +110,13 @@ def test_rows_json_and_a_failure_that_stays_in_its_row(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One command: a good row, one that dies, one that does not fit into memory."""
-    real, calls = speed.child_command(), []
+    real, calls = _measuring.child_command(), []
 
     def command() -> list[str]:
         calls.append(None)
         return [sys.executable, "-c", "raise SystemExit('no luck')"] if len(calls) == 3 else real
 
-    monkeypatch.setattr(speed, "child_command", command)
+    monkeypatch.setattr(_measuring, "child_command", command)
     out = tmp_path / "step.json"
     arguments = [*QUICK, "--objectives=TIME", "--batch=2", "--batch=1", "--batch=9999999999"]
     assert speed.main([*arguments, f"--out={out}"]) == 1
@@ -132,7 +133,7 @@ def test_rows_json_and_a_failure_that_stays_in_its_row(
     rate = good["model_flops_per_step"] / good["step_s"]["median"]
     assert good["fraction_of_ceiling"] == pytest.approx(rate / ceiling)
     assert good["peak_bytes"] > 10**8 and good["host_syncs_per_step"] is None
-    assert good["objectives"] == list(speed.SETS["TIME"]) and good["threads"] == 1
+    assert good["objectives"] == list(step.SETS["TIME"]) and good["threads"] == 1
     assert {"code", "versions", "device"} <= set(saved["environment"])
     shown = capsys.readouterr()
     lines = [line for line in shown.out.splitlines() if line.startswith("timesformer")]
@@ -144,14 +145,14 @@ def test_best_doubles_until_it_no_longer_pays(monkeypatch: pytest.MonkeyPatch) -
     rates = {1: 10.0, 2: 18.0, 4: 24.0, 8: 24.1}
 
     def answer(task: dict[str, Any], tell: Any) -> dict[str, Any]:
-        if task["what"] == "ceiling":
+        if task["function"].endswith(":answer_ceiling"):
             return {"status": "failed", "note": "no ceiling"}
         batch = task["batch"]
         return {
             "status": "ok",
             "note": "",
             "clips_per_s": rates[batch],
-            "step_s": speed.spread([batch / rates[batch]]),
+            "step_s": step.spread([batch / rates[batch]]),
             "model_flops_per_step": 1,
             "forward_flops_per_clip": 1,
             "peak_bytes": 1,
@@ -159,10 +160,10 @@ def test_best_doubles_until_it_no_longer_pays(monkeypatch: pytest.MonkeyPatch) -
             "ceiling_flops_per_s": 1.0,
         }
 
-    monkeypatch.setattr(speed, "in_fresh_process", answer)
+    monkeypatch.setattr(step, "in_fresh_process", answer)
     options = speed._parser().parse_args([*QUICK, "--objectives=plain", "--batch=best"])
-    with speed.Show() as show:
-        rows, _ = speed.run_step(speed.read_step(options), show)
+    with step.Show(step.COLUMNS) as show:
+        rows, _ = step.run_step(step.read_step(options), show)
     assert [row["batch"] for row in rows] == [1, 2, 4, 8]
     assert "no faster" in rows[-1]["note"] and rows[-1]["fraction_of_ceiling"] is not None
 
@@ -202,6 +203,77 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
     assert ended.value.code == 0
     text = capsys.readouterr().out
     assert all(word in text for word in ("examples:", "exit status:", "of ceiling", "best"))
+
+
+# -- the Backgrounds Challenge ---
+
+
+@pytest.fixture(scope="module")
+def released_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built-in test images as JPEG files: 36 foregrounds, 36 backgrounds."""
+    source = find.load("source", "mini_imagenet9")
+    folder = tmp_path_factory.mktemp("tree")
+    source.write_tree(source.Config(train=9, val=9, test=36), folder)
+    return folder / source.TEST_FOLDER
+
+
+def challenge_of(tree: Path, **changes: Any) -> challenge.Measurement:
+    options = speed._parser().parse_args(
+        ["challenge", "--device=cpu", "--threads=1", "--seconds=0.01", "--foregrounds=18"]
+    )
+    known = {"model": "vulnerable ViT", "data": str(tree), "workers": 0, "steps": 3}
+    return challenge.replace(challenge.read(options).shared, **known, **changes)
+
+
+def test_challenge_rows_are_complete_and_both_procedures_agree(released_tree: Path) -> None:
+    told: list[str] = []
+    row = challenge.measure(challenge_of(released_tree), told.append)
+    assert (row["foregrounds"], row["backgrounds"]) == (18, 36)
+    assert any("training" in text for text in told) and any("18/18" in text for text in told)
+    released, quick, whole = (row["procedures"][n] for n in ("released", "verdicts", "all"))
+    assert released["faster"] == released["passes_of_released"] == 1.0
+    assert quick["rating_passes"] == 0 and quick["passes"] <= released["passes"] <= 18 * 36
+    assert whole["passes"] == quick["passes"] + whole["rating_passes"]
+    assert whole["rating_passes"] > 0 and row["vulnerable"] > 0  # else nothing was left to rate
+    for procedure in (released, quick, whole):
+        assert procedure["passes_of_released"] == procedure["passes"] / released["passes"]
+        assert procedure["faster"] == released["wall_s"] / procedure["wall_s"]
+        rate = procedure["passes"] / procedure["wall_s"]
+        assert procedure["fraction_of_ceiling"] == rate / row["ceiling_passes_per_s"] > 0
+
+
+def test_a_different_verdict_is_a_failure(
+    released_tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released = challenge.released_procedure
+
+    def wrong(*arguments: Any) -> Any:
+        verdicts, passes = released(*arguments)
+        first = next(iter(verdicts))
+        return {**verdicts, first: not verdicts[first]}, passes
+
+    monkeypatch.setattr(challenge, "released_procedure", wrong)
+    with pytest.raises(RuntimeError, match="different verdicts on 00_dog/"):
+        challenge.measure(challenge_of(released_tree), lambda _: None)
+
+
+def test_a_challenge_from_the_command_line(
+    tmp_path: Path, released_tree: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A model that fails in its own process is a row of its own; bad input is one message."""
+    out = tmp_path / "challenge.json"
+    shared = challenge_of(released_tree, foregrounds=4)
+    plan = challenge.Plan(("vulnerable ViT", "nonsense"), released_tree, shared, out)
+    with challenge.Show(challenge.COLUMNS) as show:
+        good, bad = challenge.run_challenge(plan, released_tree, show)
+    assert (good["status"], bad["status"]) == ("ok", "failed") and "nonsense" in bad["note"]
+    assert [r["status"] for r in json.loads(out.read_text())["rows"]] == ["ok", "failed"]
+    shown = capsys.readouterr()
+    assert sum(line.startswith("vulnerable ViT") for line in shown.out.splitlines()) == 3
+    assert speed.main(["challenge", "--foregrounds=0", "--data=x", "--workers=-1"]) == 2
+    assert "3 mistake(s), nothing was measured" in capsys.readouterr().err
+    assert speed.main(["challenge", "--model=absent.pt", f"--data={released_tree}"]) == 2
+    assert "absent.pt" in capsys.readouterr().err
 
 
 # -- torch.compile ---

@@ -16,19 +16,11 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from bench.data.imagenet9 import CLASSES
+
 ASSETS = Path(__file__).parent / "assets" / "assets.zip"
-IN9_CLASSES = (
-    "dog",
-    "bird",
-    "wheeled vehicle",
-    "reptile",
-    "carnivore",
-    "insect",
-    "musical instrument",
-    "primate",
-    "fish",
-)
-"""The classes of ImageNet-9, in its order."""
+IN9_CLASSES = CLASSES
+"""The kinds of the objects: the classes of ImageNet-9, in its order."""
 PROP = "prop"
 """Kind of the objects that belong to none of them: hands, books, boxes, a framed picture."""
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
 from typing import Any
 
 import cv2
@@ -21,10 +23,14 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from bench.config import Input
 from bench.data import transforms
 from bench.identity import rng, seed
-from bench.task import Samples
+from bench.task import Images, Picture, Samples
 
 Prepare = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 """An objective's labels from the augmented uint8 clip (T H W 3)."""
+
+Companion = Callable[[Picture, np.random.Generator], np.ndarray]
+"""An objective's second image (uint8 H W 3) from a training image and its layers; the two are then
+augmented alike."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +68,13 @@ class Clips(Dataset[Any]):
         *,
         run_seed: int | None = None,
         prepare: dict[str, Prepare] | None = None,
+        companions: dict[str, Companion] | None = None,
     ) -> None:
         self.samples = samples
         self.config = config
         self.run_seed = run_seed
         self.prepare = prepare or {}
+        self.companions = companions or {}
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -79,12 +87,27 @@ class Clips(Dataset[Any]):
         generator = rng(self.run_seed, "augment", draw.epoch, i)
         length = self.samples.num_frames(i)
         indices = transforms.segment_indices(length, self.config.frames, generator)
-        clip = transforms.train_clip(self.samples.frames(i, indices), self.config, generator)
-        extras = {
+        frames = self.samples.frames(i, indices)
+        companions = self._companions(draw, frames)
+        shown = np.concatenate([frames, *companions]) if companions else frames
+        augmented = transforms.train_clip(shown, self.config, generator)
+        clip, others = augmented[: len(frames)], augmented[len(frames) :, None]
+        extras = dict(zip(self.companions, others, strict=True))
+        extras |= {
             name: make(clip, rng(self.run_seed, name, draw.epoch, i))
             for name, make in self.prepare.items()
         }
         return clip, int(self.samples.labels[i]), self.samples.keys[i], draw, extras
+
+    def _companions(self, draw: Draw, frames: np.ndarray) -> list[np.ndarray]:
+        """1 H W 3 of each objective that wants a second image."""
+        assert self.run_seed is not None
+        i = draw.index
+        picture = Picture(frames[0], partial(self.samples.layer, i))
+        return [
+            make(picture, rng(self.run_seed, name, draw.epoch, i))[None]
+            for name, make in self.companions.items()
+        ]
 
     def _middles(self, i: int) -> np.ndarray:
         """The frames that evaluation sees, decoded and not yet cropped."""
@@ -103,6 +126,24 @@ class Crops(Clips):
         return tuple((clip, label, key, draw, {}) for clip in crops)
 
 
+class StoredImages(Dataset[Any]):
+    """Draw -> (image, label, key), as stored; or the ValueError of one that cannot be read."""
+
+    def __init__(self, samples: Samples) -> None:
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, draw: Draw) -> tuple[np.ndarray, int, str] | ValueError:
+        i = draw.index
+        try:
+            image_HWC = self.samples.frames(i, np.zeros(1, np.int64))[0]
+        except ValueError as error:
+            return error  # raised by a worker it would arrive wrapped in the worker's traceback
+        return image_HWC, int(self.samples.labels[i]), self.samples.keys[i]
+
+
 def collate(items: list[tuple[Any, ...]]) -> RawBatch:
     clips, labels, keys, draws, extras = zip(*items, strict=True)
     return RawBatch(
@@ -117,6 +158,18 @@ def collate(items: list[tuple[Any, ...]]) -> RawBatch:
 def collate_crops(items: list[tuple[Any, ...]]) -> tuple[RawBatch, ...]:
     """One batch per crop."""
     return tuple(collate(list(same_crop)) for same_crop in zip(*items, strict=True))
+
+
+def collate_images(items: list[Any]) -> list[Images] | ValueError:
+    """The items in their order, cut where the size of the images changes; or the first's error."""
+    if errors := [item for item in items if isinstance(item, ValueError)]:
+        return errors[0]
+    batches = []
+    for _, group in groupby(items, key=lambda item: item[0].shape):
+        images, labels, keys = zip(*group, strict=True)
+        images_BHWC = torch.from_numpy(np.stack(images))
+        batches.append(Images(images_BHWC, torch.tensor(labels, dtype=torch.int64), keys))
+    return batches
 
 
 def epoch_order(run_seed: int, epoch: int, length: int) -> np.ndarray:
@@ -194,23 +247,38 @@ def evaluation_crops(
     return iter(_loader(crops, _in_order(len(crops), batch), workers=workers, pin=pin))
 
 
+def evaluation_images(samples: Samples, *, batch: int, workers: int, pin: bool) -> Iterator[Images]:
+    """Every image once, in stored order and as stored; a batch is of one size.
+
+    Raises ValueError for an image that cannot be read.
+    """
+    images = StoredImages(samples)
+    for batches in _loader(images, _in_order(len(images), batch), workers=workers, pin=pin):
+        if isinstance(batches, ValueError):
+            raise batches
+        yield from batches
+
+
 def _in_order(length: int, batch: int) -> list[list[Draw]]:
     draws = [Draw(i, 0) for i in range(length)]
     return [draws[start : start + batch] for start in range(0, length, batch)]
 
 
-def _loader(clips: Clips, batches: Any, *, workers: int, pin: bool) -> DataLoader[Any]:
+def _loader(clips: Dataset[Any], batches: Any, *, workers: int, pin: bool) -> DataLoader[Any]:
     return DataLoader(
         clips,
         batch_sampler=batches,
         num_workers=workers,
-        collate_fn=collate_crops if isinstance(clips, Crops) else collate,
+        collate_fn=COLLATE[type(clips)],
         pin_memory=pin,
         worker_init_fn=_start_worker,
         # OpenCV and video decoders do not survive a fork once they have started threads
         multiprocessing_context="spawn" if workers else None,
         generator=torch.Generator().manual_seed(seed("loader") % 2**63),
     )
+
+
+COLLATE = {Clips: collate, Crops: collate_crops, StoredImages: collate_images}
 
 
 def _start_worker(_: int) -> None:

@@ -1,5 +1,5 @@
-"""Clips -> shards: writes the folder that `shards` reads. Every source ends here, built-in or
-real.
+"""Clips or images -> shards: writes the folder that `shards` reads. Every source ends here,
+built-in or real.
 
 Shards are written in parallel, each under a temporary name and renamed when complete; a small
 receipt per shard (in `.receipts/`) lets an interrupted run continue without rewriting it.
@@ -21,13 +21,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from bench.data.photo import decode_image
 from bench.data.shards import INDEX, SAMPLES, SCHEMA, require_source, sha256_of
 from bench.data.video import DECODER, count_frames, decode
 
@@ -37,18 +38,24 @@ SHOWN = 5  # how many failures a message lists
 
 @dataclass(frozen=True)
 class Clip:
-    """One sample before packing: its key (also the member name in the tar), class id and what
-    goes into its JSON.
+    """One sample before packing: its key (also the member name in the tar), class id, what goes
+    into its JSON and, of images, where its layers are (name -> what `ReadLayer` understands).
     """
 
     key: str
     label: int
     meta: Mapping[str, Any] = field(default_factory=dict)
+    layers: Mapping[str, str] = field(default_factory=dict)
 
 
 Read = Callable[[str, Clip], "bytes | np.ndarray"]
-"""(split, clip) -> the video file's bytes, or frames as uint8 T H W 3. Must pickle. ValueError:
-the clip is broken.
+"""(split, clip) -> the bytes of the video or image file, or frames as uint8 T H W 3. Must pickle.
+ValueError: the clip is broken.
+"""
+
+ReadLayer = Callable[[str, Clip, str], "bytes | np.ndarray"]
+"""(split, clip, name of the layer) -> the bytes of an image file, or an array as `Samples.layer`
+returns it. Must pickle. ValueError: the layer is broken, and so the sample.
 """
 
 Progress = Callable[[int, int], None]
@@ -57,11 +64,11 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class FrameRule:
-    """How stored frames are made: `video` keeps the original bytes, `raw` stores decoded frames
-    uncompressed.
+    """How stored frames are made: `video` and `image` keep the original bytes, `raw` stores decoded
+    frames uncompressed.
     """
 
-    storage: Literal["video", "raw"]
+    storage: Literal["video", "image", "raw"]
     short_side: int | None = None  # raw only: shrink to this, pixels; None keeps the size
 
     def apply(self, frames_THWC: np.ndarray) -> np.ndarray:
@@ -85,6 +92,12 @@ class DataSetInfo:
     classes: Sequence[str]
     subsets: Mapping[str, Sequence[int]]
     made_by: str = DECODER  # what produced the frames
+    media: Literal["video", "image"] = "video"
+
+    @property
+    def noun(self) -> str:
+        """For messages."""
+        return f"{self.media}s"
 
 
 @dataclass(frozen=True)
@@ -98,6 +111,8 @@ class _Job:
     read: Read
     rule: FrameRule
     plan: str  # digest of everything that determines this shard's content
+    media: Literal["video", "image"]
+    read_layer: ReadLayer | None
 
     @property
     def receipt(self) -> Path:
@@ -111,18 +126,19 @@ def pack(
     info: DataSetInfo,
     rule: FrameRule,
     *,
+    read_layer: ReadLayer | None = None,
     shard_clips: int = 1000,
     workers: int | None = None,
     progress: Progress | None = None,
     allow_failed: bool = False,
 ) -> Path:
     """Write all splits to `out` and return it. Restartable: finished shards of the same plan are
-    kept.
+    kept. Clips that name layers need `read_layer`.
 
     Clips that `read` or the decoder rejects are listed in the index; unless `allow_failed`, they
     are an error and no index is written, so that a data set never shrinks unnoticed.
     """
-    jobs = list(_jobs(out, splits, read, info, rule, shard_clips))
+    jobs = list(_jobs(out, splits, read, read_layer, info, rule, shard_clips))
     _refuse_foreign(out, jobs, info)
     (out / RECEIPTS).mkdir(parents=True, exist_ok=True)
     (out / INDEX).unlink(
@@ -139,7 +155,7 @@ def pack(
     if failed and not allow_failed:
         listed = "\n  ".join(f"{f['split']}/{f['key']}: {f['reason']}" for f in failed[:SHOWN])
         raise ValueError(
-            f"{len(failed)} of {total} videos cannot be decoded:\n  {listed}\n"
+            f"{len(failed)} of {total} {info.noun} cannot be decoded:\n  {listed}\n"
             "Replace the files, or pass --allow-failed to leave them out (the index will list them)"
         )
     _write_index(out, jobs, receipts, failed, info, rule)
@@ -184,6 +200,7 @@ def _jobs(
     out: Path,
     splits: Mapping[str, Sequence[Clip]],
     read: Read,
+    read_layer: ReadLayer | None,
     info: DataSetInfo,
     rule: FrameRule,
     shard_clips: int,
@@ -196,12 +213,14 @@ def _jobs(
         for number, start in enumerate(range(0, len(clips), shard_clips)):
             part = tuple(clips[start : start + shard_clips])
             plan = hashlib.sha256(base.encode())
-            plan.update(
-                json.dumps(
-                    [split, [[c.key, c.label, dict(c.meta)] for c in part]], sort_keys=True
-                ).encode()
-            )
-            yield _Job(out, f"{split}-{number:06d}.tar", split, part, read, rule, plan.hexdigest())
+            plan.update(json.dumps([split, [_planned(c) for c in part]], sort_keys=True).encode())
+            name = f"{split}-{number:06d}.tar"
+            yield _Job(out, name, split, part, read, rule, plan.hexdigest(), info.media, read_layer)
+
+
+def _planned(clip: Clip) -> list[Any]:
+    plan = [clip.key, clip.label, dict(clip.meta)]
+    return [*plan, dict(clip.layers)] if clip.layers else plan
 
 
 def _run(jobs: Sequence[_Job], workers: int) -> Iterator[_Job]:
@@ -276,16 +295,21 @@ def write_shard(job: _Job) -> None:
 def _sample(job: _Job, clip: Clip) -> tuple[dict[str, Any], dict[str, Any]]:
     """(WebDataset sample, row of samples.parquet without the offsets)."""
     media = job.read(job.split, clip)
-    if job.rule.storage == "video":
-        assert isinstance(media, bytes), "only video files can be stored as video"
-        num_frames = count_frames(media, key=clip.key)
-        height, width = decode(media, [0], key=clip.key).shape[1:3]
-        stored: dict[str, Any] = {"webm": media}
-    else:
-        frames = decode(media, key=clip.key) if isinstance(media, bytes) else media
-        frames = job.rule.apply(frames)
+    if job.rule.storage == "raw":
+        frames = job.rule.apply(_decoded(job, media, clip) if isinstance(media, bytes) else media)
         num_frames, height, width = frames.shape[:3]
-        stored = {"npy": frames}
+        stored: dict[str, Any] = {"npy": frames}
+    else:
+        assert isinstance(media, bytes), "only files can be stored as files"
+        if job.rule.storage == "video":
+            num_frames = count_frames(media, key=clip.key)
+            height, width = decode(media, [0], key=clip.key).shape[1:3]
+            stored = {"webm": media}
+        else:
+            num_frames, height, width = _decoded(job, media, clip).shape[:3]
+            stored = {"jpg": media}  # readers go by the content, which may also be PNG
+    for name in clip.layers:
+        stored |= _stored_layer(job, clip, name, (height, width))
     meta = {"label": clip.label, "num_frames": num_frames, **clip.meta}
     row = {
         "key": clip.key,
@@ -297,20 +321,58 @@ def _sample(job: _Job, clip: Clip) -> tuple[dict[str, Any], dict[str, Any]]:
     return {"__key__": clip.key, "json": meta, **stored}, row
 
 
+def _decoded(job: _Job, media: bytes, clip: Clip) -> np.ndarray:
+    """uint8 T H W 3 of a video or an image."""
+    if job.media == "image":
+        return decode_image(media, name=clip.meta.get("file", clip.key))[None]
+    return decode(media, key=clip.key)
+
+
+def _stored_layer(job: _Job, clip: Clip, name: str, size: tuple[int, int]) -> dict[str, Any]:
+    """The member of one layer; ValueError unless it is as large as its image."""
+    assert job.read_layer is not None and job.rule.short_side is None, "layers keep their size"
+    data, file = job.read_layer(job.split, clip, name), clip.layers[name]
+    array = decode_image(data, name=file) if isinstance(data, bytes) else data
+    if array.shape[:2] != size:
+        (height, width), (rows, columns) = size, array.shape[:2]
+        raise ValueError(f"{file} is {columns} x {rows} pixels, its image {width} x {height}")
+    if isinstance(data, bytes) and job.rule.storage == "image":
+        return {f"{name}.jpg": data}
+    return {f"{name}.npy": np.ascontiguousarray(array)}
+
+
 def _locate_members(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Fill in where each sample's frames lie in the tar (`header`: bytes of an npy member before
-    its first pixel).
+    """Fill in where each sample's frames and layers lie in the tar (`header`: bytes of an npy
+    member before its first pixel).
     """
     of_key = {row["key"]: row for row in rows}
-    with tarfile.open(path) as tar:
+    with path.open("rb") as file, tarfile.open(path) as tar:
         for member in tar:
-            key, _, extension = member.name.partition(".")
+            folder, slash, name = member.name.rpartition("/")
+            stem, _, extension = name.partition(".")  # as WebDataset tells key from extension
             if extension == "json":
                 continue
-            row = of_key[key]
-            pixels = row["num_frames"] * row["height"] * row["width"] * 3
-            header = member.size - pixels if extension == "npy" else 0
-            row |= {"offset": member.offset_data, "size": member.size, "header": header}
+            layer, dot, encoding = extension.rpartition(".")
+            header = _header_bytes(file, member.offset_data) if encoding == "npy" else 0
+            place = {"offset": member.offset_data, "size": member.size, "header": header}
+            of_key[f"{folder}{slash}{stem}"] |= {f"{layer}{dot}{k}": v for k, v in place.items()}
+
+
+def _header_bytes(file: BinaryIO, offset: int) -> int:
+    """Of an npy file of version 1.0: magic, version, length of the description, description."""
+    file.seek(offset)
+    start = file.read(10)
+    assert start[:8] == b"\x93NUMPY\x01\x00", start
+    return 10 + int.from_bytes(start[8:], "little")
+
+
+_RULES = {
+    ("video", "video"): "original file",
+    ("raw", "video"): "all frames, short side shrunk with INTER_AREA",
+    # decoded now or when read, the pixels are the same: so is what numbers may be averaged over
+    ("image", "image"): "original files",
+    ("raw", "image"): "original files",
+}
 
 
 def _write_index(
@@ -328,9 +390,14 @@ def _write_index(
     ]
     if not rows:
         raise ValueError(f"no clip was written to {out}; is the annotation empty?")
+    columns = {column: None for row in rows for column in row}  # in order; not all have all layers
     temporary = out / f".{SAMPLES}.tmp-{os.getpid()}"
-    pq.write_table(pa.Table.from_pylist(rows), temporary)
+    pq.write_table(pa.Table.from_pylist([{**columns, **row} for row in rows]), temporary)
     temporary.replace(out / SAMPLES)
+    layers: dict[str, list[str]] = {}
+    for row in rows:
+        named = layers.setdefault(row["split"], [])
+        named += [c[: -len(".size")] for c in row if c.endswith(".size") and c[:-5] not in named]
     splits: dict[str, dict[str, Any]] = {}
     for job, receipt in zip(jobs, receipts, strict=True):
         entry = splits.setdefault(job.split, {"samples": 0, "shards": []})
@@ -342,13 +409,13 @@ def _write_index(
         "source_version": info.version,
         "config": dict(info.config),
         "classes": list(info.classes),
+        "media": info.media,
+        "layers": {split: sorted(names) for split, names in layers.items() if names},
         "subsets": {name: list(ids) for name, ids in info.subsets.items()},
         "frames": {
             **asdict(rule),
             "made_by": info.made_by,
-            "rule": "original file"
-            if rule.storage == "video"
-            else "all frames, short side shrunk with INTER_AREA",
+            "rule": _RULES[rule.storage, info.media],
         },
         "splits": splits,
         "shards": {

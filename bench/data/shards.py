@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from bench.data.photo import decode_image
 from bench.data.video import decode
 
 SCHEMA = 1
@@ -94,7 +95,8 @@ class ShardSamples:
     first use.
 
     Stored frames (`npy` members) are read through a memory map, so only the pages of the
-    requested frames are touched; videos (`webm` members) are decoded from their bytes.
+    requested frames are touched; videos (`webm` members) and images (`jpg` members) are decoded
+    from their bytes.
     """
 
     def __init__(self, folder: Path, split: str) -> None:
@@ -123,7 +125,18 @@ class ShardSamples:
         # One int64 row per sample: small to pickle, and no per-sample Python objects in the
         # workers.
         self._rows = np.stack([table[c].to_numpy().astype(np.int64) for c in columns], axis=1)
-        self._is_raw = index["frames"]["storage"] == "raw"
+        self._storage = index["frames"]["storage"]
+        # The same for each layer that is there: (offset, size, header), offset -1 where absent.
+        self._layers = {
+            name: np.stack(
+                [
+                    table[f"{name}.{c}"].fill_null(-1).to_numpy().astype(np.int64)
+                    for c in ("offset", "size", "header")
+                ],
+                axis=1,
+            )
+            for name in index.get("layers", {}).get(split, ())
+        }
         self._maps: dict[int, mmap.mmap] = {}
         if len(self.keys) != index["splits"][split]["samples"]:
             raise ValueError(
@@ -143,11 +156,38 @@ class ShardSamples:
         """uint8 T H W 3 (RGB): the requested frames of sample i, in the requested order."""
         offset, size, header, num_frames, height, width = self._rows[i].tolist()
         shard = self._map(int(self._shard[i]), end=offset + size)
-        if not self._is_raw:
+        if self._storage == "video":
             return decode(shard[offset : offset + size], indices, key=self.keys[i])
+        if self._storage == "image":
+            image = decode_image(shard[offset : offset + size], name=self.keys[i])
+            return np.take(image[None], indices, axis=0)
         shape = (num_frames, height, width, 3)
         stored = np.ndarray(shape, np.uint8, buffer=shard, offset=offset + header)
         return np.take(stored, indices, axis=0)
+
+    def with_layer(self, name: str) -> np.ndarray:
+        """int64, sorted: the samples that have this layer."""
+        if name not in self._layers:
+            return np.empty(0, np.int64)
+        return np.flatnonzero(self._layers[name][:, 0] >= 0).astype(np.int64)
+
+    def layer(self, i: int, name: str) -> np.ndarray:
+        """uint8 H W 3, or a mask of zeros and ones, uint8 H W, of the size of the image."""
+        offset, size, header = self._layers[name][i].tolist() if name in self._layers else (-1,) * 3
+        if offset < 0:
+            has = ", ".join(n for n, rows in self._layers.items() if rows[i, 0] >= 0) or "none"
+            raise ValueError(
+                f"sample {self.keys[i]} of {self.split!r} in {self.folder} has no layer {name!r}; "
+                f"it has {has}"
+            )
+        shard = self._map(int(self._shard[i]), end=offset + size)
+        if not header:
+            data = shard[offset : offset + size]
+            return decode_image(data, name=f"{name} of {self.keys[i]}")
+        height, width = self._rows[i, 4:6].tolist()
+        is_mask = size - header == height * width
+        shape = (height, width) if is_mask else (height, width, 3)
+        return np.ndarray(shape, np.uint8, buffer=shard, offset=offset + header).copy()
 
     def _map(self, number: int, *, end: int) -> mmap.mmap:
         mapped = self._maps.get(number)

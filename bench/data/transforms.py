@@ -3,8 +3,8 @@ on loader workers.
 
 Everything stays uint8 until the device (`normalise`), a quarter of the bytes of float32. The random
 numbers of a clip come from one generator that the caller seeds with (run seed, epoch, sample), so a
-clip is the same whichever worker or rank makes it. There is no horizontal flip: it would turn "left
-to right" into "right to left".
+clip is the same whichever worker or rank makes it. There is no horizontal flip unless asked for: it
+would turn "left to right" into "right to left".
 
 Source of the rules: the SSv2 loader of the TIME release.
 """
@@ -18,6 +18,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from PIL import Image
 from torch import Tensor
@@ -41,15 +42,18 @@ def segment_indices(length: int, frames: int, rng: np.random.Generator | None) -
 
 
 def train_clip(frames_THWC: np.ndarray, config: Input, rng: np.random.Generator) -> np.ndarray:
-    """Scale jitter, one random crop for all frames, optional RandAugment (same draw for all
-    frames). uint8 T S S 3.
+    """Scale jitter, one random crop for all frames, optional flip and RandAugment (same draw for
+    all frames). uint8 T S S 3.
     """
     if config.rand_augment:
         frames_THWC = _rand_augment(frames_THWC, config, rng)
     low, high = config.jitter
     # Inverse-uniform in the short side, as in SlowFast's loaders: 1 / scale is uniform.
     scale = 1.0 / rng.uniform(1.0 / high, 1.0 / low)
-    return _crop_resize(frames_THWC, config.size, scale, rng.uniform(), rng.uniform())
+    clip = _crop_resize(frames_THWC, config.size, scale, rng.uniform(), rng.uniform())
+    if config.hflip and rng.uniform() < 0.5:
+        clip = np.ascontiguousarray(clip[:, :, ::-1])
+    return clip
 
 
 def eval_clip(frames_THWC: np.ndarray, config: Input) -> np.ndarray:
@@ -117,6 +121,34 @@ def normalise(clip_BTHWC: Tensor, mean: tuple[float, ...], std: tuple[float, ...
     """uint8 B T H W 3 on any device -> float32 B T 3 H W, (x / 255 - mean) / std."""
     scale, shift = _affine(mean, std, clip_BTHWC.device)
     return rearrange(clip_BTHWC.float() * scale - shift, "b t h w c -> b t c h w").contiguous()
+
+
+def normalise_exactly(
+    images_BTHWC: Tensor, mean: tuple[float, ...], std: tuple[float, ...]
+) -> Tensor:
+    """As `normalise`, rounded at every step as torchvision's ToTensor and Normalize round."""
+    scaled = rearrange(images_BTHWC, "b t h w c -> b t c h w").contiguous().float() / 255
+    shape = (1, 1, 3, 1, 1)
+    mean_C, std_C = (torch.tensor(v, device=scaled.device).view(shape) for v in (mean, std))
+    return (scaled - mean_C) / std_C
+
+
+def centre_crop(images_BHWC: Tensor, config: Input) -> Tensor:
+    """Whole images on any device, uint8 -> what `eval_clip` shows of each, B S S 3.
+
+    Where the crop has the right size, exactly; else resized on the device (bilinear, antialiased,
+    rounded to uint8), which differs from OpenCV's resizing in single grey levels.
+    """
+    height, width = images_BHWC.shape[1:3]
+    side = max(1, min(round(min(height, width) / config.eval_scale), height, width))
+    top, left = round(0.5 * (height - side)), round(0.5 * (width - side))
+    crops = images_BHWC[:, top : top + side, left : left + side]
+    if side == config.size:
+        return crops
+    planes = rearrange(crops, "b h w c -> b c h w").float()
+    size = (config.size, config.size)
+    resized = F.interpolate(planes, size, mode="bilinear", antialias=True).round().clamp(0, 255)
+    return rearrange(resized, "b c h w -> b h w c").to(torch.uint8)
 
 
 @cache

@@ -6,6 +6,8 @@ through `context.model`. Auxiliary heads are not here: each belongs to its objec
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from bench import task
@@ -22,8 +24,10 @@ class Classifier(nn.Module):
         nn.init.trunc_normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
 
-    def encode(self, clip_BTCHW: Tensor) -> task.Features:
-        return self.backbone(clip_BTCHW)
+    def encode(self, clip_BTCHW: Tensor, *, positions: bool = True) -> task.Features:
+        """Without `positions`: only backbones that say `POSITIONS_OPTIONAL`."""
+        backbone: Any = self.backbone
+        return backbone(clip_BTCHW) if positions else backbone(clip_BTCHW, positions=False)
 
     def classify(self, features: task.Features) -> Tensor:
         """logits_BK"""

@@ -79,6 +79,28 @@ class DropPath(nn.Module):
         return x_GLD * kept / (1.0 - self.rate)
 
 
+class Block(nn.Module):
+    """A pre-norm transformer block around the given attention:
+
+    x <- x + attn(norm1(x)),  x <- x + mlp(norm2(x))
+    """
+
+    def __init__(
+        self, dim: int, attention: nn.Module, *, mlp_ratio: float, epsilon: float, drop_path: float
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=epsilon)
+        self.attn = attention
+        self.norm2 = nn.LayerNorm(dim, eps=epsilon)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x_GLD: Tensor, **attention: int) -> Tensor:
+        """x_GLD -> x_GLD; what else the attention must know (`frames`) is handed on to it."""
+        x_GLD = x_GLD + self.drop_path(self.attn(self.norm1(x_GLD), **attention))
+        return x_GLD + self.drop_path(self.mlp(self.norm2(x_GLD)))
+
+
 class PatchEmbed(nn.Module):
     """Non-overlapping patches of every frame, projected linearly (Dosovitskiy et al. 2021)."""
 
@@ -108,14 +130,17 @@ def init_vit(model: nn.Module, *, std: float) -> None:
             nn.init.zeros_(module.bias)
 
 
-def resize_positions(pos_1LD: Tensor, num_patches: int) -> Tensor:
-    """Position embedding (class token first) for another square grid: bicubic, as timm does it."""
-    if pos_1LD.shape[1] == num_patches + 1:
+def resize_positions(pos_1LD: Tensor, num_patches: int, *, first: int = 1) -> Tensor:
+    """Position embedding for another square grid: bicubic, as timm does it.
+
+    The `first` positions are of the class token and the like, and stay as they are.
+    """
+    if pos_1LD.shape[1] == num_patches + first:
         return pos_1LD
     from timm.layers import resample_abs_pos_embed
 
     side = math.isqrt(num_patches)
-    return resample_abs_pos_embed(pos_1LD, [side, side], num_prefix_tokens=1)
+    return resample_abs_pos_embed(pos_1LD, [side, side], num_prefix_tokens=first)
 
 
 def resize_times(time_1TD: Tensor, frames: int) -> Tensor:

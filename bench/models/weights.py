@@ -1,12 +1,13 @@
 """Weight files: reading them safely, and starting a backbone from an image model's.
 
-Used by `bench/models/backbones/*.py` (image weights) and `released.py` (whole checkpoints). Nothing
-is ever downloaded, and no code in a file is ever run.
+Used by `bench/models/backbones/*.py` (image weights), `released.py` (whole checkpoints) and
+`pretrained.py` (timm's classifiers). Nothing is ever downloaded, and no code in a file is ever run.
 """
 
 from __future__ import annotations
 
 import argparse
+import difflib
 import hashlib
 import re
 from collections.abc import Callable, Mapping
@@ -39,6 +40,18 @@ def load_checked(
     leaves the module untouched.
     """
     own = module.state_dict()
+    if mistakes := misfits(own, state, may_ignore=may_ignore):
+        raise ValueError(
+            f"these weights do not fit {type(module).__name__}; change its config or the weights:"
+            + "".join(f"\n  {mistake}" for mistake in mistakes)
+        )
+    module.load_state_dict({k: state[k] for k in own})
+
+
+def misfits(
+    own: Mapping[str, Tensor], state: Mapping[str, Tensor], *, may_ignore: tuple[str, ...] = ()
+) -> list[str]:
+    """Every missing, unexpected and wrongly shaped tensor of `state` beside a model's own."""
     mistakes = [f"missing {k}" for k in own if k not in state]
     mistakes += [f"unexpected {k}" for k in state if k not in own and not k.startswith(may_ignore)]
     mistakes += [
@@ -46,12 +59,7 @@ def load_checked(
         for k in own
         if k in state and state[k].shape != own[k].shape
     ]
-    if mistakes:
-        raise ValueError(
-            f"these weights do not fit {type(module).__name__}; change its config or the weights:"
-            + "".join(f"\n  {mistake}" for mistake in mistakes)
-        )
-    module.load_state_dict({k: state[k] for k in own})
+    return mistakes
 
 
 def read_tensors(path: Path) -> Any:
@@ -140,16 +148,18 @@ def load_init(
     inflate: Callable[[Any, dict[str, Tensor]], None],
     *,
     folder: Path | None,
+    plain: bool = True,
 ) -> None:
     """`inflate(model, state)` with the image model that `config.init` names; nothing when None.
 
-    `folder` is where weight files lie (see `read_image_weights`). What was loaded stands in
+    `folder` is where weight files lie, `plain` what is demanded of the ViT (see
+    `read_image_weights`). What was loaded stands in
     `model.loaded_weights`. Raises ValueError when the weights are absent, are not those of
     `config.init_sha256`, or do not fit.
     """
     if config.init is None:
         return
-    weights = read_image_weights(config.init, folder, sha256=config.init_sha256)
+    weights = read_image_weights(config.init, folder, sha256=config.init_sha256, plain=plain)
     if weights.heads != config.heads:
         raise ValueError(f"{config.init} has {weights.heads} heads, the config {config.heads}")
     inflate(model, weights.state)
@@ -166,27 +176,24 @@ class ImageWeights:
 
 
 def read_image_weights(
-    init: str, folder: Path | None, *, sha256: str | None = None
+    init: str, folder: Path | None, *, sha256: str | None = None, plain: bool = True
 ) -> ImageWeights:
     """Weights of the timm ViT that `init` names, offline.
 
     `vit_tiny_patch16_224.augreg_in21k` (name and tag) is looked up as
     `<folder>/<name>.{safetensors,pth,bin,npz}`, then in the caches that timm's own downloads fill;
     `vit_tiny_patch16_224@file` is that file, relative to the folder. Raises ValueError when there
-    is no such model or file, when the file's SHA-256 is not `sha256`, when the model is not a plain
-    ViT, and when the file is of another patch size or resolution than the name says.
+    is no such model or file, when the file's SHA-256 is not `sha256`, when the model is no ViT, or
+    `plain` and not a plain one, and when the file is of another patch size or resolution than the
+    name says.
     """
-    import timm
-
     name, _, _ = init.partition("@")
-    if not timm.is_model(name):
-        raise ValueError(f"timm has no model {name!r}; `timm.list_models('vit*', pretrained=True)`")
+    require_timm_name(name)
     if problem := missing_weights(init, folder):
         raise ValueError(problem)
-    path = _find_weights(init, folder)
+    path = find_weights(init, folder)
     assert path is not None
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = sha256_of(path)
     if sha256 is not None and digest != sha256.lower():
         raise ValueError(
             f"{path.name} has SHA-256 {digest}, but init_sha256 is {sha256}: "
@@ -194,28 +201,57 @@ def read_image_weights(
         )
     # On the meta device: only the sizes are needed, and a ViT-B would take a second to initialise.
     with torch.device("meta"):
-        model = _timm_model(name)
-    if reasons := _not_plain(model):
+        model = timm_model(name)
+    reasons = _not_plain(model)
+    if reasons and plain:
         raise ValueError(
-            f"{name} cannot be inflated, for it is not a plain ViT: {', '.join(reasons)}"
+            f"{name} cannot be inflated, for it is not a plain ViT: {', '.join(reasons)}. The "
+            f"backbone `vit` takes all of timm's ViTs: `timm: {name.partition('.')[0]}`"
+        )
+    if reasons and path.suffix == ".npz":
+        raise ValueError(
+            f"{path}: of .npz files only plain ViTs are read, and {name} is none: "
+            f"{', '.join(reasons)}. Save timm's own, as {name}.safetensors"
         )
     return ImageWeights(
         state=_read_npz(name, path) if path.suffix == ".npz" else _read_timm(model, path),
-        heads=model.blocks[0].attn.num_heads,
-        record={
-            "name": name,
-            "tag": name.partition(".")[2],
-            "file": path.name,
-            "sha256": digest,
-        },
+        heads=next(m.num_heads for m in model.blocks[0].modules() if hasattr(m, "num_heads")),
+        record=record_of(name, path, digest),
     )
 
 
-def _timm_model(name: str) -> Any:
+def record_of(name: str, path: Path, digest: str) -> dict[str, str]:
+    """What is written down about the weights of a timm model."""
+    tag = name.partition(".")[2]
+    return {"name": name, "tag": tag, "file": path.name, "sha256": digest}
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def require_timm_name(name: str) -> None:
+    """Raises ValueError, with the nearest names, when timm has no such model."""
     import timm
 
+    if timm.is_model(name):
+        return
+    architecture = name.partition(".")[0]
+    near = difflib.get_close_matches(architecture, timm.list_models(), n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    raise ValueError(
+        f"timm has no model {name!r}; {hint}`timm.list_models('*vit*')` lists the names"
+    )
+
+
+def timm_model(name: str, **options: Any) -> Any:
+    """`timm.create_model`, random. Raises ValueError for unknown names and tags."""
+    import timm
+
+    require_timm_name(name)
     try:
-        return timm.create_model(name)
+        return timm.create_model(name, **options)
     except RuntimeError as error:  # an unknown tag
         tags = ", ".join(timm.list_pretrained(name.partition(".")[0] + ".*"))
         raise ValueError(f"timm cannot make {name}: {error} There are: {tags}") from error
@@ -259,14 +295,16 @@ def _read_timm(model: Any, path: Path) -> dict[str, Tensor]:
     from timm.models.vision_transformer import checkpoint_filter_fn
 
     state = state_dict_of(read_tensors(path))
-    _require_sizes(model, path, {key: state[key].numel() for key in SIZED if key in state})
-    return checkpoint_filter_fn(state, model)
+    # DINOv2's own files, which timm rearranges, have one position more than timm's model.
+    sized = {"patch_embed.proj.weight"} if "mask_token" in state else SIZED.keys()
+    _require_sizes(model, path, {key: state[key].numel() for key in sized if key in state})
+    return checkpoint_filter_fn(state, model, adapt_layer_scale=True)
 
 
 def _read_npz(name: str, path: Path) -> dict[str, Tensor]:
     """State dict of one of Google's .npz (JAX) files: arrays only, which timm's own model reads."""
     _first_bytes(path)
-    model = _timm_model(name)
+    model = timm_model(name)
     try:
         with np.load(path, allow_pickle=False) as arrays:
             sizes = {k: arrays[n].size for k, end in SIZED.items() for n in arrays if _ends(n, end)}
@@ -300,35 +338,39 @@ def _ends(name: str, end: str) -> bool:
 def _require_sizes(model: Any, path: Path, sizes: dict[str, int]) -> None:
     own = model.state_dict()
     for key, size in sizes.items():
-        if size != own[key].numel():
+        if key in own and size != own[key].numel():
             raise ValueError(
                 f"{path.name}: {key} has {size} numbers, {model.default_cfg['architecture']} has "
                 f"{own[key].numel()}: another patch size, width or resolution than the name says"
             )
 
 
-def missing_weights(init: str, folder: Path | None) -> str | None:
+def missing_weights(
+    init: str, folder: Path | None, *, suffixes: tuple[str, ...] = WEIGHT_SUFFIXES
+) -> str | None:
     """What to do when the weights of a timm model are not on this machine, else None."""
-    if _find_weights(init, folder) is not None:
+    if find_weights(init, folder, suffixes=suffixes) is not None:
         return None
     name, _, file = init.partition("@")
     if file:
         return f"no weight file {file} (looked in {folder}), which `init: {init}` names"
-    wanted = f"{name}{{{','.join(WEIGHT_SUFFIXES)}}}"
+    wanted = f"{name}{{{','.join(suffixes)}}}"
     return (
         f"no weights for {name}: put {wanted} into {folder}, or download them once with "
         f"timm.create_model({name!r}, pretrained=True); nothing is downloaded here"
     )
 
 
-def _find_weights(init: str, folder: Path | None) -> Path | None:
+def find_weights(
+    init: str, folder: Path | None, *, suffixes: tuple[str, ...] = WEIGHT_SUFFIXES
+) -> Path | None:
     """The local file of a timm model: the named one, or in the folder, or in timm's cache."""
     name, _, file = init.partition("@")
     if file:
         path = Path(folder or ".") / file  # an absolute file stays as it is
         return path if path.is_file() else None
     if folder is not None:
-        for suffix in WEIGHT_SUFFIXES:
+        for suffix in suffixes:
             # Not with_suffix: the tag of a timm name looks like one.
             if (path := Path(folder) / f"{name}{suffix}").is_file():
                 return path

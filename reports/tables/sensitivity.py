@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from reports import published, stats, table
-from reports.commands import command
+from reports.commands import nothing
 
 ORDER = 40
 
@@ -49,7 +49,10 @@ def build(frame: pd.DataFrame) -> table.Table:
     for name in VIEWS.values():
         columns += [table.Column(name, "val"), table.Column("paper", "val")]
     columns += [table.Column(VIEWS[view], "Change to as released") for view in CHANGES]
-    notes = paper.notes(stats.data_sets(rows), frame["scale"]) if found else _not_run(frame)
+    if found:
+        notes = paper.notes(stats.data_sets(rows), frame["scale"])
+    else:
+        notes = nothing(frame, "sensitivity", "varies the recipe")
     return table.Table(
         title="Sensitivity",
         caption=(
@@ -127,8 +130,3 @@ def _change(
 def top1(frame: pd.DataFrame, labels: Mapping[str, str], view: str) -> stats.Aggregate:
     """Top-1 of a cell on val."""
     return stats.aggregate(frame, labels, stats.Measure(EVALUATION, "val", view))
-
-
-def _not_run(frame: pd.DataFrame) -> tuple[str, ...]:
-    how = command(frame, "sensitivity")
-    return ("No sweep in these results varies the recipe" + (f"; {how}" if how else "") + ".",)

@@ -37,8 +37,7 @@ from torch.autograd.function import once_differentiable
 
 from bench import task
 from bench.models.layers import (
-    DropPath,
-    Mlp,
+    Block,
     PatchEmbed,
     init_vit,
     resize_times,
@@ -277,24 +276,6 @@ def _split(path_GTC: Tensor, heads: int) -> Tensor:
     return rearrange(path_GTC, "g t (h d) -> g t h d", h=heads)
 
 
-class Block(nn.Module):
-    """A pre-norm transformer block with trajectory attention."""
-
-    def __init__(self, config: Config, drop_path: float) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(config.dim, eps=EPSILON)
-        self.attn = TrajectoryAttention(
-            config.dim, config.heads, project_values=config.project_values
-        )
-        self.norm2 = nn.LayerNorm(config.dim, eps=EPSILON)
-        self.mlp = Mlp(config.dim, int(config.dim * config.mlp_ratio))
-        self.drop_path = DropPath(drop_path)
-
-    def forward(self, x_BLD: Tensor, *, frames: int) -> Tensor:
-        x_BLD = x_BLD + self.drop_path(self.attn(self.norm1(x_BLD), frames=frames))
-        return x_BLD + self.drop_path(self.mlp(self.norm2(x_BLD)))
-
-
 class TubeletEmbed(nn.Module):
     """Non-overlapping patches of `tubelet` frames each, projected linearly.
 
@@ -348,7 +329,16 @@ class Motionformer(nn.Module):
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + num_patches, config.dim))
         self.time_embed = nn.Parameter(torch.zeros(1, frames // config.tubelet, config.dim))
         rates = torch.linspace(0, config.drop_path, config.depth).tolist()
-        self.blocks = nn.ModuleList(Block(config, rate) for rate in rates)
+        self.blocks = nn.ModuleList(
+            Block(
+                config.dim,
+                TrajectoryAttention(config.dim, config.heads, project_values=config.project_values),
+                mlp_ratio=config.mlp_ratio,
+                epsilon=EPSILON,
+                drop_path=rate,
+            )
+            for rate in rates
+        )
         self.norm = nn.LayerNorm(config.dim, eps=EPSILON)
         self.pre_logits = PreLogits(config.dim) if config.pre_logits else nn.Identity()
 

@@ -33,8 +33,7 @@ from torch import Tensor, nn
 from bench import task
 from bench.models.layers import (
     Attention,
-    DropPath,
-    Mlp,
+    Block,
     PatchEmbed,
     attend,
     init_vit,
@@ -125,24 +124,6 @@ def shift(x: Tensor, *, channels: int) -> Tensor:
         [F.pad(ahead[:, 1:], [*padding, 0, 1]), F.pad(behind[:, :-1], [*padding, 1, 0]), own],
         dim=-1,
     )
-
-
-class Block(nn.Module):
-    """A pre-norm transformer block around the given attention."""
-
-    def __init__(
-        self, dim: int, attention: Attention, *, mlp_ratio: float, epsilon: float, drop_path: float
-    ) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(dim, eps=epsilon)
-        self.attn = attention
-        self.norm2 = nn.LayerNorm(dim, eps=epsilon)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio))
-        self.drop_path = DropPath(drop_path)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop_path(self.attn(self.norm1(x)))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
 class TemporalHead(nn.Module):

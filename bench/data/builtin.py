@@ -1,0 +1,54 @@
+"""What the built-in data sets share: one process at a time generates, and the fields of a Config
+are the options of the command.
+
+Used by the sources whose data are made on first use.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from bench.task import Config
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """One process at a time; the kernel frees the lock of a killed one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def folder_name(source: str, version: int, config: Config) -> str:
+    """The folder of one configuration in the data root, e.g. mini-imagenet9-0123456789ab."""
+    content = json.dumps([version, config.model_dump()], sort_keys=True)
+    return f"{source}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
+
+
+def remedy(source: str, config: Config, folder: Path) -> str:
+    """The command that generates this configuration."""
+    defaults = type(config)().model_dump()
+    changed = {k: v for k, v in config.model_dump().items() if v != defaults[k]}
+    options = "".join(f" --{k.replace('_', '-')} {v}" for k, v in changed.items())
+    return f"Run `python -m bench.prepare {source} --out {folder}{options}`"
+
+
+def add_arguments(parser: argparse.ArgumentParser, config: type[Config]) -> None:
+    """One option for each field of `config`."""
+    for name, info in config.model_fields.items():
+        words = [w for w in getattr(info.annotation, "__args__", ()) if isinstance(w, str)]
+        parser.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=str if words else float if info.annotation is float else int,
+            default=info.default,
+            choices=words or None,
+            metavar=None if words else "N",
+            help=f"default {info.default}",
+        )

@@ -1,0 +1,118 @@
+"""Tables with one row per backbone and method: measured numbers beside the published ones.
+
+What tables 1 to 3 of the paper and the ablations have in common. A table module says which numbers
+it shows, as `Shown`, and of which cells; an empty table says which sweep would fill it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from reports import published, stats, table
+from reports.commands import not_run, nothing
+
+BASELINE, ALL_LOSSES = "baseline", "+ TIME"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One measured column and what belongs to it."""
+
+    column: table.Column
+    measure: stats.Measure
+    paper: str = ""  # its name in the published table; it then stands beside the measured number
+    change: table.Column | None = None  # its difference to the baseline, behind all numbers
+    tile: str = ""  # what it is, where it stands at the top of the page
+
+
+def build(
+    frame: pd.DataFrame,
+    rows: pd.DataFrame,
+    *,
+    title: str,
+    caption: str,
+    shown: Sequence[Shown],
+    cells: Iterable[tuple[str, str]],
+    paper: published.Published,
+    sweep: Callable[[str], str],
+    notes: Sequence[str] = (),
+) -> table.Table:
+    """The table of `cells` (backbone, method), of the `rows` of its evaluation in the `frame`.
+
+    `sweep` names the sweep that would fill a row, by its backbone.
+    """
+    asked = list(cells) if len(rows) else []
+    columns = [table.Column("Seeds")]
+    for item in shown:
+        columns.append(item.column)
+        columns += [table.Column("paper", item.column.group)] if item.paper else []
+    columns += [item.change for item in shown if item.change]
+    if asked:
+        notes = (*paper.notes(stats.data_sets(rows), rows["scale"]), *notes)
+    else:
+        notes = nothing(frame, sweep(""), "measures this")
+    return table.Table(
+        title=title,
+        caption=caption,
+        labels=("Backbone", "Method"),
+        columns=tuple(columns),
+        rows=tuple(
+            _row(rows, paper, shown, backbone, method, not_run(frame, sweep(backbone)))
+            for backbone, method in asked
+        ),
+        notes=notes,
+    )
+
+
+def tiles(
+    frame: pd.DataFrame, shown: Sequence[Shown], first: Sequence[str] = ()
+) -> tuple[tuple[str, str, str], ...]:
+    """(what, number, explanation) for the top of the page: baseline against + TIME."""
+    found = []
+    for backbone in stats.labels(frame, "backbone", first):
+        for item in (item for item in shown if item.tile):
+            base, full = (
+                stats.aggregate(frame, {"backbone": backbone, "method": method}, item.measure)
+                for method in (BASELINE, ALL_LOSSES)
+            )
+            change = table.measured(stats.difference(full, base), signed=True)
+            if base.mean is None or full.mean is None or change.value is None:
+                continue
+            found.append(
+                (
+                    f"{backbone}: {item.tile}",
+                    f"{table.percent(base.mean)} → {table.percent(full.mean)}",
+                    f"{BASELINE} → {ALL_LOSSES}: {change.text} over {change.n_seeds} paired "
+                    f"seed{'s' if change.n_seeds != 1 else ''}",
+                )
+            )
+    return tuple(found)
+
+
+def _row(
+    frame: pd.DataFrame,
+    paper: published.Published,
+    shown: Sequence[Shown],
+    backbone: str,
+    method: str,
+    hint: str,
+) -> table.Row:
+    cell, reference = ({"backbone": backbone, "method": name} for name in (method, BASELINE))
+    numbers = [stats.aggregate(frame, cell, item.measure) for item in shown]
+    cells = [table.seed_count(numbers)]
+    for item, number in zip(shown, numbers, strict=True):
+        cells.append(table.measured(number, not_run=hint))
+        if item.paper:
+            value = paper.number(backbone, method, item.paper)
+            cells.append(table.published(value, paper.source))
+    for item, number in zip(shown, numbers, strict=True):
+        if item.change and method == BASELINE:
+            cells.append(table.text("reference"))
+        elif item.change:
+            base = stats.aggregate(frame, reference, item.measure)
+            change = stats.difference(number, base)
+            cells.append(table.measured(change, not_run=hint, signed=True))
+    return table.Row((backbone, method), tuple(cells))

@@ -1,0 +1,1 @@
+"""Tasks of the image domain, one file each."""

@@ -1,0 +1,137 @@
+"""Accuracy under background shift: the eight test variants of ImageNet-9 (paper, table 3).
+
+Xiao et al., "Noise or Signal: The Role of Image Backgrounds in Object Recognition", ICLR 2021. Each
+variant keeps, removes or exchanges the background of the same test images; with all others equal,
+
+    BG-Gap = accuracy(mixed_same) - accuracy(mixed_rand)
+
+is what the background's agreement with the class is worth to the model. Rows are {split, view,
+subset, metric, value, n}: split `test`, the variant as view, top1 as a fraction, subsets `all` and
+`class: <name>`; view `bg_gap`; and the validation split, if the data have one, as view `original`.
+
+The model has the nine classes of ImageNet-9, or the 1000 of ImageNet-1k: then the largest of all
+1000 logits counts, translated by the official mapping (630 of them belong to none of the nine and
+are always wrong). Images are seen whole, as stored, with the model's own normalisation, unless the
+evaluation is asked to be `--official` (bench.evaluate). Accuracies are quotients of counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import torch
+
+from bench import task
+from bench.data import imagenet9
+from bench.metrics import top_k
+
+VERSION = 1
+OUTPUTS = (1000,)  # also understood, besides the data set's own number of classes
+CLASS = "class: "
+
+
+class Config(task.Config):
+    pass
+
+
+def skip(config: Config, model: task.ModelSpec, spec: task.DataSpec) -> str | None:
+    """The variants must be there."""
+    if missing := [name for name in imagenet9.VARIANTS if name not in spec.splits]:
+        return (
+            f"{spec.name} lacks the test variants {', '.join(missing)}; unpack all of "
+            "backgrounds_challenge_data.tar.gz"
+        )
+    return None
+
+
+def run(config: Config, context: task.Context) -> list[task.Row]:
+    """Rows of the test variants, and of `val` if it is among the splits of `context`.
+
+    Raises ValueError when a split does not give each of its images exactly once.
+    """
+    rows: list[task.Row] = []
+    right: dict[str, dict[str, np.ndarray]] = {}
+    for split in context.splits:
+        where = ("test", split) if split in imagenet9.VARIANTS else (split, "original")
+        groups = _groups(context, split, *where)
+        rows += [_row(*where, subset, hits_M) for subset, hits_M in groups.items()]
+        right[split] = groups
+    rows += _gaps(right["mixed_same"], right["mixed_rand"])
+    _keep_pictures(context)
+    return rows
+
+
+def _groups(
+    context: task.Context, split: str, shown_split: str, view: str
+) -> dict[str, np.ndarray]:
+    """One pass -> for `all` and each class, which of its images are right, boolean (M,)."""
+    expected = context.count(split)
+    labels: list[np.ndarray] = []
+    hits: list[np.ndarray] = []
+    keys: set[str] = set()
+    for batch in context.images(split):
+        keys.update(batch.keys)
+        logits_BK = context.model(context.to_clip(batch.images_BHWC)).float()
+        hits.append(predicted(logits_BK) == (label_B := batch.labels_B.cpu().numpy()))
+        labels.append(label_B)
+        context.record(shown_split, view, batch.keys, batch.labels_B, logits_BK)
+        context.progress(len(keys), expected, split)
+    seen = sum(map(len, labels))
+    if not (seen == len(keys) == expected > 0):
+        raise ValueError(
+            f"split {split} declares {expected} images but gave {seen}, {len(keys)} of them "
+            "different; accuracy over a part of a split is not its accuracy: check the data"
+        )
+    label_M, hit_M = np.concatenate(labels), np.concatenate(hits)
+    classes = {f"{CLASS}{name}": hit_M[label_M == k] for k, name in enumerate(context.spec.classes)}
+    return {"all": hit_M, **{subset: part for subset, part in classes.items() if len(part)}}
+
+
+def predicted(logits_BK: torch.Tensor) -> np.ndarray:
+    """int64 (B,): the ImageNet-9 class of the largest logit, or -1."""
+    top_B = top_k(logits_BK, 1)[:, 0].cpu().numpy()
+    return imagenet9.IN9_OF_IMAGENET[top_B] if logits_BK.shape[-1] == 1000 else top_B
+
+
+def _row(split: str, view: str, subset: str, hits_M: np.ndarray) -> task.Row:
+    value, n = float(np.mean(hits_M)), len(hits_M)
+    return {
+        "split": split,
+        "view": view,
+        "subset": subset,
+        "metric": "top1",
+        "value": value,
+        "n": n,
+    }
+
+
+def _gaps(same: Mapping[str, np.ndarray], rand: Mapping[str, np.ndarray]) -> Iterator[task.Row]:
+    for subset in (name for name in rand if name in same):
+        row = _row("test", "bg_gap", subset, rand[subset])
+        yield {**row, "value": float(np.mean(same[subset])) - row["value"]}
+
+
+def _keep_pictures(context: task.Context) -> None:
+    """Of each class the first image with a mask, in all variants, for the figure."""
+    originals = context.samples("original")
+    masked = originals.with_layer(imagenet9.FG_MASK)
+    firsts = {int(originals.labels[i]): int(i) for i in reversed(masked)}
+    splits = {variant: context.samples(variant) for variant in imagenet9.VARIANTS}
+    for label, i in sorted(firsts.items()):
+        folder, stem = originals.keys[i].split("/")
+        mask_HW = originals.layer(i, imagenet9.FG_MASK)
+        mask_HWC = np.repeat(255 * mask_HW[..., None], 3, axis=2)
+        context.keep_picture(f"{label:02d}/{imagenet9.FG_MASK}", mask_HWC)
+        for variant, samples in splits.items():
+            shown = next(
+                (j for j, key in enumerate(samples.keys) if _shows(key, folder, stem)), None
+            )
+            if shown is not None:
+                picture = samples.frames(shown, np.zeros(1, np.int64))[0]
+                context.keep_picture(f"{label:02d}/{variant}", picture)
+
+
+def _shows(key: str, folder: str, stem: str) -> bool:
+    """Whether a test image shows the foreground of `stem` (mixed: fg_<stem>_bg_<other>)."""
+    return key == f"{folder}/{stem}" or key.startswith(f"{folder}/fg_{stem}_bg_")
