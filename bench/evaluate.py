@@ -301,9 +301,7 @@ def open_data(folder: Path) -> Released:
         classes=tuple(index["classes"]),
         subsets={k: tuple(v) for k, v in index["subsets"].items()},
         splits=tuple(index["splits"]),
-        layers=tuple(
-            sorted({name for names in index.get("layers", {}).values() for name in names})
-        ),
+        layers={split: tuple(names) for split, names in index.get("layers", {}).items()},
     )
     return Released(spec, spec.splits[1:], partial(shards.open_split, folder))
 
@@ -432,8 +430,11 @@ class _Kept:
 
 
 def _label(model: str) -> str:
-    """How a table names a model that was given no name."""
-    return model if model.startswith(TIMM) else Path(model).name
+    """How a table names a model that was given no name: without the folders of its files."""
+    if not model.startswith(TIMM):
+        return Path(model).name
+    name, at, file = model.partition("@")
+    return f"{name}{at}{Path(file).name}"
 
 
 def _settings(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:

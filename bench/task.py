@@ -50,8 +50,8 @@ class DataSpec:
     splits: tuple[str, ...]  # first the training split, then every split that can be evaluated
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)  # of the RGB channels in [0, 1]
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    # pictures that samples may have beside their own, of the same size: "fg_mask", "only_bg_t", ...
-    layers: tuple[str, ...] = ()
+    # split -> pictures that its samples have beside their own, of the same size: "fg_mask", ...
+    layers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def num_classes(self) -> int:

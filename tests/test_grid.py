@@ -370,6 +370,30 @@ def test_mistakes_in_what_a_scale_adds(tmp_path: Path) -> None:
     assert "xvit: must map config keys to values" in text
 
 
+def test_a_sweep_over_images_has_scales_of_its_own(tmp_path: Path) -> None:
+    path = write(tmp_path, {**SWEEP, "scales": "image"})
+    with pytest.raises(Mistakes, match=r"scales: no such folder .*'image'"):
+        plan(path, "tiny")
+    (path.parent / "scales/image").mkdir()
+    with pytest.raises(Mistakes, match="unknown scale 'tiny'"):
+        plan(path, "tiny")
+    (path.parent / "scales/tiny.yaml").rename(path.parent / "scales/image/tiny.yaml")
+    assert plan(path, "tiny").scale == "tiny"
+    with pytest.raises(Mistakes, match="no such folder"):
+        plan(write(tmp_path, {**SWEEP, "scales": "../secrets"}), "tiny")
+
+
+@pytest.mark.parametrize("scale", ["smoke", "mini", "paper"])
+def test_the_background_sweeps_can_run_and_differ_in_their_objectives_only(scale: str) -> None:
+    cells = cells_of("background", scale) + cells_of("background_options", scale)
+    baseline, *others = ({**cell.config.dump(), "objectives": None} for cell in cells)
+    assert len(others) == 9 and all(other == baseline for other in others)
+    # The training archives have no masks and no empty scenes: these stay in the plan with a reason.
+    skipped = [cell.labels["method"] for cell in cells if cell.skip]
+    unknown = ["object blacked", "box tiled here", "scene without object"]
+    assert skipped == ([f"debias: {name}" for name in unknown] if scale == "paper" else [])
+
+
 def cells_of(sweep: str, scale: str) -> list[Cell]:
     return list(plan(ROOT / f"sweeps/{sweep}.yaml", scale, ["seeds=[0]"]).cells)
 

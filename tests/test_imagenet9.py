@@ -305,7 +305,9 @@ def test_a_released_tree_and_shards_of_it_show_the_same(tiny: Path, tmp_path: Pa
     for folder in (tiny, tiny / "bg_challenge"):
         released = real.as_released(folder)
         assert released is not None and released.splits == VARIANTS == released.spec.splits
-        assert released.spec.layers == (FG_MASK,) and released.spec.name == "imagenet9"
+        assert (
+            released.spec.layers == {"original": (FG_MASK,)} and released.spec.name == "imagenet9"
+        )
         for split in VARIANTS:
             tree, stored = (
                 pickle.loads(pickle.dumps(released.open(split))),
@@ -532,7 +534,7 @@ def test_missing_variant_is_not_among_the_splits_of_a_tree(trees: tuple[Path, Pa
     shutil.rmtree(trees[1] / FG_MASK)
     released = real.as_released(trees[1].parent)
     assert released is not None and "mixed_same" not in released.splits == released.spec.splits
-    assert released.spec.layers == ()
+    assert released.spec.layers == {}
     with pytest.raises(ValueError, match="no variant 'mixed_same'"):
         released.open("mixed_same")
     shutil.rmtree(trees[1] / "original/val/07_primate")

@@ -26,7 +26,12 @@ from tasks.image import background_debias, patch_order
 HALF = (0.5, 0.5, 0.5)
 SPEC = ModelSpec(1, 16, 4, 8, 9, HALF, HALF, positions_optional=True)
 IMAGES = DataSpec(
-    "some images", "image", imagenet9.CLASSES, {}, ("train", "val"), layers=("only_bg_t", "fg_mask")
+    "some images",
+    "image",
+    imagenet9.CLASSES,
+    {},
+    ("train", "val"),
+    layers={"train": ("only_bg_t",)},
 )
 VIDEOS = DataSpec("some videos", "video", ("a", "b"), {}, ("train", "val"))
 

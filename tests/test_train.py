@@ -27,15 +27,15 @@ from bench.data import loader
 from bench.data.transforms import eval_clip, segment_indices, train_clip
 from bench.grid import plan
 from bench.patch import merge, nest
-from bench.run import run_cell
+from bench.run import prepare_data, run_cell
 from bench.rundir import RunDir, State
 from bench.train import NonFiniteLoss, Trainer, learning_rate
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def smoke_config(method: str = "+ TIME", **changes: Any) -> RunConfig:
-    cells = plan(ROOT / "sweeps/ablation.yaml", "smoke").cells
+def smoke_config(method: str = "+ TIME", *, sweep: str = "ablation", **changes: Any) -> RunConfig:
+    cells = plan(ROOT / f"sweeps/{sweep}.yaml", "smoke").cells
     raw = next(c.config for c in cells if c.labels["method"] == method).dump()
     merge(raw, nest(changes))
     return parse(raw)
@@ -75,11 +75,22 @@ class Stop(Exception):
 # -- resume ---
 
 
-@pytest.mark.parametrize("stop_at", [1, 2, 3, 4, 5])
+# Of images everything random is switched on: mirrored images, permuted patches, paired backgrounds.
+IMAGES = {
+    "input.hflip": True,
+    "objectives.image.patch_order.permuted": 0.5,
+}
+
+
+@pytest.mark.parametrize(
+    ("sweep", "stop_at"), [*(("ablation", step) for step in (1, 2, 3, 4, 5)), ("background", 4)]
+)
 def test_resume_at_any_step_is_bitwise_the_same(
-    stop_at: int, tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+    sweep: str, stop_at: int, tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = smoke_config(**{"model.drop_path": 0.3, "train.dropout": 0.2})
+    more: dict[str, Any] = IMAGES if sweep == "background" else {}
+    config = smoke_config(sweep=sweep, **{"model.drop_path": 0.3, "train.dropout": 0.2}, **more)
+    prepare_data(config, data_dir)
     straight = make_run(tmp_path / "a", config, data_dir)
     trainer_of(straight).fit()
 
@@ -209,8 +220,10 @@ def test_accumulation_gives_the_same_training_up_to_rounding(
         torch.testing.assert_close(one, other, rtol=0, atol=2e-4)
 
 
-def test_workers_do_not_change_the_run(tmp_path: Path, data_dir: Path) -> None:
-    config = smoke_config(**{"train.epochs": 1})
+@pytest.mark.parametrize("sweep", ["ablation", "background"])
+def test_workers_do_not_change_the_run(sweep: str, tmp_path: Path, data_dir: Path) -> None:
+    config = smoke_config(sweep=sweep, **{"train.epochs": 1})
+    prepare_data(config, data_dir)
     alone = make_run(tmp_path / "a", config, data_dir)
     trainer_of(alone).fit()
     helped = make_run(tmp_path / "b", config, data_dir, workers=2)

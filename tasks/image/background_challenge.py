@@ -77,7 +77,7 @@ def skip(config: Config, model: task.ModelSpec, spec: task.DataSpec) -> str | No
     if spec.media != "image":
         return f"{spec.name} has no images"
     missing = [name for name in (FOREGROUNDS, BACKGROUNDS) if name not in spec.splits]
-    missing += [] if FG_MASK in spec.layers else [FG_MASK]
+    missing += [] if FG_MASK in spec.layers.get(FOREGROUNDS, ()) else [FG_MASK]
     if missing:
         return (
             f"{spec.name} lacks {', '.join(missing)}: unpack backgrounds_challenge_data.tar.gz, "

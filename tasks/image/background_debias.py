@@ -48,10 +48,9 @@ def skip(config: Config, model: task.ModelSpec, spec: task.DataSpec) -> str | No
     """Backgrounds must be known."""
     if spec.media != "image":
         return f"{spec.name} has no images"
-    if config.needs not in spec.layers:
-        return (
-            f"{spec.name} has no {config.needs!r} (it has {', '.join(spec.layers) or 'no layers'})"
-        )
+    layers = spec.layers.get(spec.splits[0], ())
+    if config.needs not in layers:
+        return f"the training images of {spec.name} have no {config.needs!r} (they have {', '.join(layers) or 'no layers'})"
     return None
 
 

@@ -52,7 +52,7 @@ class Config(BaseConfig):
 
 
 def spec(config: Config) -> DataSpec:
-    """Known without the data; test images of `original` have masks in any case."""
+    """Known without the data."""
     return DataSpec(
         name="imagenet9",
         media="image",
@@ -61,7 +61,7 @@ def spec(config: Config) -> DataSpec:
         splits=SPLITS,
         mean=imagenet9.MEAN,
         std=imagenet9.STD,
-        layers=tuple(dict.fromkeys((*config.layers, FG_MASK))),
+        layers={"train": config.layers, "val": config.layers, "original": (FG_MASK,)},
     )
 
 
@@ -140,7 +140,7 @@ def as_released(folder: Path) -> Released | None:
         splits=tree.splits,
         mean=imagenet9.MEAN,
         std=imagenet9.STD,
-        layers=(FG_MASK,) if tree.masks else (),
+        layers={"original": (FG_MASK,)} if tree.masks else {},
     )
     return Released(found, tree.splits, tree.open)
 

@@ -24,7 +24,7 @@ from typing import Literal, Self
 import pydantic
 
 from bench.data import builtin, imagenet9, pictures
-from bench.data.imagenet9 import CLASSES
+from bench.data.imagenet9 import CLASSES, FG_MASK
 from bench.data.imagenet9_format import SPLITS, TEST_FOLDER, convert, plan_of
 from bench.data.pack import DataSetInfo, FrameRule, Progress, available_cores, start_worker
 from bench.data.photo import DECODER
@@ -75,7 +75,7 @@ def spec(config: Config) -> DataSpec:
         splits=SPLITS,
         mean=imagenet9.MEAN,
         std=imagenet9.STD,
-        layers=LAYERS,
+        layers={"train": LAYERS, "val": LAYERS, "original": (FG_MASK,)},
     )
 
 
