@@ -1,4 +1,4 @@
-# make demo   set up, run the ablation on the built-in data, build the report (about 10 minutes on 2 cores)
+# make demo   set up, run the ablation and the background sweep on built-in data, build the report (about 10 minutes on 2 cores)
 # make test   set up, run the tests
 PYTHON ?= python3
 BIN := .venv/bin
@@ -19,6 +19,7 @@ help:
 
 demo: .venv/.stamp
 	$(BIN)/python -m bench.sweep sweeps/ablation.yaml
+	$(BIN)/python -m bench.sweep sweeps/background.yaml
 	$(BIN)/python -m reports.build
 
 test: .venv/.stamp
@@ -32,10 +33,12 @@ check: .venv/.stamp
 	$(MAKE) test
 	$(BIN)/python -m pytest -m 'slow and not slurm'
 
-# The README's picture and table: three seeds instead of one.
+# The README's pictures and tables: three seeds instead of one.
 example: .venv/.stamp
 	$(BIN)/python -m bench.sweep sweeps/ablation.yaml --set 'seeds=[0,1,2]'
 	$(BIN)/python -m bench.sweep sweeps/backbones.yaml --set 'seeds=[0,1,2]'
+	$(BIN)/python -m bench.sweep sweeps/background.yaml --set 'seeds=[0,1,2]'
+	$(BIN)/python -m bench.sweep sweeps/background_options.yaml --set 'seeds=[0,1,2]'
 	$(BIN)/python -m reports.build --out reports/example
 
 clean:

@@ -11,10 +11,12 @@ The same modules run at the end of every cell (bench.run) and from this command 
 from __future__ import annotations
 
 import argparse
+import logging
 import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
@@ -25,13 +27,12 @@ import pandas as pd
 import torch
 from PIL import Image
 from rich.console import Console
-from rich.progress import Progress, TimeRemainingColumn
 from rich.table import Table
 from torch import Tensor, nn
 
 from bench import find
 from bench.config import Input, Mistake, Mistakes, Resources, RunConfig, parse_options
-from bench.data import imagenet9, loader, shards
+from bench.data import imagenet9, loader, progress, shards
 from bench.data.pack import available_cores
 from bench.data.transforms import centre_crop, normalise, normalise_exactly
 from bench.identity import digest
@@ -218,8 +219,6 @@ def provenance(settings: Input, samples: Samples, media: str, official: bool = F
 
 # -- command line ---
 
-COLUMNS = (*Progress.get_default_columns()[:-1], TimeRemainingColumn())
-
 
 def context_over(
     name: str,
@@ -330,15 +329,12 @@ def _try_stored_size(context: Context) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     options = _parser().parse_args(arguments)
     try:
         config, subject, context = _set_up(options)
         kept = _Kept(options, config, subject, context)
-        with Progress(*COLUMNS, console=Console(stderr=True), transient=True) as bars:
-            task = bars.add_task(options.evaluation, total=None)
-            context.report = lambda p: bars.update(
-                task, completed=p["done"], total=p["total"], description=p["phase"]
-            )
+        with _progress() as context.report:
             rows = run_one(options.evaluation, config, context)
     except (ValueError, OSError) as error:
         print(f"python -m bench.evaluate: {error}", file=sys.stderr)
@@ -359,6 +355,25 @@ def main(arguments: list[str] | None = None) -> int:
         }
         write_json(options.out, {**made_by, "rows": rows})
     return 0
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[dict[str, Any]], None]]:
+    """A bar per phase on a terminal; without one a line per phase and tenth of it."""
+    with ExitStack() as stack:
+        show: Callable[[int, int], None] | None = None
+        current = ""
+
+        def report(update: dict[str, Any]) -> None:
+            nonlocal show, current
+            if update["phase"] != current:
+                current = update["phase"]
+                stack.close()
+                show = stack.enter_context(progress.report(current))
+            assert show is not None
+            show(update["done"], update["total"])
+
+        yield report
 
 
 def _set_up(options: argparse.Namespace) -> tuple[Any, Subject, Context]:

@@ -1,4 +1,4 @@
-"""Progress of long work: a rich bar on a terminal, a log line per tenth without one. Used
+"""Progress of long work: a rich bar on a terminal, now and then a log line without one. Used
 wherever data are prepared.
 """
 
@@ -7,12 +7,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
+import time
 from collections.abc import Callable, Iterator
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 log = logging.getLogger(__name__)
+QUIET_S = 2.0  # between two lines
 
 
 @contextlib.contextmanager
@@ -34,12 +36,13 @@ def report(title: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def _log_lines(title: str) -> Callable[[int, int], None]:
-    tenth = -1
+    tenth, told = 0, time.monotonic()
 
     def update(done: int, total: int) -> None:
-        nonlocal tenth
-        if (reached := 10 * done // max(total, 1)) > tenth:
-            tenth = reached
+        nonlocal tenth, told
+        reached = 10 * done // max(total, 1)
+        if reached > tenth and time.monotonic() - told > QUIET_S:
+            tenth, told = reached, time.monotonic()
             log.info("%s: %d of %d", title, done, total)
 
     return update

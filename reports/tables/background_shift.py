@@ -37,6 +37,12 @@ RECIPE = (
     "are options, kept in each run's config.yaml and explained in tasks/image/."
 )
 
+WHY_ORDER = (
+    "Of the order loss: asked of patches in their places, as frames are asked, it is answered by the "
+    "position embedding alone (see image.patch_order/accuracy in metrics.jsonl), whatever the image "
+    "shows; sweeps/background_options.yaml asks it without that shortcut, rows 'order: ...'."
+)
+
 
 def build(frame: pd.DataFrame) -> table.Table:
     rows = stats.of_evaluation(frame, EVALUATION)
@@ -62,7 +68,7 @@ def build(frame: pd.DataFrame) -> table.Table:
         ],
         paper=published.table("backgrounds"),
         sweep=lambda backbone: "background",
-        notes=(RECIPE,),
+        notes=(RECIPE, *_contradictions(rows)),
     )
 
 
@@ -70,6 +76,52 @@ def headline(frame: pd.DataFrame) -> tuple[tuple[str, str, str], ...]:
     """(what, number, explanation) for the top of the page: baseline against + TIME."""
     rows = stats.of_evaluation(frame, EVALUATION)
     return compare.tiles(rows, _shown(rows))
+
+
+def _contradictions(rows: pd.DataFrame) -> tuple[str, ...]:
+    """What went the other way than in the paper, per backbone, and what is known of why."""
+    paper = published.table("backgrounds")
+    notes = []
+    for backbone in stats.labels(rows, "backbone"):
+        found = []
+        for method in METHODS[1:]:
+            if parts := [
+                part
+                for view, name in (*WITH_FOREGROUND.items(), ("bg_gap", "BG-Gap"))
+                if (part := _contradiction(rows, paper, backbone, method, view, name))
+            ]:
+                found.append(f"{method}: {', '.join(parts)}")
+        if found:
+            notes.append(
+                f"Against the paper's direction, {backbone} (paired change to the baseline; in "
+                f"brackets the paper's): {'; '.join(found)}. {WHY_ORDER}"
+            )
+    return tuple(notes)
+
+
+def _contradiction(
+    rows: pd.DataFrame,
+    paper: published.Published,
+    backbone: str,
+    method: str,
+    view: str,
+    name: str,
+) -> str:
+    """The measured change with the published one, if their signs differ; else nothing."""
+    measure = stats.Measure(EVALUATION, SPLIT, view)
+    numbers = [
+        stats.aggregate(rows, {"backbone": backbone, "method": m}, measure)
+        for m in (method, METHODS[0])
+    ]
+    change = stats.difference(*numbers)
+    theirs = [paper.number(backbone, m, view) for m in (method, METHODS[0])]
+    if change.mean is None or theirs[0] is None or theirs[1] is None:
+        return ""
+    expected = theirs[0] - theirs[1]
+    if round(change.mean, 1) * expected >= 0:
+        return ""
+    text = table.measured(change, signed=True).text
+    return f"{name} {text} ({table.percent(expected, signed=True)})"
 
 
 def _shown(frame: pd.DataFrame) -> tuple[compare.Shown, ...]:

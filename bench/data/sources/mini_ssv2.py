@@ -17,12 +17,8 @@ it does in the real data.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import fcntl
-import hashlib
-import json
 import multiprocessing
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +27,7 @@ from typing import Any, Literal, Self
 import numpy as np
 import pydantic
 
+from bench.data import builtin
 from bench.data.actions import ACTIONS, draw_scene, placeholders, render_clip
 from bench.data.pack import (
     Clip,
@@ -112,8 +109,7 @@ def spec(config: Config) -> DataSpec:
 
 def locate(config: Config, data_root: Path) -> Path:
     """The cached folder of this configuration."""
-    content = json.dumps([VERSION, config.model_dump()], sort_keys=True)
-    return data_root / f"mini-ssv2-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
+    return data_root / builtin.folder_name("mini-ssv2", VERSION, config)
 
 
 def missing(config: Config, data_root: Path) -> str | None:
@@ -128,7 +124,10 @@ def prepare(config: Config, data_root: Path, *, workers: int | None = None) -> P
     folder = locate(config, data_root)
     if (folder / INDEX).is_file():
         return folder
-    with _lock(data_root / f".{folder.name}.lock"), report("generating Mini-SSv2") as progress:
+    with (
+        builtin.locked(data_root / f".{folder.name}.lock"),
+        report("generating Mini-SSv2") as progress,
+    ):
         return build(config, folder, workers=workers, progress=progress)
 
 
@@ -149,19 +148,7 @@ def open(config: Config, data_root: Path, split: str) -> ShardSamples:
 
 def remedy(config: Config, folder: Path) -> str:
     """The command that generates this configuration."""
-    defaults = Config().model_dump()
-    changed = {k: v for k, v in config.model_dump().items() if v != defaults[k]}
-    options = "".join(f" --{k.replace('_', '-')} {v}" for k, v in changed.items())
-    return f"Run `python -m bench.prepare mini-ssv2 --out {folder}{options}`"
-
-
-@contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """One process at a time; the kernel frees the lock of a killed one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    return builtin.remedy("mini-ssv2", config, folder)
 
 
 def clips_of(config: Config, split: str) -> tuple[Clip, ...]:
@@ -287,23 +274,14 @@ def _write_video(task: tuple[VideoFolder, ClipRenderer, str, Clip]) -> None:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `python -m bench.prepare mini-ssv2`: the fields of Config."""
-    for name, info in Config.model_fields.items():
-        words = [w for w in getattr(info.annotation, "__args__", ()) if isinstance(w, str)]
-        parser.add_argument(
-            f"--{name.replace('_', '-')}",
-            type=str if words else float if info.annotation is float else int,
-            default=info.default,
-            choices=words or None,
-            metavar=None if words else "N",
-            help=f"default {info.default}",
-        )
+    builtin.add_arguments(parser, Config)
 
 
 def run(args: argparse.Namespace) -> Path:
     """What `python -m bench.prepare mini-ssv2` does."""
     config = Config(**{name: getattr(args, name) for name in Config.model_fields})
     with (
-        _lock(args.out.with_name(f".{args.out.name}.lock")),
+        builtin.locked(args.out.with_name(f".{args.out.name}.lock")),
         report("generating Mini-SSv2") as progress,
     ):
         return build(config, args.out, workers=args.workers, progress=progress)
