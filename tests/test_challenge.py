@@ -470,7 +470,7 @@ def test_images_without_a_mask_are_no_foregrounds() -> None:
     [
         ({"media": "video"}, 9, "no images"),
         ({"splits": ("train", "original")}, 9, "lacks only_bg_t: unpack backgrounds_challenge"),
-        ({"splits": ("train",), "layers": ()}, 9, "lacks original, only_bg_t, fg_mask"),
+        ({"splits": ("train",), "layers": {}}, 9, "lacks original, only_bg_t, fg_mask"),
         ({}, 10, "10 outputs"),
         ({}, 9, None),
         ({}, 1000, None),

@@ -73,7 +73,9 @@ def test_a_run_evaluates_to_its_own_numbers(
 ) -> None:
     out, media = tmp_path / "rows.json", name.partition(".")[0]
     run = runs[media]
-    assert call(run.path, located(media, data_dir), "--out", str(out), name=name) == 0
+    options = run.read_config()["evaluations"][name]
+    chosen = [part for k, v in options.items() for part in ("--set", f"{k}={json.dumps(v)}")]
+    assert call(run.path, located(media, data_dir), "--out", str(out), *chosen, name=name) == 0
     rows = json.loads(out.read_text())["rows"]
     assert {"split", "view", "subset", "metric", "value", "n"} <= set(rows[0])
     for row, own in zip(rows, own_rows(run, name), strict=True):

@@ -99,7 +99,7 @@ def test_patch_order_is_solved_by_tokens_that_know_their_place(classifier: Class
         objective.head.weight.copy_(50 * torch.eye(16))
     features = Features(torch.zeros(3, 16), torch.eye(16).expand(3, 1, 16, 16))
     loss, logs = objective(step_for(classifier), batch_of(), features)
-    assert float(loss) < 1e-6 and float(logs["accuracy"]) == 1.0
+    assert loss.item() < 1e-6 and logs["accuracy"].item() == 1.0
 
 
 def test_without_positions_permuting_patches_permutes_the_answers(classifier: Classifier) -> None:
@@ -124,7 +124,7 @@ def test_each_patch_order_option_trains_its_own_pass(
     report = Learner(classifier, {"image.patch_order": objective}, {"image.patch_order": 1.0})(
         batch_of(), step_for(classifier)
     )
-    assert float(report.total) == pytest.approx(np.log(16), abs=0.1)
+    assert report.total.item() == pytest.approx(np.log(16), abs=0.1)
     report.total.backward()
     used = classifier.backbone.vit.pos_embed.grad[:, 1:].abs().sum()
     assert bool(used > 0) == options.get("positions", True)
@@ -188,7 +188,7 @@ def test_debias_is_least_where_the_classifier_is_undecided(classifier: Classifie
     for scale in (0.0, 1.0, 30.0):
         with torch.no_grad():
             classifier.head.weight.copy_(scale * torch.randn(9, 8, generator=torch.manual_seed(0)))
-        losses.append(float(learner(batch, step_for(classifier)).total))
+        losses.append(learner(batch, step_for(classifier)).total.item())
     assert losses[0] == pytest.approx(np.log(9)) and losses[0] < losses[1] < losses[2]
 
 

@@ -101,6 +101,8 @@ class Clips(Dataset[Any]):
 
     def _companions(self, draw: Draw, frames: np.ndarray) -> list[np.ndarray]:
         """1 H W 3 of each objective that wants a second image."""
+        if not self.companions:
+            return []
         assert self.run_seed is not None
         i = draw.index
         picture = Picture(frames[0], partial(self.samples.layer, i))

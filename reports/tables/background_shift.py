@@ -38,9 +38,10 @@ RECIPE = (
 )
 
 WHY_ORDER = (
-    "Of the order loss: asked of patches in their places, as frames are asked, it is answered by the "
-    "position embedding alone (see image.patch_order/accuracy in metrics.jsonl), whatever the image "
-    "shows; sweeps/background_options.yaml asks it without that shortcut, rows 'order: ...'."
+    "Of the order loss: it is asked of every patch, of the background's as of the object's, so nothing "
+    "in it tells one from the other; and of patches in their places, as frames are asked, the position "
+    "embedding alone answers it (image.patch_order/accuracy in metrics.jsonl). The rows 'order: ...' "
+    "of sweeps/background_options.yaml ask without that shortcut."
 )
 
 
