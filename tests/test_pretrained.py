@@ -248,6 +248,28 @@ def lite0_file() -> Iterator[Path]:
     yield from folder.glob("models/efficientnet-lite0-*.pth")
 
 
+def test_a_model_saved_with_its_normalisation_keeps_it(tmp_path: Path) -> None:
+    """As the Backgrounds Challenge's own checkpoints are."""
+    model = timm.create_model(CNN, num_classes=9)
+    mean, std = (0.4717, 0.4499, 0.3837), (0.26, 0.2516, 0.2575)
+    state = {f"module.model.{k}": v for k, v in model.state_dict().items()}
+    state |= {
+        "module.normalizer.new_mean": torch.tensor(mean)[:, None, None],
+        "module.normalizer.new_std": torch.tensor(std)[:, None, None],
+    }
+    path = tmp_path / "in9.pt"
+    torch.save({"model": state, "epoch": 3}, path)
+    loaded = load(CNN, file=path, folder=None)
+    assert loaded.mean == pytest.approx(mean) and loaded.std == pytest.approx(std)
+    assert loaded.num_classes == 9
+    image = torch.rand(1, 3, loaded.size, loaded.size)
+    assert torch.equal(loaded.model(image), model.eval()(image))
+    del state["module.normalizer.new_std"]
+    torch.save({"model": state}, path)
+    with pytest.raises(ValueError, match="does not fit"):
+        load(CNN, file=path, folder=None)
+
+
 @pytest.mark.slow
 def test_a_real_file_whose_names_are_others_names_the_flag(lite0_file: Path) -> None:
     with pytest.raises(ValueError, match="--by-position") as error:

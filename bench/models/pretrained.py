@@ -9,7 +9,7 @@ weights have changed under the same name before.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -88,8 +88,9 @@ def load(
     `file` is the weight file, as it stands or in `folder`. Without it, `<name>.{safetensors,pth,
     bin}` in `folder` is taken, then what timm's own downloads left in its cache; a name without tag
     means timm's default tag. The classifier is as wide as the file's, everything else must be
-    exactly timm's. With `by_position`, a file whose names are others is taken in its own order,
-    provided that number, kind and shape of all tensors agree. Raises ValueError otherwise.
+    exactly timm's; mean and std are timm's too, unless the file brings its own. With `by_position`,
+    a file whose names are others is taken in its own order, provided that number, kind and shape of
+    all tensors agree. Raises ValueError otherwise.
     """
     require_timm_name(name)
     model = timm_model(name)
@@ -100,6 +101,7 @@ def load(
     except ValueError as error:
         hint = "" if str(path) in str(error) else f"{path}: "
         raise ValueError(f"{hint}{error}") from error
+    state, normalisation = _without_normaliser(state)
     classes = _classes(name, model, state, path)
     if classes != model.num_classes:
         model = timm_model(name, num_classes=classes)
@@ -114,12 +116,25 @@ def load(
         else:
             state, ordered = dict(zip(own, state.values(), strict=True)), True
     model.load_state_dict(state)
-    return _described(
+    described = _described(
         model.eval(),
         classes,
         record_of(f"{name.partition('.')[0]}.{tag}" if tag else name, path, sha256_of(path))
         | {"by_position": ordered},
     )
+    return replace(described, **normalisation)
+
+
+def _without_normaliser(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """A model that was saved with its normalisation in front, as the Backgrounds Challenge's own
+    checkpoints are (`normalizer.new_mean`, `model.conv1.weight`, ...) -> (the model's tensors,
+    mean and std); (state, {}) of any other.
+    """
+    own = {f"normalizer.new_{name}": name for name in ("mean", "std")}
+    inner = {k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")}
+    if not own.keys() <= state.keys() or len(inner) + len(own) != len(state):
+        return state, {}
+    return inner, {name: tuple(state[key].flatten().tolist()) for key, name in own.items()}
 
 
 def _described(model: nn.Module, classes: int, record: dict[str, Any]) -> Pretrained:

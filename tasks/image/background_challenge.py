@@ -47,6 +47,7 @@ from torch import Tensor
 from bench import task
 from bench.data import views
 from bench.data.imagenet9 import FG_MASK, IN9_OF_IMAGENET
+from bench.metrics import imagenet9_predictions
 
 VERSION = 1
 OUTPUTS = (len(IN9_OF_IMAGENET),)  # outputs that a model may have instead of the data's classes
@@ -342,10 +343,7 @@ def _fooled(
 ) -> np.ndarray:
     """bool (N,): whether the prediction differs from the foreground's class. One forward pass."""
     logits_NK = context.model(context.to_clip(material.composite(f_N, b_N)))
-    predicted_N = logits_NK.argmax(dim=-1).cpu().numpy()
-    if logits_NK.shape[-1] != context.spec.num_classes:
-        predicted_N = IN9_OF_IMAGENET[predicted_N]
-    return predicted_N != material.labels_F[f_N]
+    return imagenet9_predictions(logits_NK) != material.labels_F[f_N]
 
 
 # -- verdicts ---

@@ -50,7 +50,8 @@ def skip(config: Config, model: task.ModelSpec, spec: task.DataSpec) -> str | No
         return f"{spec.name} has no images"
     layers = spec.layers.get(spec.splits[0], ())
     if config.needs not in layers:
-        return f"the training images of {spec.name} have no {config.needs!r} (they have {', '.join(layers) or 'no layers'})"
+        has = ", ".join(layers) or "no layers"
+        return f"the training images of {spec.name} have no {config.needs!r} (they have {has})"
     return None
 
 

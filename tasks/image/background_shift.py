@@ -20,11 +20,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 import numpy as np
-import torch
 
 from bench import task
 from bench.data import imagenet9
-from bench.metrics import top_k
+from bench.metrics import imagenet9_predictions
 
 VERSION = 1
 OUTPUTS = (1000,)  # also understood, besides the data set's own number of classes
@@ -73,7 +72,8 @@ def _groups(
     for batch in context.images(split):
         keys.update(batch.keys)
         logits_BK = context.model(context.to_clip(batch.images_BHWC)).float()
-        hits.append(predicted(logits_BK) == (label_B := batch.labels_B.cpu().numpy()))
+        label_B = batch.labels_B.cpu().numpy()
+        hits.append(imagenet9_predictions(logits_BK) == label_B)
         labels.append(label_B)
         context.record(shown_split, view, batch.keys, batch.labels_B, logits_BK)
         context.progress(len(keys), expected, split)
@@ -86,12 +86,6 @@ def _groups(
     label_M, hit_M = np.concatenate(labels), np.concatenate(hits)
     classes = {f"{CLASS}{name}": hit_M[label_M == k] for k, name in enumerate(context.spec.classes)}
     return {"all": hit_M, **{subset: part for subset, part in classes.items() if len(part)}}
-
-
-def predicted(logits_BK: torch.Tensor) -> np.ndarray:
-    """int64 (B,): the ImageNet-9 class of the largest logit, or -1."""
-    top_B = top_k(logits_BK, 1)[:, 0].cpu().numpy()
-    return imagenet9.IN9_OF_IMAGENET[top_B] if logits_BK.shape[-1] == 1000 else top_B
 
 
 def _row(split: str, view: str, subset: str, hits_M: np.ndarray) -> task.Row:
