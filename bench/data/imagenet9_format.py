@@ -14,6 +14,7 @@ import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -181,7 +182,7 @@ class ReleasedTree:
         """The variants that are there."""
         return tuple(self.files)
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """SHA-256 over the relative path and the size of every file: changes with any download
         that differs, and costs no reading.

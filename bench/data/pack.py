@@ -397,7 +397,8 @@ def _write_index(
     layers: dict[str, list[str]] = {}
     for row in rows:
         named = layers.setdefault(row["split"], [])
-        named += [c[: -len(".size")] for c in row if c.endswith(".size") and c[:-5] not in named]
+        present = (c.removesuffix(".size") for c in row if c.endswith(".size"))
+        named += [name for name in present if name not in named]
     splits: dict[str, dict[str, Any]] = {}
     for job, receipt in zip(jobs, receipts, strict=True):
         entry = splits.setdefault(job.split, {"samples": 0, "shards": []})

@@ -62,7 +62,7 @@ def companion(config: Config, picture: task.Picture, rng: np.random.Generator) -
         return layer
     if config.background == "tile":
         return imagenet9.tile_background(picture.image_HWC, layer)
-    return picture.image_HWC * (1 - layer[..., None])
+    return imagenet9.black_foreground(picture.image_HWC, layer)
 
 
 class Objective(task.Objective):
