@@ -31,11 +31,24 @@ class State(StrEnum):
     RUNNING = "RUNNING"
     DONE = "DONE"
     FAILED = "FAILED"  # an error was written
-    INTERRUPTED = (
-        "INTERRUPTED"  # started, then died or was stopped; goes on from its last checkpoint
-    )
+    PREEMPTED = "PREEMPTED"  # was told to stop, wrote its checkpoint; goes on from there
+    INTERRUPTED = "INTERRUPTED"  # started, then died without a word; goes on from its checkpoint
+    PRUNED = "PRUNED"  # a search stopped it: not promising; goes on when a sweep asks for it
     STALE = "STALE"  # same signature, but a default has changed since
     SKIPPED = "SKIPPED"  # an impossible combination; never submitted
+
+
+class Failure(StrEnum):
+    """Why a cell did not end well; decides whether trying again makes sense (`--retry`)."""
+
+    BUG = "BUG"  # an exception: the same again would fail again
+    OOM = "OOM"  # out of memory, on the device or the host
+    DEVICE = "DEVICE"  # the GPU or its driver failed
+    KILLED = "KILLED"  # a process was killed or crashed
+    TIMEOUT = "TIMEOUT"  # the time limit came before a checkpoint could be written
+    NODE_FAIL = "NODE_FAIL"  # the machine went away
+    NO_PROGRESS = "NO_PROGRESS"  # started again and again without getting further
+    CANCELLED = "CANCELLED"  # by --cancel or scancel
 
 
 _DIGEST = "# sha256 of the full config: "
@@ -95,7 +108,35 @@ class RunDir:
 
     @property
     def job(self) -> Path:
+        """Who was given the cell: see `claim`."""
         return self.path / "job.json"
+
+    @property
+    def starts(self) -> Path:
+        """A line per start: {time, host, pid, job, claimed, step}; `step` is where it went on."""
+        return self.path / "starts.jsonl"
+
+    @property
+    def ended(self) -> Path:
+        """How the last start ended, when not in a result: see `settle`."""
+        return self.path / "ended.json"
+
+    @property
+    def stop(self) -> Path:
+        """A request that the running cell stops at its next step: {"reason": "pruned"}"""
+        return self.path / "stop.json"
+
+    def rank_error(self, rank: int) -> Path:
+        """Traceback of one process of a cell that has several."""
+        return self.path / f"error.rank{rank}.txt"
+
+    def rank_stack(self, rank: int) -> Path:
+        """Where one process was a moment ago, kept for the case that it is killed."""
+        return self.path / f"stack.rank{rank}.txt"
+
+    def rendezvous(self, start: str) -> Path:
+        """Where rank 0 of this start says at which address the other ranks find it."""
+        return self.path / f"rendezvous-{start}.json"
 
     @property
     def lock(self) -> Path:
@@ -156,21 +197,99 @@ class RunDir:
             return ""
         return lines[-1].strip() if lines else "(empty error.txt)"
 
+    # -- claims and endings ---
+
+    def claim(self, claim: Mapping[str, Any]) -> None:
+        """Write down, before anything is started, who is going to run the cell.
+
+        {launcher: local, pid, pid_started, host} or {launcher: slurm, batch, task}; always
+        `submitted` (time) and `code` (digest of the snapshot). A job that is not the one named here
+        must not touch the cell. What the last start left behind moves out of the way.
+        """
+        self.stop.unlink(missing_ok=True)
+        write_json(self.job, {"submitted": time.time(), **claim})
+        self.ended.unlink(missing_ok=True)
+        if self.error.exists():
+            self.error.replace(self.error.with_name("error.previous.txt"))
+
+    def read_claim(self) -> dict[str, Any]:
+        return read_json(self.job) or {}
+
+    def settle(
+        self,
+        state: State,
+        kind: Failure | None = None,
+        *,
+        reason: str = "",
+        traceback: str | None = None,
+        goes_on: bool = False,
+        **facts: Any,
+    ) -> None:
+        """Write down how a start ended, when not in a result.
+
+        `traceback` becomes error.txt (its last line is what users see first). `goes_on`: the job
+        stays in SLURM's queue and will start the cell again. `facts`: step, rank, host, job, ...
+        """
+        record = {"state": state, "kind": kind, "reason": reason, "goes_on": goes_on, **facts}
+        if state == State.FAILED:
+            write_text(self.error, traceback or f"{reason}\n")
+        write_json(self.ended, {**record, "time": time.time()})
+
+    def read_ended(self) -> dict[str, Any]:
+        return read_json(self.ended) or {}
+
+    def read_starts(self) -> list[dict[str, Any]]:
+        """All starts so far; a line that was cut short by a kill is left out."""
+        try:
+            lines = self.starts.read_text(encoding="utf-8").splitlines()
+        except OSError:
+            return []
+        found = []
+        for line in lines:
+            try:
+                found.append(json.loads(line))
+            except json.JSONDecodeError:
+                continue
+        return [start for start in found if isinstance(start, dict)]
+
+    # -- state ---
+
     def state(self) -> State:
-        """NEW, PENDING, RUNNING, DONE, FAILED or INTERRUPTED; STALE and SKIPPED are the plan's to
-        say.
+        """What the files say. STALE and SKIPPED are the plan's to say.
+
+        Of a cell that SLURM was given and that has not ended, only the queue knows more: here it is
+        PENDING (or PREEMPTED, when it was stopped and waits to go on).
+        """
+        return self.look()[0]
+
+    def look(self) -> tuple[State, bool | None]:
+        """The state, and whether somebody is going to work on the cell: True, False, or None when
+        only SLURM's queue can tell.
         """
         if self.result.exists():
-            return State.DONE
+            return State.DONE, False
         if not self.config.exists():
-            return State.NEW
+            return State.NEW, False
         if self.is_locked():
-            return State.RUNNING
+            return State.RUNNING, True
         if self.error.exists():
-            return State.FAILED
-        if self._job_alive():
-            return State.PENDING
-        return State.INTERRUPTED if self.env.exists() else State.NEW
+            return State.FAILED, False
+        claim, ended = self.read_claim(), self.read_ended()
+        live = self._live(claim, ended)
+        if ended:
+            return State(ended["state"]), live
+        if live is not False:
+            return State.PENDING, live
+        return (State.INTERRUPTED if self.env.exists() else State.NEW), False
+
+    def _live(self, claim: dict[str, Any], ended: dict[str, Any]) -> bool | None:
+        if claim.get("launcher") == "slurm":
+            return None if not ended or ended.get("goes_on") else False
+        pid = claim.get("pid")
+        if not pid or claim.get("host") != os.uname().nodename:
+            return False
+        started = process_started(int(pid))
+        return started is not None and started == claim.get("pid_started")
 
     def is_locked(self) -> bool:
         """Whether a live process works on this run."""
@@ -179,14 +298,6 @@ class RunDir:
                 return not _try_lock(handle, fcntl.LOCK_SH)
         except FileNotFoundError:
             return False
-
-    def _job_alive(self) -> bool:
-        job = read_json(self.job) or {}
-        pid = job.get("pid")
-        if not pid or job.get("host") != os.uname().nodename:
-            return False
-        started = process_started(int(pid))
-        return started is not None and started == job.get("pid_started")
 
     @contextmanager
     def hold(self, *, patience_s: float = 5.0) -> Iterator[None]:
@@ -229,6 +340,8 @@ def _try_lock(handle: IO[str], kind: int) -> bool:
         fcntl.flock(handle, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError:  # a file system without locks: claims and the queue must do
+        return True
     return True
 
 
@@ -306,5 +419,5 @@ def evaluated_path(runs: Path, slug: str) -> Path:
 
 
 def jobs_folder(runs: Path) -> Path:
-    """submitit's own files (pickles, stdout of each job)."""
+    """What launchers keep: a folder per batch of SLURM jobs, code snapshots, output of local jobs."""
     return runs / ".jobs"
