@@ -167,9 +167,10 @@ class Resources(Config):
     checkpoint_steps: int | None = Field(
         None, ge=1, description="also after this many steps (tests)"
     )
-    keep: Literal["all", "best", "none"] = Field(
+    keep: Literal["all", "weights", "none"] = Field(
         "all",
-        description="checkpoints that stay once the cell is DONE: last and best, best, or none",
+        description="what stays of the checkpoints once the cell is DONE: all (last and best, with "
+        "the optimiser's state), weights (the last ones, which the results are of), or none",
     )
 
     @pydantic.model_validator(mode="after")

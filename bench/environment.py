@@ -4,13 +4,11 @@ traced.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import importlib.util
 import os
 import platform
 import shutil
-import subprocess
 import sysconfig
 import time
 from pathlib import Path
@@ -18,16 +16,28 @@ from typing import Any
 
 import torch
 
+from bench.snapshot import code_version
+
 _PACKAGES = ("torch", "timm", "numpy", "opencv-python-headless", "webdataset", "submitit", "optuna")
 
 
-def describe(device: torch.device, *, threads: int, compiled: bool = False) -> dict[str, Any]:
-    """JSON for env.json. `compiled`: whether torch.compile was used in training."""
+def describe(
+    device: torch.device, *, threads: int, compiled: bool = False, world: int = 1
+) -> dict[str, Any]:
+    """JSON for env.json. `compiled`: whether torch.compile was used in training; `world`: processes
+    that trained together, each on a device like this one.
+    """
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     return {
         "code": code_version(),
         "versions": {"python": platform.python_version(), **package_versions()},
-        "device": {"type": device.type, "name": name, "threads": threads, "compiled": compiled},
+        "device": {
+            "type": device.type,
+            "name": name,
+            "threads": threads,
+            "compiled": compiled,
+            "world": world,
+        },
         "host": platform.node(),
         "pid": os.getpid(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -72,26 +82,3 @@ def package_versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
-
-
-def code_version() -> dict[str, Any]:
-    """Commit, and a digest of the uncommitted changes if there are any."""
-    root = Path(__file__).resolve().parent.parent
-    commit = _git(root, "rev-parse", "HEAD").strip()
-    changes = _git(root, "diff", "HEAD") if commit else ""
-    dirty = hashlib.sha256(changes.encode()).hexdigest()[:12] if changes else None
-    return {"commit": commit or "unknown", "dirty": dirty}
-
-
-def _git(root: Path, *arguments: str) -> str:
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(root), *arguments],
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout if done.returncode == 0 else ""

@@ -35,12 +35,14 @@ from bench.config import Input, Mistake, Mistakes, Resources, RunConfig, parse_o
 from bench.data import imagenet9, loader, progress, shards
 from bench.data.pack import available_cores
 from bench.data.transforms import centre_crop, normalise, normalise_exactly
+from bench.distributed import ALONE
 from bench.identity import digest
+from bench.optimise import autocast, to_device
 from bench.patch import parse_settings
 from bench.rundir import RunDir, evaluated_path, replacing, write_json
 from bench.subject import TIMM, Subject, subject_of
 from bench.task import Batch, DataSpec, Images, ModelSpec, Released, Row, Samples
-from bench.train import autocast, device, open_split, to_device
+from bench.train import open_split
 
 
 @dataclass
@@ -192,7 +194,7 @@ def context_for(
         spec=spec,
         model_spec=config.model_spec(),
         input=config.input,
-        device=device(resources),
+        device=ALONE.device(resources),
         seed=config.seed,
         precision=config.train.precision,
         batch=config.train.batch,
@@ -260,7 +262,7 @@ def context_over(
         raise ValueError(
             "--official is the way of the Backgrounds Challenge: images, 9 or 1000 classes"
         )
-    target = device(resources)
+    target = ALONE.device(resources)
     context = Context(
         model=subject.model.to(target).eval(),
         spec=spec,

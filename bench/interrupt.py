@@ -11,6 +11,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from types import FrameType
 
 EXIT_PREEMPTED = 75
@@ -37,8 +38,16 @@ _reason: str | None = None
 
 
 def requested() -> str | None:
-    """Why this process was asked to stop, or None."""
+    """Why this process was asked to stop (the signal's name), or None."""
     return _reason
+
+
+def check() -> None:
+    """Raises Interrupted when this process was asked to stop. For places where nothing is half done
+    and no other rank waits.
+    """
+    if _reason is not None:
+        raise Interrupted(_reason)
 
 
 @contextmanager
@@ -56,7 +65,9 @@ def listening() -> Iterator[None]:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            # None: a handler that was not set from Python, and cannot be
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        _reason = None
 
 
 def _request(number: int, _frame: FrameType | None) -> None:
@@ -68,11 +79,17 @@ def _request(number: int, _frame: FrameType | None) -> None:
 
 @contextmanager
 def held_back() -> Iterator[None]:
-    """Within the block the signals wait. Processes started in it never get them: loader workers,
-    which SLURM signals together with the process that they belong to and which must outlive it.
+    """Processes started within the block never get the signals: loader workers, which SLURM or a
+    terminal signals together with the process that they belong to and which must outlive it. For
+    this thread the signals wait until the end of the block.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    held = (*SIGNALS, signal.SIGINT)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, held)
     try:
+        # multiprocessing starts this helper with the first process, and then lets SIGTERM and
+        # Ctrl-C through again: hence now, and once more
+        resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_BLOCK, held)
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

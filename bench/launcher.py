@@ -1,140 +1,380 @@
-"""Getting cells computed: inline in this process, or through submitit as local processes, several
-at once.
+"""Getting cells computed on this machine: inline in this process, or each in processes of its own
+under a supervisor (job.py), as many at once as cores and GPUs allow.
 
-submitit's local executor has no queue, so this module keeps one: at most `slots` cells run, the
-next starts when one ends, whatever its end. State is read from the run directories, never from job
-objects: a cell started by a sweep that was killed meanwhile is found RUNNING and waited for, not
-started twice.
+State is read from the run directories, never from process objects: a cell that another client has
+started, perhaps one that was killed meanwhile, is found live and waited for, not started twice. GPUs
+are leased with locks that the supervisors hold, so clients share a machine without knowing of each
+other, and whatever dies gives its GPUs back.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
 import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import IO
 
-import submitit
-
+from bench import snapshot
 from bench.config import Resources
 from bench.data.pack import available_cores
-from bench.run import run_cell
-from bench.rundir import RunDir, State, jobs_folder, process_started, write_json, write_text
+from bench.interrupt import SIGNALS
+from bench.rundir import Failure, RunDir, State, jobs_folder, process_started
+from bench.slurm_queue import submitting
 
-POLL_S = 0.2
+POLL_S = 0.05
+OTHERS_POLL_S = 0.5
+LAST_LINES = 20
 
 
-@dataclass
-class Job:
-    """A cell that was handed to submitit."""
+@dataclass(frozen=True)
+class Item:
+    """A cell to run."""
 
     run: RunDir
-    handle: Any  # submitit.Job
+    resources: Resources
+    name: str  # for people
 
 
 OnChange = Callable[[RunDir, State], None]
 """Called when a cell's state changes."""
 
 
-def slots(resources: Resources) -> int:
-    """How many cells run at once on this machine: one per GPU user or per `threads` cores."""
-    if _uses_gpu(resources):
-        return 1
-    return max(1, available_cores() // resources.threads)
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU that this process may use."""
+
+    visible: str  # what CUDA_VISIBLE_DEVICES calls it
+    lock: str  # the same for everybody on this machine
 
 
-def _uses_gpu(resources: Resources) -> bool:
-    import torch
+@dataclass
+class Job:
+    """A supervisor that we started, and what it occupies."""
 
-    return torch.cuda.is_available() if resources.device == "auto" else resources.device != "cpu"
+    items: list[Item]
+    process: subprocess.Popen[bytes]
+    log: Path
+    cores: int  # 0 where it has GPUs
+    leases: list[IO[str]] = field(default_factory=list)
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
 
 
-def run_inline(runs: list[RunDir], on_change: OnChange, tick: Callable[[], None]) -> None:
+def run_inline(items: Sequence[Item], on_change: OnChange, tick: Callable[[], None]) -> None:
     """One cell after the other in this process; for debugging (`breakpoint()` works)."""
-    for run in runs:
-        on_change(run, State.RUNNING)
-        run_cell(run.path)
-        on_change(run, run.state())
+    from bench.run import run_cell  # imports torch
+
+    for item in items:
+        on_change(item.run, State.RUNNING)
+        state = run_cell(item.run.path)
+        on_change(item.run, item.run.state())
         tick()
+        if state == State.PREEMPTED:  # Ctrl-C was meant for all of them
+            raise KeyboardInterrupt
 
 
 def run_local(
-    runs: list[RunDir],
-    resources: Resources,
+    items: Sequence[Item],
     *,
-    folder: Path,
+    runs: Path,
     on_change: OnChange,
     tick: Callable[[], None],
+    command: Sequence[str] = (),
 ) -> None:
-    """Every cell in its own process, at most `slots` at once; returns when all have ended, however
-    they ended.
+    """Run every cell in its own processes, first come, first served; returns when all have ended,
+    however they ended. `command`: what computes a cell instead of `python -m bench.run` (tests).
+
+    Raises ValueError, before anything starts, for a cell that needs more GPUs than there are. On
+    Ctrl-C the cells are told to stop, and waited for: they write their checkpoints.
     """
-    executor = submitit.AutoExecutor(folder=jobs_folder(folder), cluster="local")
-    executor.update_parameters(
-        timeout_min=60 * 24 * 365, gpus_per_node=1 if _uses_gpu(resources) else 0
-    )
-    waiting = deque(runs)
-    running: list[Job] = []
-    others: list[RunDir] = []
-    free = slots(resources)
+    queue = _Queue(items, runs, on_change, command)
     try:
-        while waiting or running or others:
-            while waiting and len(running) < free:
-                run = waiting.popleft()
-                if run.state() in (State.RUNNING, State.PENDING):
-                    others.append(run)  # started by another sweep, perhaps one that was killed
-                    on_change(run, State.RUNNING)
-                    continue
-                running.append(_submit(executor, run))
-                on_change(run, State.RUNNING)
-            for job in [j for j in running if j.handle.done()]:
-                running.remove(job)
-                on_change(job.run, _settle(job))
-            for run in [r for r in others if r.state() not in (State.RUNNING, State.PENDING)]:
-                others.remove(run)
-                if run.state() == State.DONE:
-                    on_change(run, State.DONE)
-                else:
-                    waiting.append(run)
+        while queue.step():
             tick()
             time.sleep(POLL_S)
     except KeyboardInterrupt:
-        for job in running:
-            job.handle.cancel()
+        queue.stop()
         raise
 
 
-def _submit(executor: Any, run: RunDir) -> Job:
-    handle = executor.submit(run_cell, str(run.path.resolve()))
-    pid = int(handle.job_id) if str(handle.job_id).isdigit() else None
-    job = {
-        "launcher": "local",
-        "job_id": handle.job_id,
-        "pid": pid,
-        "pid_started": process_started(pid) if pid else None,
-        "host": os.uname().nodename,
-        "submitted": time.time(),
-        "stdout": str(handle.paths.stdout),
-    }
-    write_json(run.job, job)
-    return Job(run, handle)
+def slots(resources: Resources) -> int:
+    """How many cells (or packs of cells) of this kind run at once on this machine."""
+    if uses_gpu(resources):
+        return len(_gpus_for(resources)) // resources.devices
+    return max(1, available_cores() // _cores(resources))
 
 
-def _settle(job: Job) -> State:
-    """The state a cell ended in. A process that vanished without a word leaves an error the user
-    can read.
-    """
-    state = job.run.state()
-    if state in (State.DONE, State.FAILED, State.RUNNING):
-        return state
-    stderr = job.handle.stderr() or ""
-    last = "\n".join(stderr.strip().splitlines()[-20:])
-    write_text(
-        job.run.error,
-        f"{last}\nthe process of this cell ended without a result: it was killed (out of memory?) or crashed; "
-        f"its output: {job.handle.paths.stderr}\n",
+def uses_gpu(resources: Resources) -> bool:
+    if resources.device == "auto":
+        return bool(gpus())
+    return resources.device != "cpu"
+
+
+@cache
+def gpus() -> tuple[Gpu, ...]:
+    """The GPUs that this process sees; CUDA_VISIBLE_DEVICES is respected."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return ()
+    count = torch.cuda.device_count()
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = named.split(",")[:count] if named else [str(number) for number in range(count)]
+    # Jobs of a shared node may each call their GPU 0: only its id tells whether it is the same one.
+    ids = [getattr(torch.cuda.get_device_properties(number), "uuid", "") for number in range(count)]
+    return tuple(Gpu(n.strip(), str(i) or n.strip()) for n, i in zip(names, ids, strict=True))
+
+
+def _gpus_for(resources: Resources) -> tuple[Gpu, ...]:
+    """The GPUs from which cells of this kind may take theirs."""
+    _, colon, number = resources.device.partition(":")
+    if not colon:
+        return gpus()
+    return gpus()[int(number) : int(number) + 1]
+
+
+def _cores(resources: Resources) -> int:
+    return resources.threads * resources.devices
+
+
+class _Queue:
+    """Cells that wait, cells that run, and cells that somebody else runs."""
+
+    def __init__(
+        self, items: Sequence[Item], runs: Path, on_change: OnChange, command: Sequence[str]
+    ) -> None:
+        check(items)
+        self._runs = Path(runs)
+        self._on_change = on_change
+        self._command = tuple(command)
+        self._code = snapshot.take(self._runs)
+        self._waiting = deque(_packs(items))
+        self._jobs: list[Job] = []
+        self._others: list[Item] = []
+        self._look_at_others = 0.0
+        self._find_others()
+
+    def step(self) -> bool:
+        """Notice what has ended, start what fits. False when there is nothing left to do."""
+        for job in [job for job in self._jobs if _is_over(job)]:
+            self._jobs.remove(job)
+            self._conclude(job)
+        if self._others and time.monotonic() > self._look_at_others:
+            self._look_at_others = time.monotonic() + OTHERS_POLL_S
+            self._see_to_others()
+        while self._waiting and self._start(self._waiting[0]):
+            self._waiting.popleft()
+        return bool(self._waiting or self._jobs or self._others)
+
+    def stop(self) -> None:
+        """Tell our supervisors to stop their cells, and wait until they have."""
+        for job in self._jobs:
+            job.process.send_signal(signal.SIGTERM)
+        for job in self._jobs:
+            job.process.wait()
+            self._conclude(job)
+        self._jobs.clear()
+
+    # -- other clients' cells ---
+
+    def _find_others(self) -> None:
+        """Move out of the queue what is live already, so that its cores count from the start."""
+        for pack in list(self._waiting):
+            live = [item for item in pack if item.run.look()[1] is not False]
+            for item in live:
+                self._leave_to_others(item)
+                pack.remove(item)
+        self._waiting = deque(pack for pack in self._waiting if pack)
+
+    def _leave_to_others(self, item: Item) -> None:
+        self._others.append(item)
+        self._on_change(item.run, State.RUNNING)
+
+    def _see_to_others(self) -> None:
+        for item in list(self._others):
+            state, live = item.run.look()
+            if live is not False:  # None: SLURM's, and a file will say when it has ended
+                continue
+            self._others.remove(item)
+            if state in (State.DONE, State.FAILED, State.PRUNED):
+                self._on_change(item.run, state)
+            else:
+                self._waiting.append([item])
+
+    def _used_cores(self) -> int:
+        """Cores of our jobs, and of cells on this machine that others left running."""
+        used = sum(job.cores for job in self._jobs)
+        by_pid = {
+            claim.get("pid"): 0 if uses_gpu(item.resources) else _cores(item.resources)
+            for item in self._others
+            if (claim := item.run.read_claim()).get("host") == os.uname().nodename
+        }
+        return used + sum(by_pid.values())
+
+    # -- ours ---
+
+    def _start(self, pack: list[Item]) -> bool:
+        """Start these cells in one slot, or return False: there is none free."""
+        resources = pack[0].resources
+        leases: list[IO[str]] = []
+        env = snapshot.environment(self._code)
+        if uses_gpu(resources):
+            leased = _lease(_gpus_for(resources), resources.devices)
+            if leased is None:
+                return False
+            leases = [handle for _, handle in leased]
+            if ":" not in resources.device:  # else the cell finds its GPU by the number we know
+                env["CUDA_VISIBLE_DEVICES"] = ",".join(gpu.visible for gpu, _ in leased)
+            cores = 0
+        else:
+            cores, used = _cores(resources), self._used_cores()
+            if used and used + cores > available_cores():
+                return False
+        try:
+            with submitting(self._runs):
+                free = [item for item in pack if item.run.look()[1] is False]
+                if free:
+                    self._jobs.append(self._supervise(free, env, cores, leases))
+        finally:
+            for handle in leases:
+                handle.close()  # the supervisor has inherited the lock
+        for item in pack:
+            if item in free:
+                self._on_change(item.run, State.RUNNING)
+            else:
+                self._leave_to_others(item)
+        return True
+
+    def _supervise(
+        self, items: list[Item], env: dict[str, str], cores: int, leases: list[IO[str]]
+    ) -> Job:
+        log = jobs_folder(self._runs).absolute() / f"local/{items[0].run.signature}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "bench.job"]
+        if self._command:
+            command += ["--command", shlex.join(self._command)]
+        with log.open("ab") as out:
+            process = subprocess.Popen(
+                [*command, *(str(item.run.path.absolute()) for item in items)],
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,  # Ctrl-C is for us; we tell it
+                pass_fds=[handle.fileno() for handle in leases],
+            )
+        claim = {
+            "launcher": "local",
+            "pid": process.pid,
+            "pid_started": process_started(process.pid),
+            "host": os.uname().nodename,
+            "code": self._code.name,
+            "stdout": str(log),
+        }
+        for item in items:
+            item.run.claim(claim)
+        return Job(items, process, log, cores)
+
+    def _conclude(self, job: Job) -> None:
+        """Say how each cell of a supervisor that has ended stands."""
+        for item in job.items:
+            run = item.run
+            if run.read_claim().get("pid") != job.pid:
+                self._leave_to_others(item)
+                continue
+            if run.state() in (State.NEW, State.PENDING, State.INTERRUPTED):
+                _write_down(run, job)
+            self._on_change(run, run.state())
+
+
+def check(items: Sequence[Item]) -> None:
+    """Raises ValueError for a cell that this machine cannot run."""
+    for item in items:
+        if item.resources.nodes > 1:
+            raise ValueError(
+                f"{item.name}: resources.nodes is {item.resources.nodes}, and this is one machine; "
+                "use --launcher slurm, or set resources.nodes=1"
+            )
+        if not uses_gpu(item.resources):
+            continue
+        found, wanted = len(_gpus_for(item.resources)), item.resources.devices
+        if wanted > found:
+            raise ValueError(
+                f"{item.name}: resources.devices is {wanted}, and this machine offers {found} GPUs "
+                f"for resources.device={item.resources.device}; set resources.devices to at most "
+                f"{max(found, 1)}"
+                + ("" if found else " and resources.device=cpu, or run it where there is a GPU")
+            )
+
+
+def _packs(items: Sequence[Item]) -> Iterator[list[Item]]:
+    """Neighbours in the queue that share a slot."""
+    for resources, group in groupby(items, key=lambda item: item.resources):
+        members = list(group)
+        for k in range(0, len(members), resources.pack):
+            yield members[k : k + resources.pack]
+
+
+def _is_over(job: Job) -> bool:
+    """Whether the supervisor has ended, and with it its ranks (they take a moment when it is killed)."""
+    return job.process.poll() is not None and not any(
+        item.run.is_locked() and item.run.read_claim().get("pid") == job.pid for item in job.items
     )
-    return State.FAILED
+
+
+def _write_down(run: RunDir, job: Job) -> None:
+    """How it ended, when the supervisor vanished without a word."""
+    status = job.process.returncode
+    if -status in SIGNALS:  # told to stop while it was starting
+        run.settle(State.PREEMPTED, reason="stopped before it had begun")
+        return
+    try:
+        lines = job.log.read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_LINES:]
+    except OSError:
+        lines = []
+    reason = (
+        f"the supervisor of this cell ended without a result (exit status {status}): it was killed or "
+        f"crashed; its output: {job.log}"
+    )
+    text = "\n".join([*lines, reason, ""])
+    run.settle(State.FAILED, Failure.KILLED, reason=reason, traceback=text)
+
+
+def _lease(candidates: Sequence[Gpu], count: int) -> list[tuple[Gpu, IO[str]]] | None:
+    """Lock so many GPUs, or None when fewer are free. Freed when no process has the files open."""
+    folder = lease_folder()
+    folder.mkdir(mode=0o700, exist_ok=True)
+    leased: list[tuple[Gpu, IO[str]]] = []
+    for gpu in candidates:
+        if len(leased) == count:
+            break
+        handle: IO[str] = (folder / f"{gpu.lock.replace('/', '_')}.lock").open("a")
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            handle.close()
+        else:
+            leased.append((gpu, handle))
+    if len(leased) == count:
+        return leased
+    for _, handle in leased:
+        handle.close()
+    return None
+
+
+def lease_folder() -> Path:
+    """Where the locks of this machine's GPUs are."""
+    return Path(tempfile.gettempdir()) / f"bench-gpus-{os.getuid()}"

@@ -51,6 +51,41 @@ def load(runs: Path) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*COLUMNS[:3], *axes, *COLUMNS[3:]])
 
 
+# --- searches ---
+
+
+def search(runs: Path) -> list[dict[str, Any]]:
+    """The searches of `bench.tune`, by name: each {study, sweep, scale, overrides, title, metric,
+    split, direction, sampler, pruner, optuna, planned, epochs, best, importances,
+    importances_reason, trials}.
+
+    A trial is {number, state, params, value, intermediate, signature, seconds, retry_of, point,
+    error, lost}; only a COMPLETE one has a value. Raises ValueError for a file that is broken.
+    """
+    found = []
+    for path in sorted((Path(runs) / "tune").glob("*/trials.json")):
+        study = read_json(path)
+        if study is None or "trials" not in study:
+            raise ValueError(f"{path}: not readable; `python -m bench.tune` writes it again")
+        found.append(study)
+    return found
+
+
+def search_of(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The searches among the runs of these rows, at their scale and with their overrides: what may
+    stand beside them.
+    """
+    rows = frame[frame["sweep"] != EVALUATED]
+    folders = {Path(run_dir).parent for run_dir in rows["run_dir"].dropna()}
+    settings = set(zip(rows["scale"], rows["overrides"], strict=True))
+    studies = [study for folder in sorted(folders) for study in search(folder)]
+    return [s for s in studies if (s["scale"], _overrides(s)) in settings]
+
+
+def _overrides(manifest: dict[str, Any]) -> str:
+    return json.dumps(manifest["overrides"], sort_keys=True) if manifest["overrides"] else ""
+
+
 # --- what a run kept ---
 
 
@@ -125,9 +160,7 @@ def _cell_rows(
     common = {
         "sweep": manifest["sweep"],
         "scale": manifest["scale"],
-        "overrides": json.dumps(manifest["overrides"], sort_keys=True)
-        if manifest["overrides"]
-        else "",
+        "overrides": _overrides(manifest),
         **cell["labels"],
         "seed": cell["seed"],
         "signature": cell["signature"],
@@ -190,10 +223,23 @@ def _hole(run: RunDir, cell: dict[str, Any]) -> tuple[str, str]:
     if state == State.DONE:
         return str(State.FAILED), f"{run.result} is not readable"
     reasons = {
-        State.FAILED: run.error_line() if state == State.FAILED else "",
+        State.FAILED: _why_failed(run) if state == State.FAILED else "",
         State.NEW: "not run yet",
         State.PENDING: "waiting to start",
         State.RUNNING: "still running",
         State.INTERRUPTED: "interrupted; run the sweep again to go on",
+        State.PREEMPTED: "was stopped; goes on from its checkpoint: see bench.sweep --status",
+        State.PRUNED: _why_pruned(run) if state == State.PRUNED else "",
     }
     return str(state), reasons.get(state, "")
+
+
+def _why_failed(run: RunDir) -> str:
+    """'OOM: torch.OutOfMemoryError: ...'"""
+    kind = run.read_ended().get("kind")
+    return f"{kind}: {run.error_line()}" if kind else run.error_line()
+
+
+def _why_pruned(run: RunDir) -> str:
+    step = run.read_ended().get("step")
+    return "stopped by a search" + ("" if step is None else f" at step {step}")

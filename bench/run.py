@@ -3,111 +3,290 @@
     python -m bench.run runs/<signature>
 
 Starting it again goes on from the last checkpoint; a DONE run is left as it is. The result is
-written last, so its existence means DONE. Exit status: 0 done, 1 failed (see error.txt), 2 the
-directory is not a run.
+written last, so its existence means DONE. Told to stop (SIGUSR2, SIGTERM, Ctrl-C) it writes the
+checkpoint and leaves. Of a cell on several devices each process runs this, as bench.job or torchrun
+starts it; rank 0 writes the files.
+
+Exit status: 0 done, 1 failed (see error.txt), 2 the directory is not a run, 75 stopped and can go on,
+76 stopped by a search.
 """
 
 from __future__ import annotations
 
 import argparse
 import faulthandler
+import json
 import logging
+import os
 import shutil
-import signal
 import sys
+import threading
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import cv2
 import torch
 
-from bench import environment, evaluate, find
-from bench.config import RunConfig, parse, parse_resources
-from bench.rundir import RunBusy, RunDir, State, write_json, write_text
-from bench.train import Trainer, device
+import bench
+from bench import checkpoint, environment, evaluate, find, interrupt
+from bench.config import Resources, RunConfig, parse, parse_resources
+from bench.distributed import ALONE, World
+from bench.rundir import Failure, RunBusy, RunDir, State, write_json, write_text
+from bench.train import Trainer
 
 log = logging.getLogger("bench")
 
+NO_PROGRESS_STARTS = 3
+"""So many starts of one job from the same step are enough; the next one gives up."""
+STACK_EVERY_S = 5.0
+_EXIT = {
+    State.DONE: 0,
+    State.PREEMPTED: interrupt.EXIT_PREEMPTED,
+    State.PRUNED: interrupt.EXIT_PRUNED,
+}
+
+
+class NoProgress(RuntimeError):
+    """The cell was started again and again and got no further."""
+
 
 def run_cell(path: str | Path) -> str:
-    """Run one cell to its end and return its state. Exceptions end in error.txt, not in the caller."""
-    run = RunDir(Path(path))
-    if run.state() == State.DONE:
+    """Run one cell to its end and return its state; on another rank than 0: how its part ended.
+
+    Exceptions end in the run directory, not in the caller.
+    """
+    run, world = RunDir(Path(path)), World.from_environment()
+    if run.result.exists():
         return str(State.DONE)
-    try:
-        with run.hold():
-            return _run_held(run)
-    except RunBusy as error:
-        print(error, file=sys.stderr)
-        return str(State.RUNNING)
+    with interrupt.listening():
+        if not world.first:
+            return str(_Start(run, world).run_to_end())
+        try:
+            with run.hold():
+                return str(_Start(run, world).run_to_end())
+        except RunBusy as error:
+            print(error, file=sys.stderr)
+            return str(State.RUNNING)
 
 
-def _run_held(run: RunDir) -> str:
-    run.error.unlink(missing_ok=True)
-    handler = _log_to(run.log)
-    try:
-        _train_and_evaluate(run)
-    except Exception as error:  # a cell must never take others down
-        write_text(run.error, traceback.format_exc())
+class _Start:
+    """One start of a cell, in one of its processes."""
+
+    def __init__(self, run: RunDir, world: World) -> None:
+        self.run, self.world = run, world
+        self.job = os.environ.get("BENCH_JOB", "")
+        self.slurm = bool(self.job) and not self.job.startswith("local")
+        self.trainer: Trainer | None = None
+
+    def run_to_end(self) -> State:
+        if self.world.first:
+            self.run.error.unlink(missing_ok=True)
+            self.run.ended.unlink(missing_ok=True)
+        with _logging_to(self.run.log, self.world):
+            try:
+                self._train_and_evaluate()
+            except interrupt.Interrupted as stop:
+                return self._stopped(stop)
+            except Exception as error:  # a cell must never take others down
+                self._failed(error)
+                return State.FAILED
+            except (KeyboardInterrupt, SystemExit):
+                log.warning("interrupted; goes on from the last checkpoint when started again")
+                raise
+        return State.DONE
+
+    # -- what it does ---
+
+    def _train_and_evaluate(self) -> None:
+        config = parse(self.run.read_config())
+        resources = parse_resources(self.run.read_resources())
+        progress = Progress(self.run, self.world)
+        torch.set_num_threads(resources.threads)
+        cv2.setNumThreads(0)
+        device = self.world.device(resources)
+        with interrupt.held_back():
+            prepare_data(config, Path(resources.data_dir))
+        started = time.monotonic()
+        with self.world.joined(self.run, device):
+            self.trainer = trainer = Trainer(self.run, config, resources, progress, self.world)
+            env = self._describe(resources)
+            trainer.resume()
+            self._note_start(trainer.step)
+            trainer.fit()
+        trained = time.monotonic()
+        log.info("trained %d steps", trainer.total_steps)
+        if not self.world.first:
+            # Evaluating is a few per cent of the work: not worth another way to be wrong. The other
+            # devices are free (for the next cell, where a launcher can use them) from here on.
+            return
+        result = {
+            "signature": self.run.signature,
+            **self._evaluate(config, resources, progress),
+            "data_digest": env["data_digest"],
+            "seconds": {"train": trained - started, "evaluate": time.monotonic() - trained},
+            "parameters": sum(p.numel() for p in trainer.learner.classifier.parameters()),
+            "code": env["code"],
+            "device": env["device"],
+            "resources": {
+                "world": self.world.size,
+                "micro_batch": trainer.micro_batch,
+                "accumulation": trainer.accumulation,
+            },
+        }
+        write_json(self.run.result, result)
+        self.run.progress.unlink(missing_ok=True)
+        shutil.rmtree(self.run.scratch, ignore_errors=True)
+        keep_checkpoints(self.run, resources.keep)
+        log.info("done in %.0f s", time.monotonic() - started)
+
+    def _describe(self, resources: Resources) -> dict[str, Any]:
+        """Write env.json."""
+        assert self.trainer is not None
+        env = environment.describe(
+            self.trainer.device,
+            threads=resources.threads,
+            compiled=resources.compile,
+            world=self.world.size,
+        )
+        me = {"rank": self.world.rank, "pid": os.getpid(), "host": os.uname().nodename}
+        env["ranks"] = self.world.gathered(me)
+        env["data_digest"] = self.trainer.samples.digest
+        env["weights"] = getattr(self.trainer.learner.classifier.backbone, "loaded_weights", None)
+        if self.world.first:
+            write_json(self.run.env, env)
+            name, commit = env["device"]["name"], env["code"]["commit"][:12]
+            count = f"{self.world.size} x " if self.world.size > 1 else ""
+            log.info("start %s on %s%s, commit %s", self.run.signature, count, name, commit)
+        return env
+
+    def _evaluate(
+        self, config: RunConfig, resources: Resources, progress: Progress
+    ) -> dict[str, Any]:
+        """Rows and where they come from. Raises Interrupted when told to stop."""
+        assert self.trainer is not None
+
+        def report(update: dict[str, Any]) -> None:
+            interrupt.check()
+            progress(update)
+
+        context = evaluate.context_for(
+            config, resources, self.trainer.learner.classifier, report, scratch=self.run.scratch
+        )
+        rows = evaluate.run_all(config, context)
+        evaluate.write_predictions(self.run.predictions, context)
+        evaluate.write_pictures(self.run.pictures, context)
+        trainer = self.trainer
+        return {
+            "rows": rows,
+            "data": config.data.name,
+            "provenance": evaluate.provenance(config.input, trainer.samples, trainer.spec.media),
+        }
+
+    def _note_start(self, step: int) -> None:
+        """Add a line to starts.jsonl. Raises NoProgress."""
+        if not self.world.first:
+            return
+        # Long evaluations go on from what they keep in `scratch`.
+        kept = [path.stat().st_mtime for path in self.run.scratch.rglob("*") if path.is_file()]
+        claimed = os.environ.get("BENCH_CLAIM")
+        here = {"claimed": claimed, "step": step, "scratch": max(kept, default=None)}
+        before = [s for s in self.run.read_starts() if s.get("claimed") == claimed]
+        alike = [all(s.get(k) == v for k, v in here.items()) for s in before[-NO_PROGRESS_STARTS:]]
+        if self.slurm and len(alike) == NO_PROGRESS_STARTS and all(alike):
+            raise NoProgress(
+                f"{NO_PROGRESS_STARTS} starts went on from step {step} and got no further; a longer "
+                "resources.slurm.time, a larger resources.slurm.signal_delay_s (a step and a "
+                "checkpoint must fit into it) or a smaller resources.checkpoint_minutes would help"
+            )
+        facts = {"time": time.time(), "pid": os.getpid(), **self._place()}
+        with self.run.starts.open("a", encoding="utf-8") as handle:
+            handle.write(json.dumps({**facts, **here}) + "\n")
+
+    # -- how it ends, when not in a result ---
+
+    def _stopped(self, stop: interrupt.Interrupted) -> State:
+        state = State.PRUNED if stop.pruned else State.PREEMPTED
+        if self.world.first:
+            by_slurm = self.slurm and stop.reason in {s.name for s in interrupt.SIGNALS}
+            step = self.trainer.step if self.trainer else 0
+            self.run.settle(
+                state,
+                reason=stop.reason,
+                goes_on=by_slurm and not stop.pruned,
+                step=step,
+                **self._place(),
+            )
+            log.info("stopped at step %d (%s); goes on from there", step, stop.reason)
+        return state
+
+    def _failed(self, error: Exception) -> None:
+        """Write it down: for the supervisor, where there is one that chooses among the ranks."""
+        now, kind = time.time(), failure(error)
+        text = f"{error}\n" if isinstance(error, NoProgress) else traceback.format_exc()
         log.error("failed: %s", error)
-        return str(State.FAILED)
-    except (KeyboardInterrupt, SystemExit):
-        log.warning("interrupted; goes on from the last checkpoint when started again")
-        raise
-    finally:
-        log.removeHandler(handler)
-        handler.close()
-    return str(State.DONE)
+        if self.world.size > 1 and self.world.start is not None:
+            head = f"time: {now}\nkind: {kind}\n"
+            write_text(self.run.rank_error(self.world.rank), head + text)
+            return
+        if self.world.size > 1 and self.run.error.exists():
+            return  # another rank was first
+        self.run.settle(
+            State.FAILED,
+            kind,
+            reason=text.strip().splitlines()[-1],
+            traceback=text,
+            step=self.trainer.step if self.trainer else None,
+            micro_batch=self.trainer.micro_batch if self.trainer else None,
+            rank=self.world.rank,
+            code=_code(),
+            **self._place(),
+        )
+
+    def _place(self) -> dict[str, Any]:
+        return {"host": os.uname().nodename, "job": self.job or None}
 
 
-def _train_and_evaluate(run: RunDir) -> None:
-    config = parse(run.read_config())
-    resources = parse_resources(run.read_resources())
-    progress = Progress(run)
-    torch.set_num_threads(resources.threads)
-    cv2.setNumThreads(0)
-    prepare_data(config, Path(resources.data_dir))
-    env = environment.describe(
-        device(resources), threads=resources.threads, compiled=resources.compile
-    )
-    log.info(
-        "start %s on %s, commit %s",
-        run.signature,
-        env["device"]["name"],
-        env["code"]["commit"][:12],
-    )
-    trainer = Trainer(run, config, resources, progress)
-    env["data_digest"] = trainer.samples.digest
-    env["weights"] = getattr(trainer.learner.classifier.backbone, "loaded_weights", None)
-    write_json(run.env, env)
+def failure(error: BaseException) -> Failure:
+    """The class of an exception that ended a cell."""
+    text = str(error)
+    if (
+        isinstance(error, (MemoryError, torch.OutOfMemoryError))
+        or "out of memory" in text
+        or "can't allocate memory" in text
+    ):
+        return Failure.OOM
+    if isinstance(error, NoProgress):
+        return Failure.NO_PROGRESS
+    if "DataLoader worker" in text and "killed by signal" in text:
+        return Failure.KILLED
+    if "device-side assert" in text:  # an index out of range, say: the GPU is well
+        return Failure.BUG
+    marks = ("CUDA error", "CUDA driver error", "cuDNN error", "NCCL error", "ECC error")
+    if isinstance(error, (torch.AcceleratorError, torch.distributed.DistBackendError)) or any(
+        mark in text for mark in marks
+    ):
+        return Failure.DEVICE
+    return Failure.BUG
 
-    started = time.monotonic()
-    learner = trainer.fit()
-    trained = time.monotonic()
-    log.info("trained %d steps", trainer.total_steps)
-    context = evaluate.context_for(
-        config, resources, learner.classifier, progress, scratch=run.scratch
-    )
-    rows = evaluate.run_all(config, context)
-    evaluate.write_predictions(run.predictions, context)
-    evaluate.write_pictures(run.pictures, context)
-    result = {
-        "signature": run.signature,
-        "rows": rows,
-        "data": config.data.name,
-        "data_digest": env["data_digest"],
-        "provenance": evaluate.provenance(config.input, trainer.samples, trainer.spec.media),
-        "seconds": {"train": trained - started, "evaluate": time.monotonic() - trained},
-        "parameters": sum(p.numel() for p in learner.classifier.parameters()),
-        "code": env["code"],
-        "device": env["device"],
-    }
-    write_json(run.result, result)
-    run.progress.unlink(missing_ok=True)
-    shutil.rmtree(run.scratch, ignore_errors=True)
-    log.info("done in %.0f s", time.monotonic() - started)
+
+def _code() -> str:
+    """Which code this is: the name of its snapshot, as claims have it, or of a checkout its state."""
+    root = Path(bench.__path__[0]).parent
+    version = environment.code_version()
+    return root.name if "tree" in version else f"{version['commit']}+{version['dirty']}"
+
+
+def keep_checkpoints(run: RunDir, keep: str) -> None:
+    """Delete what `resources.keep` does not name of a DONE run's checkpoints."""
+    if keep == "none":
+        shutil.rmtree(run.last.parent, ignore_errors=True)
+    elif keep == "weights" and (state := checkpoint.load(run.last)):
+        checkpoint.save(run.last, {name: state[name] for name in ("learner", "step")})
+        run.best.unlink(missing_ok=True)
 
 
 def prepare_data(config: RunConfig, data_dir: Path) -> None:
@@ -122,8 +301,9 @@ class Progress:
     to log.txt.
     """
 
-    def __init__(self, run: RunDir) -> None:
+    def __init__(self, run: RunDir, world: World = ALONE) -> None:
         self._run = run
+        self._world = world
         self._written = 0.0
         self._phase = ""
         self._begun = time.time()
@@ -136,23 +316,57 @@ class Progress:
         elif now - self._written < 1.0:
             return
         self._written = now
-        write_json(self._run.progress, {**update, "phase_started": self._begun, "time": now})
+        if self._world.first:
+            write_json(self._run.progress, {**update, "phase_started": self._begun, "time": now})
 
 
-def _log_to(path: Path) -> logging.Handler:
+@contextmanager
+def _stack_kept(path: Path) -> Iterator[None]:
+    """Within the block a file says where this thread was a moment ago, for the case that the process
+    is killed.
+
+    By a thread of Python's: faulthandler's own timer reads the frames while they change, and now and
+    then crashes a healthy process.
+    """
+    thread, over = threading.get_ident(), threading.Event()
+    fresh = path.with_name(f".{path.name}.tmp")
+
+    def keep() -> None:
+        while not over.wait(STACK_EVERY_S):
+            with suppress(OSError):  # a full disk must not end the cell
+                fresh.write_text("".join(traceback.format_stack(sys._current_frames()[thread])))
+                fresh.replace(path)
+
+    keeper = threading.Thread(target=keep, name="stack", daemon=True)
+    keeper.start()
+    try:
+        yield
+    finally:
+        over.set()
+        keeper.join()
+    path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _logging_to(path: Path, world: World) -> Iterator[None]:
+    """Rank 0 logs to the run's log.txt; of the others only warnings are shown, on the console."""
+    log.setLevel(logging.INFO if world.first else logging.WARNING)
+    if not world.first:
+        yield
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
     logging.captureWarnings(capture=True)
-    logging.getLogger("py.warnings").addHandler(handler)
-    return handler
-
-
-def _stop(signum: int, _frame: object) -> None:
-    """SIGTERM ends a cell as Ctrl-C does: the last checkpoint stands and the state is INTERRUPTED."""
-    raise KeyboardInterrupt(f"signal {signum}")
+    loggers = (log, logging.getLogger("py.warnings"))
+    for logger in loggers:
+        logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
+        handler.close()
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -164,7 +378,7 @@ def main(arguments: list[str] | None = None) -> int:
         "run_dir", type=Path, metavar="RUN_DIR", help="runs/<signature>, made by bench.sweep"
     )
     options = parser.parse_args(arguments)
-    run = RunDir(options.run_dir)
+    run, world = RunDir(options.run_dir), World.from_environment()
     if not run.config.exists():
         print(
             f"{run.path}: not a run directory (no config.yaml); `python -m bench.sweep` makes them",
@@ -172,19 +386,19 @@ def main(arguments: list[str] | None = None) -> int:
         )
         return 2
     faulthandler.enable()
-    signal.signal(signal.SIGTERM, _stop)
     console = logging.StreamHandler()
     console.setFormatter(logging.Formatter("%(message)s"))
     log.addHandler(console)
     try:
-        state = run_cell(run.path)
+        with _stack_kept(run.rank_stack(world.rank)):
+            state = run_cell(run.path)
     except KeyboardInterrupt:
         return 130
-    if state == State.FAILED:
+    if state == State.FAILED and world.size == 1:
         print(
             f"{run.signature} failed: {run.error_line()}\nTraceback: {run.error}", file=sys.stderr
         )
-    return 0 if state == State.DONE else 1
+    return _EXIT.get(State(state), 1)
 
 
 if __name__ == "__main__":

@@ -107,6 +107,11 @@ def _run_subject(run: RunDir) -> Subject:
     config = parse(run.read_config())
     learner = build(config, weights_dir=None)
     state = checkpoint.load(run.last)
+    if state is None and run.result.exists():
+        raise ValueError(
+            f"{run.path} is DONE and its checkpoints were deleted (resources.keep); run it again "
+            "with --force, or in another --runs folder"
+        )
     if state is None:
         raise ValueError(
             f"{run.path} has no checkpoint yet; run it first: python -m bench.run {run.path}"

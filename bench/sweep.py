@@ -4,7 +4,7 @@ ended.
     python -m bench.sweep sweeps/ablation.yaml [--scale mini] [--set train.lr=1e-3] [--plan | --status]
 
 A sweep is a desired state: running the same command again submits exactly the cells that are not
-DONE.
+DONE and that nobody works on.
 """
 
 from __future__ import annotations
@@ -12,72 +12,55 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import sys
-from collections import Counter
+import tempfile
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.markup import escape
-from rich.table import Table
 
-from bench import find, identity
+from bench import cancel, find, identity, retry, status
 from bench.config import Mistakes
-from bench.grid import Cell, Plan, plan
-from bench.rundir import RunDir, State, manifest_path, write_json
-from bench.watch import STYLE, Watcher, progress_text
+from bench.grid import Plan, plan
+from bench.retry import Choice
+from bench.rundir import State, manifest_path, write_json
+from bench.standing import Standing, count_text, label, stand
+from bench.watch import Watcher
+from bench.watch import console as watch_console
 
-SHOWN_ROWS = 60
-
-
-@dataclass(frozen=True)
-class Standing:
-    """A cell and what the files say of it."""
-
-    cell: Cell
-    run: RunDir
-    state: State
-    note: str
-
-
-def standing(runs: Path, cell: Cell) -> Standing:
-    run = RunDir(runs / cell.signature)
-    if cell.skip:
-        return Standing(cell, run, State.SKIPPED, cell.skip)
-    state = run.state()
-    if state == State.NEW:
-        return Standing(cell, run, state, "")
-    if run.config_digest() != identity.digest(cell.config.dump()):
-        changes = identity.drift(run.read_config(), cell.config)
-        if changes:
-            return Standing(cell, run, State.STALE, f"{'; '.join(changes)}; --force runs it afresh")
-    return Standing(cell, run, state, run.error_line() if state == State.FAILED else "")
+if TYPE_CHECKING:
+    from bench.launcher import Item  # imports more than --plan and --status need
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
-    console = Console()
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    _check(parser, options)
+    console = watch_console()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     try:
         grid = plan(options.sweep, options.scale, options.set)
     except Mistakes as error:
         print(f"{len(error.mistakes)} mistake(s), nothing was started:\n{error}", file=sys.stderr)
         return 2
-    standings = [standing(options.runs, cell) for cell in grid.cells]
+    if options.cancel:
+        return stop(grid, options, console)
+    if options.watch is not None:
+        return watch(grid, options, console)
+    standings = stand(options.runs, grid.cells)
     missing = missing_files(grid)
     if options.plan or options.status:
-        _show(console, grid, standings, missing)
+        console.print(status.overview(grid, standings, missing))
+        if options.plan:
+            show_cost(grid, standings, options, console)
         return 0
-    if missing:
-        print("\n".join(f"{name}: {text}" for name, text in missing.items()), file=sys.stderr)
-        return 2
-    live = [s for s in standings if s.state in (State.RUNNING, State.PENDING)]
-    if options.force and live:
-        names = "\n".join(f"  {label(s.cell)}: {s.run.path}" for s in live)
-        print(f"--force would pull these from under their processes:\n{names}", file=sys.stderr)
-        print("stop them first, or wait for them", file=sys.stderr)
+    problem = _problem(standings, missing, options)
+    if problem:
+        print(problem, file=sys.stderr)
         return 2
     return launch(grid, standings, options, console)
 
@@ -91,11 +74,22 @@ def _parser() -> argparse.ArgumentParser:
   python -m bench.sweep sweeps/ablation.yaml --plan              what would run, without touching the disk
   python -m bench.sweep sweeps/ablation.yaml                     run it on the built-in data, on this machine
   python -m bench.sweep sweeps/ablation.yaml --status            where it stands, from another shell
+  python -m bench.sweep sweeps/ablation.yaml --status --watch    the same, again and again until nothing runs
+  python -m bench.sweep sweeps/ablation.yaml --cancel            stop it; the plain command goes on from the checkpoints
   python -m bench.sweep sweeps/ablation.yaml --set seeds=[0,1,2] two more seeds; finished cells are kept
   python -m bench.sweep sweeps/ablation.yaml --set objectives.video.order.weight=0.5
                                                                  another experiment, beside the first
 
-exit status: 0 all done, 1 some cells failed (the others finished), 2 bad input (nothing written)""",
+on a cluster (S stands for sweeps/ablation.yaml --scale paper --launcher slurm):
+  python -m bench.sweep S --set resources.slurm.partition=gpu --set resources.slurm.account=me --plan
+                                                                 the sbatch scripts and the GPU-hours; submits nothing
+  python -m bench.sweep S --set resources.slurm.partition=gpu    submit and return; --status and --cancel as above
+  python -m bench.sweep S --wait                                 submit and stay until all have ended
+  python -m bench.sweep S --retry                                start failed cells again, where that can help
+  python -m bench.sweep S --set resources.devices=4              4 GPUs for each cell, the same batch split over them
+
+exit status: 0 all done (with slurm and without --wait: all submitted), 1 some cells failed (the others finished),
+2 bad input (nothing written); --plan, --status and --cancel: 0""",
     )
     parser.add_argument(
         "sweep", type=Path, metavar="SWEEP.yaml", help="what is compared, e.g. sweeps/ablation.yaml"
@@ -111,17 +105,32 @@ exit status: 0 all done, 1 some cells failed (the others finished), 2 bad input 
         "--runs", type=Path, default=Path("runs"), help="where runs are kept (default: %(default)s)"
     )
     parser.add_argument(
-        "--launcher", choices=("local", "inline"), default="local",
-        help="local: processes on this machine, as many at once as cores allow; inline: this process, for debugging",
+        "--launcher", choices=("local", "inline", "slurm"), default="local",
+        help="local: processes on this machine, as many at once as cores or GPUs allow; inline: this process, "
+        "for debugging; slurm: job arrays",
     )  # fmt: skip
+    parser.add_argument(
+        "--wait", action="store_true", help="with slurm: stay until every cell has ended"
+    )
     what = parser.add_mutually_exclusive_group()
     what.add_argument(
-        "--plan", action="store_true", help="list the cells and stop; touches nothing"
-    )
+        "--plan", action="store_true",
+        help="list the cells, what they will cost and the sbatch scripts, and stop; touches nothing",
+    )  # fmt: skip
     what.add_argument("--status", action="store_true", help="show the state of each cell and stop")
+    what.add_argument(
+        "--cancel", action="store_true",
+        help="stop what is queued or running of this sweep; checkpoints are kept",
+    )  # fmt: skip
     parser.add_argument(
-        "--retry", action="store_true", help="run only FAILED cells, from their last checkpoint"
-    )
+        "--watch", type=float, nargs="?", const=5.0, metavar="SECONDS",
+        help="with --status: show it every so often until nothing is queued or running (default: %(const)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--retry", action="store_true",
+        help="start only cells that ended badly, from their last checkpoint, and only where it can help: lost nodes "
+        "always, time limits after progress, out of memory with half the micro_batch, bugs after a change",
+    )  # fmt: skip
     parser.add_argument(
         "--force", action="store_true",
         help="run all cells afresh, DONE and STALE ones too; old directories move to runs/replaced/",
@@ -129,59 +138,110 @@ exit status: 0 all done, 1 some cells failed (the others finished), 2 bad input 
     return parser
 
 
+def _check(parser: argparse.ArgumentParser, options: Any) -> None:
+    if options.watch is not None and not options.status:
+        parser.error("--watch belongs to --status")
+    if options.watch is not None and options.watch <= 0:
+        parser.error("--watch: must be more than 0 seconds")
+    if options.wait and options.launcher != "slurm":
+        parser.error("--wait belongs to --launcher slurm; the others always wait")
+    if options.retry and options.force:
+        parser.error("--retry and --force exclude each other")
+
+
 def missing_files(grid: Plan) -> dict[str, str]:
     """Data and weights that this machine lacks and the suite cannot make: {what: what to do}."""
-    data_dir, weights_dir = Path(grid.resources.data_dir), Path(grid.resources.weights_dir)
-    found: dict[str, str | None] = {}
+    found: dict[tuple[str, str], str | None] = {}
     for cell in grid.cells:
-        data, model = cell.config.data, cell.config.model
-        if data.name not in found:
-            found[data.name] = find.load("source", data.name).missing(data.config, data_dir)
-        key = f"{model.name} {model.config.init}"
+        data, model, places = cell.config.data, cell.config.model, cell.resources
+        key = data.name, places.data_dir
         if key not in found:
-            found[key] = find.load("backbone", model.name).missing(model.config, weights_dir)
+            source = find.load("source", data.name)
+            found[key] = source.missing(data.config, Path(places.data_dir))
+        key = f"{model.name} {model.config.init}", places.weights_dir
+        if key not in found:
+            backbone = find.load("backbone", model.name)
+            found[key] = backbone.missing(model.config, Path(places.weights_dir))
     # Several backbones can lack the same file: said once.
     by_text: dict[str, str] = {}
-    for name, text in found.items():
+    for (name, _), text in found.items():
         if text:
             by_text.setdefault(text, name)
     return {name: text for text, name in by_text.items()}
 
 
-# -- showing ---
+def _problem(standings: list[Standing], missing: dict[str, str], options: Any) -> str | None:
+    """Why nothing can be launched, or None."""
+    if options.launcher == "slurm":
+        from bench import slurm
 
-
-def _show(console: Console, grid: Plan, standings: list[Standing], missing: dict[str, str]) -> None:
-    shown = standings if len(standings) <= SHOWN_ROWS else standings[: SHOWN_ROWS // 2]
-    console.print(cell_table(grid, shown))
-    if len(shown) < len(standings):
-        console.print(f"... and {len(standings) - len(shown)} more cells")
-    console.print(f"{len(standings)} cells: {count_text(s.state for s in standings)}")
-    for name, text in missing.items():
-        console.print(f"[yellow]missing on this machine[/] {name}: {escape(text)}")
-
-
-def cell_table(grid: Plan, standings: Iterable[Standing]) -> Table:
-    table = Table(title=escape(f"{grid.title} - scale {grid.scale}"), title_justify="left")
-    for axis in grid.axes:
-        table.add_column(axis)
-    for column in ("seed", "run", "state", "progress / note"):
-        table.add_column(column, overflow="fold")
-    for s in standings:
-        colour = STYLE.get(s.state, "white")
-        note = s.note or (progress_text(s.run) if s.state == State.RUNNING else "")
-        if s.state == State.FAILED:
-            note = f"{note}\n{s.run.error}"
-        labels = [escape(s.cell.labels.get(axis, "-")) for axis in grid.axes]
-        table.add_row(
-            *labels, str(s.cell.seed), s.cell.signature, f"[{colour}]{s.state}[/]", escape(note)
+        if problem := slurm.problem():
+            return f"--launcher slurm: {problem}"
+    if missing:
+        return "\n".join(f"{name}: {text}" for name, text in missing.items())
+    live = [s for s in standings if s.busy]
+    if options.force and live:
+        names = "\n".join(f"  {label(s.cell)}: {s.run.path}" for s in live)
+        return (
+            f"--force would pull these from under their processes:\n{names}\n"
+            "stop them first (--cancel), or wait for them"
         )
-    return table
+    return None
 
 
-def count_text(states: Iterable[State]) -> str:
-    counts = Counter(states)
-    return ", ".join(f"{counts[s]} {s}" for s in State if counts[s]) or "none"
+# -- showing and stopping ---
+
+
+def watch(grid: Plan, options: Any, console: Console) -> int:
+    missing = missing_files(grid)
+
+    def look() -> tuple[Group, list[Standing]]:
+        standings = stand(options.runs, grid.cells)
+        return status.overview(grid, standings, missing), standings
+
+    status.watch(console, look, options.watch)
+    return 0
+
+
+def show_cost(grid: Plan, standings: list[Standing], options: Any, console: Console) -> None:
+    """What the cells that would be started will take, and with slurm the scripts, to be copied."""
+    choice = _choose(standings, options)
+    console.print(str(status.expected_cost(standings, [s.standing for s in choice.start])))
+    _show_left(choice, console)
+    if options.launcher != "slurm" or not choice.start:
+        return
+    from bench import slurm
+
+    try:
+        scripts = slurm.scripts(_items(choice), runs=options.runs, sweep=grid.name)
+    except ValueError as error:
+        console.print(f"[red]cannot be submitted[/]: {escape(str(error))}")
+        return
+    sums = {
+        "GPU-hours": sum(script.gpu_hours for script in scripts),
+        "core-hours (without GPUs)": sum(script.core_hours for script in scripts),
+    }
+    limits = " and ".join(f"{hours:.1f} {unit}" for unit, hours in sums.items() if hours)
+    console.print(f"{len(scripts)} job array(s); by their time limits at most {limits}")
+    for script in scripts:  # not through rich, which would wrap what is to be copied
+        print(f"\n# -- an array of {script.count} jobs --")
+        print(script.text)
+
+
+def stop(grid: Plan, options: Any, console: Console) -> int:
+    """--cancel: the clients first, then what they have started."""
+    clients = cancel.stop_clients(options.runs, grid.name)
+    lines = [str(client) for client in clients]
+    standings = stand(options.runs, grid.cells)
+    try:
+        lines += cancel.stop_cells(standings, clients)
+    except RuntimeError as error:
+        print(error, file=sys.stderr)
+        return 1
+    console.print("\n".join(map(escape, lines)) or "nothing is queued or running")
+    if lines:
+        console.print("--status shows how cells end; the plain command goes on with them")
+    return 0
 
 
 # -- launching ---
@@ -189,66 +249,119 @@ def count_text(states: Iterable[State]) -> str:
 
 def launch(grid: Plan, standings: list[Standing], options: Any, console: Console) -> int:
     """Prepare the data, submit the chosen cells, watch them to their end. Returns the exit status."""
-    from bench import launcher  # imports OpenCV, submitit ...: not needed for --plan
+    from bench import launcher  # imports more than --plan and --status need
 
     os.environ.update(
         {name: str(grid.resources.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     )
-    chosen = choose(standings, retry=options.retry, force=options.force)
+    choice = _choose(standings, options)
+    if options.launcher == "local":
+        try:
+            launcher.check(_items(choice))
+        except ValueError as error:
+            print(f"{error}; nothing was started", file=sys.stderr)
+            return 2
+    chosen = [start.standing for start in choice.start]
     stale = [s for s in standings if s.state == State.STALE and s not in chosen]
     for s in stale:
         console.print(f"[yellow]STALE[/] {escape(label(s.cell))}: {escape(s.note)}")
+    for start in choice.start:
+        if start.note:
+            console.print(f"{escape(label(start.standing.cell))}: {escape(start.note)}")
+    _show_left(choice, console)
     write_manifest(grid, options.runs, {s.run.signature: s.note for s in stale})
-    counts = count_text(s.state for s in standings)
-    console.print(f"{escape(grid.title)}: {counts}; launching {len(chosen)} cells")
-    if chosen:
-        prepare_data(grid, chosen)
-        for s in chosen:
+    live = [] if options.retry else [s for s in standings if s.busy]
+    counts = count_text(standings)
+    waits = f"; {len(live)} are queued or running already" if live else ""
+    console.print(f"{escape(grid.title)}: {counts}; launching {len(chosen)} cells{waits}")
+    # The launcher waits for what other clients have started, but only its own kind can tell.
+    live = [s for s in live if _is_slurms(s) == (options.launcher == "slurm")]
+    if chosen or live:
+        prepare_data(chosen)
+        for start in choice.start:
             if options.force:
-                s.run.set_aside()
-            dump = s.cell.config.dump()
-            s.run.create(dump, grid.resources.model_dump(mode="json"), identity.digest(dump))
-        names = {s.run.signature: label(s.cell) for s in chosen}
-        with Watcher(console, names) as watcher:
-            runs = [s.run for s in chosen]
-            if options.launcher == "inline":
-                launcher.run_inline(runs, watcher.changed, watcher.tick)
-            else:
-                launcher.run_local(
-                    runs,
-                    grid.resources,
-                    folder=options.runs,
-                    on_change=watcher.changed,
-                    tick=watcher.tick,
-                )
-    return _conclude([standing(options.runs, s.cell) for s in standings], console)
+                start.standing.run.set_aside()
+            dump = start.standing.cell.config.dump()
+            retry.prepare(start, dump, identity.digest(dump))
+        try:
+            with cancel.known_client(options.runs, grid.name, options.launcher):
+                _run(grid, _items(choice, live), options, console)
+        except ValueError as error:  # this machine or SLURM cannot give what was asked for
+            print(error, file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            if options.launcher != "slurm":
+                raise
+            print("what was submitted goes on: --status, --cancel", file=sys.stderr)
+            return 130
+    if options.launcher == "slurm" and not options.wait:
+        if chosen:
+            console.print("SLURM has them; --status shows how they do, --cancel stops them")
+        return 1 if choice.left or stale else 0
+    return _conclude(stand(options.runs, grid.cells), console)
 
 
-def choose(standings: list[Standing], *, retry: bool, force: bool) -> list[Standing]:
-    """The cells to submit, longest first as far as their objectives tell, so that the last slots
-    end together.
-    """
-    if force:
-        chosen = [s for s in standings if s.state != State.SKIPPED]
-    elif retry:
-        chosen = [s for s in standings if s.state == State.FAILED]
-    else:
-        settled = (State.DONE, State.STALE, State.SKIPPED)
-        chosen = [s for s in standings if s.state not in settled]
-    return sorted(chosen, key=lambda s: -len(s.cell.config.objectives))
+def _is_slurms(s: Standing) -> bool:
+    return bool(s.run.read_claim().get("launcher") == "slurm")
 
 
-def prepare_data(grid: Plan, chosen: list[Standing]) -> None:
+def _choose(standings: list[Standing], options: Any) -> Choice:
+    return retry.choose(standings, retry=options.retry, force=options.force, code=_code)
+
+
+def _code() -> str:
+    """Digest of the code as it is now, as claims record it."""
+    from bench import snapshot
+
+    with tempfile.TemporaryDirectory() as folder:
+        return snapshot.take(Path(folder)).name
+
+
+def _show_left(choice: Choice, console: Console) -> None:
+    for left in choice.left:
+        s = left.standing
+        console.print(f"not again: [bold red]{s.text}[/] {escape(label(s.cell))}: {left.reason}")
+
+
+def _items(choice: Choice, live: Iterable[Standing] = ()) -> list[Item]:
+    from bench.launcher import Item
+
+    items = [Item(s.standing.run, s.resources, label(s.standing.cell)) for s in choice.start]
+    return items + [Item(s.run, s.cell.resources, label(s.cell)) for s in live]
+
+
+def _run(grid: Plan, items: list[Item], options: Any, console: Console) -> None:
+    from bench import launcher
+
+    with Watcher(console, {item.run.signature: item.name for item in items}) as watcher:
+        changed, tick = watcher.changed, watcher.tick
+        if options.launcher == "inline":
+            launcher.run_inline(items, changed, tick)
+        elif options.launcher == "local":
+            launcher.run_local(items, runs=options.runs, on_change=changed, tick=tick)
+        else:
+            from bench import slurm
+
+            slurm.run_slurm(
+                items,
+                runs=options.runs,
+                sweep=grid.name,
+                wait=options.wait,
+                on_change=changed,
+                tick=tick,
+            )
+
+
+def prepare_data(chosen: list[Standing]) -> None:
     """Make built-in data once, before cells would wait for one another to make it."""
-    from bench import run
-
-    configs = {repr(s.cell.config.data): s.cell.config for s in chosen}
-    for config in configs.values():
-        run.prepare_data(config, Path(grid.resources.data_dir))
-
-
-def label(cell: Cell) -> str:
-    return " / ".join([*cell.labels.values(), f"seed {cell.seed}"])
+    wanted = {}
+    for s in chosen:
+        data, folder = s.cell.config.data, s.cell.resources.data_dir
+        wanted[f"{folder} {data!r}"] = data, folder
+    for data, folder in wanted.values():
+        source = find.load("source", data.name)
+        if hasattr(source, "prepare"):
+            source.prepare(data.config, Path(folder))
 
 
 def write_manifest(grid: Plan, runs: Path, stale: dict[str, str]) -> None:
@@ -278,17 +391,24 @@ def write_manifest(grid: Plan, runs: Path, stale: dict[str, str]) -> None:
 
 def _conclude(standings: list[Standing], console: Console) -> int:
     failed = [s for s in standings if s.state == State.FAILED]
-    console.print(f"{count_text(s.state for s in standings)}")
+    console.print(count_text(standings))
     for s in failed:
-        console.print(f"[bold red]FAILED[/] {escape(label(s.cell))}: {escape(s.note)}")
+        console.print(f"[bold red]{s.text}[/] {escape(label(s.cell))}: {escape(s.note)}")
         console.print(f"  traceback {s.run.error}\n  log       {s.run.log}")
     if failed:
-        console.print("the same command runs failed cells again; --retry runs only those")
+        console.print(
+            "the same command runs failed cells again; --retry only those that it can help"
+        )
     settled = (State.DONE, State.SKIPPED)
     return 0 if all(s.state in settled for s in standings) else 1
 
 
+def _stop(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _stop)  # --cancel from another shell: as Ctrl-C
     try:
         sys.exit(main())
     except KeyboardInterrupt:

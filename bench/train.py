@@ -4,6 +4,10 @@ Resuming is exact because nothing random has a history: order, crops, permutatio
 are pure functions of (seed, epoch, sample) or (seed, step), so a checkpoint holds weights,
 optimiser state, the step and how long metrics.jsonl was; a resumed run ends with bitwise the same
 weights, metrics and sample order (CPU, fp32).
+
+Several ranks (bench.distributed) take each their part of every step's global batch and average their
+gradients, so the number of devices changes the rounding and the dropout masks, nothing else. They all
+take the same steps and the same decisions; only rank 0 writes.
 """
 
 from __future__ import annotations
@@ -12,27 +16,38 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from signal import Signals
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bench import checkpoint, environment, find
-from bench.config import Resources, RunConfig, Train
+from bench import checkpoint, environment, find, interrupt
+from bench.config import Resources, RunConfig
 from bench.data import loader
-from bench.data.transforms import normalise
-from bench.identity import seed
-from bench.learner import Learner, LossReport, TrainingStep, build
+from bench.distributed import ALONE, World
+from bench.learner import Learner, build
+from bench.optimise import (
+    Optimisation,
+    autocast,
+    be_deterministic,
+    compiled,
+    eager,
+    learning_rate,
+    to_device,
+)
 from bench.rundir import RunDir
-from bench.task import Batch, DataSpec, Picture, Samples
+from bench.task import DataSpec, Picture, Samples
 
 Report = Callable[[dict[str, Any]], None]
 """Receives {phase, done, total, ...}; for progress displays only."""
+
+PRUNE_LOOK_S = 1.0
+"""How often at most the run directory is asked whether a search wants the run to stop."""
 
 
 class NonFiniteLoss(RuntimeError):
@@ -46,78 +61,40 @@ class _Window:
     """
 
     steps: list[int] = field(default_factory=list)
-    keys: list[tuple[str, ...]] = field(default_factory=list)
     values: list[dict[str, Tensor]] = field(default_factory=list)
 
-    def read(self) -> list[dict[str, float]]:
-        """The values of each step, in one copy from the device."""
+    def read(self, world: World) -> list[dict[str, float]]:
+        """The values of each step, over all ranks: one copy from the device, one exchange."""
         waiting = [value for values in self.values for value in values.values()]
         if not waiting:
             return []
         home = waiting[0].device
-        numbers = iter(torch.stack([value.to(home) for value in waiting]).tolist())
+        read = world.total(torch.stack([value.to(home) for value in waiting])).tolist()
+        numbers = iter(read)
         return [{name: next(numbers) for name in values} for values in self.values]
-
-
-class Optimisation:
-    """The optimiser step: copy, forward, backward, update. `Trainer` trains with it and
-    `bench.speed` measures it.
-
-    Nothing here waits for the device.
-    """
-
-    def __init__(self, learner: Learner, config: RunConfig, target: torch.device) -> None:
-        self.learner, self.config, self.device = learner, config, target
-        self.spec: DataSpec = config.data_spec()
-        self.optimizer = build_optimizer(learner, config.train)
-
-    def step(
-        self, micro_batches: list[loader.RawBatch], *, number: int, lr: float
-    ) -> dict[str, Tensor]:
-        """Update the weights once. Returns what to log, scalars still on the device."""
-        torch.manual_seed(seed(self.config.seed, "dropout", number) % 2**63)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.learner.train()
-        total = sum(len(raw.keys) for raw in micro_batches)
-        values: dict[str, Tensor] = {}
-        for raw in micro_batches:
-            share = len(raw.keys) / total
-            losses = self.losses(raw, number=number)
-            (losses.total * share).backward()
-            parts = {"loss": losses.total.detach(), **losses.logs}
-            parts |= {f"loss/{name}": value for name, value in losses.terms.items()}
-            for name, value in parts.items():
-                values[name] = values.get(name, 0.0) + share * value.float()
-        if self.config.train.clip_grad is not None:
-            torch.nn.utils.clip_grad_norm_(self.learner.parameters(), self.config.train.clip_grad)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return values
-
-    def losses(self, raw: loader.RawBatch, *, number: int) -> LossReport:
-        """The forward pass of one micro-batch of step `number`."""
-        batch = to_device(raw, self.device, self.spec)
-        step = TrainingStep(
-            self.learner.classifier, run_seed=self.config.seed, number=number, draws=raw.draws
-        )
-        with autocast(self.device, self.config.train.precision):
-            return self.learner(batch, step)
 
 
 class Trainer:
     """One run's training. `fit()` goes on from the last checkpoint, if there is one."""
 
     def __init__(
-        self, run: RunDir, config: RunConfig, resources: Resources, report: Report
+        self,
+        run: RunDir,
+        config: RunConfig,
+        resources: Resources,
+        report: Report,
+        world: World = ALONE,
     ) -> None:
         self.run, self.config, self.resources, self.report = run, config, resources, report
-        self.device = device(resources)
+        self.world = world
+        self.device = world.device(resources)
         if resources.compile and (problem := environment.compile_problem(self.device)):
             raise ValueError(f"resources.compile: {problem}")
         self.spec: DataSpec = config.data_spec()
-        self.learner = build(config, weights_dir=Path(resources.weights_dir)).to(self.device)
         self.samples = open_split(config, resources, self.spec.splits[0])
+        self.part = part_of(config, len(self.samples), world)
+        self.micro_batch = min(resources.micro_batch or self.part.size, self.part.size)
+        self.learner = build(config, weights_dir=Path(resources.weights_dir)).to(self.device)
         self.clips = loader.Clips(
             self.samples,
             config.input,
@@ -125,7 +102,7 @@ class Trainer:
             prepare=_prepare_functions(config),
             companions=_companion_functions(config),
         )
-        self.optimisation = Optimisation(self.learner, config, self.device)
+        self.optimisation = Optimisation(self.learner, config, self.device, world, self.part)
         self.optimizer = self.optimisation.optimizer
         self.steps_per_epoch = loader.steps_per_epoch(len(self.samples), config.train.batch)
         self.total_steps = config.train.epochs * self.steps_per_epoch
@@ -133,16 +110,30 @@ class Trainer:
         self.held_out = loader.Clips(held_out, config.input)
         self.step = 0
         self.best = -math.inf
+        self._epoch_to_end = False  # the step was an epoch's last, and its validation is to come
+        self._resumed = False
         self._window = _Window()
         self._saved = time.monotonic()
+        self._saved_step = 0
+        self._looked = -math.inf
+
+    @property
+    def accumulation(self) -> int:
+        """Micro-batches of a step."""
+        return -(-self.part.size // self.micro_batch)
 
     # -- the loop ---
 
     def fit(self) -> Learner:
-        """Train to the last epoch. Raises NonFiniteLoss."""
+        """Train to the last epoch. Raises NonFiniteLoss, and Interrupted when told to stop: the
+        checkpoint is written then.
+        """
         self.resume()
         be_deterministic(self.device)
         with compiled(self.learner, enabled=self.resources.compile):
+            if self._epoch_to_end:
+                self._end_epoch()
+            self._at_boundary()
             for batches in self._steps():
                 self._train_step(batches)
                 self.step += 1
@@ -150,32 +141,66 @@ class Trainer:
                     self._flush()
                 if self.step % self.steps_per_epoch == 0:
                     self._end_epoch()
-                elif self._due():
-                    self.save()
+                self._at_boundary()
         return self.learner
 
     def _steps(self) -> Iterator[list[loader.RawBatch]]:
-        """The micro-batches of each remaining step."""
-        size = min(self.config.train.batch, len(self.clips))
-        micro = min(self.resources.micro_batch or size, size)
+        """This rank's micro-batches of each remaining step."""
         batches = loader.training_batches(
             self.clips,
             batch=self.config.train.batch,
-            micro=micro,
+            micro=self.micro_batch,
             first_step=self.step,
             last_step=self.total_steps,
             workers=self.resources.workers,
             pin=self.device.type == "cuda",
+            part=self.part,
         )
-        while chunk := list(islice(batches, -(-size // micro))):
+        while chunk := list(islice(batches, self.accumulation)):
             yield chunk
 
     def _train_step(self, micro_batches: list[loader.RawBatch]) -> None:
         lr = learning_rate(self.config.train, self.step, self.steps_per_epoch)
         values = self.optimisation.step(micro_batches, number=self.step, lr=lr)
         self._window.steps.append(self.step)
-        self._window.keys.append(tuple(key for raw in micro_batches for key in raw.keys))
         self._window.values.append(values)
+
+    # -- stopping ---
+
+    def _at_boundary(self) -> None:
+        """Between two steps: write the checkpoint when it is due, and stop when told to. All ranks
+        do the same.
+        """
+        signal, pruned, due = self._told(validated=self.step % self.steps_per_epoch == 0)
+        every = self.resources.checkpoint_steps
+        due = due or (every is not None and self.step % every == 0)
+        if (due or pruned or signal) and self._saved_step != self.step:
+            self.save()
+        self._stop(signal, pruned)
+
+    def _told(self, *, validated: bool = False) -> tuple[int, int, int]:
+        """Over all ranks: the signal that asks to stop, whether a search does, and whether a
+        checkpoint is due by the clock; 0 for no.
+
+        A search decides by what validations say, so right after one it is always asked.
+        """
+        reason = interrupt.requested()
+        now = time.monotonic()
+        pruned = due = False
+        if self.world.first:
+            if validated or now - self._looked > PRUNE_LOOK_S:
+                self._looked = now
+                pruned = self.run.stop.exists()
+            due = now - self._saved > 60 * self.resources.checkpoint_minutes
+        flags = (Signals[reason] if reason else 0, pruned, due)
+        signal, pruned_, due_ = self.world.agreed([int(flag) for flag in flags])
+        return signal, pruned_, due_
+
+    def _stop(self, signal: int, pruned: int) -> None:
+        if pruned:
+            raise interrupt.Interrupted("a search stopped it", pruned=True)
+        if signal:
+            raise interrupt.Interrupted(Signals(signal).name)
 
     # -- metrics ---
 
@@ -194,44 +219,56 @@ class Trainer:
         )
 
     def _append(self, row: dict[str, Any]) -> None:
-        with self.run.metrics.open("a", encoding="utf-8") as handle:
-            handle.write(json.dumps(row) + "\n")
+        if self.world.first:
+            with self.run.metrics.open("a", encoding="utf-8") as handle:
+                handle.write(json.dumps(row) + "\n")
 
     def _end_epoch(self) -> None:
         self._flush()
         epoch = self.step // self.steps_per_epoch
         if epoch % self.config.train.validate_every == 0 or self.step == self.total_steps:
+            self._epoch_to_end = True
             top1 = self.validate()
+            self._epoch_to_end = False
             self._append({"step": self.step, "epoch": epoch, "val/top1": top1})
             if top1 > self.best:
                 self.best = top1
-                checkpoint.save(
+                self._write(
                     self.run.best, {"learner": self.learner.state_dict(), "step": self.step}
                 )
         self.save()
 
     @torch.no_grad()
     def validate(self) -> float:
-        """Top-1 on the first evaluation split, ordered clips, centre crop."""
+        """Top-1 on the first evaluation split, ordered clips, centre crop. Raises Interrupted when
+        told to stop: the checkpoint says that the validation is still to come.
+        """
         self.learner.eval()
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
+        size = self.config.train.batch
         batches = loader.evaluation_batches(
-            self.held_out, batch=self.config.train.batch, workers=0, pin=self.device.type == "cuda"
+            self.held_out,
+            batch=size,
+            workers=0,
+            pin=self.device.type == "cuda",
+            rank=self.world.rank,
+            world=self.world.size,
         )
-        for raw in batches:
+        for _ in range(math.ceil(math.ceil(len(self.held_out) / size) / self.world.size)):
+            signal, pruned, _due = self._told()
+            if signal or pruned:
+                self.save()
+                self._stop(signal, pruned)
+            raw = next(batches, None)
+            if raw is None:  # the ranks after this one have one more
+                continue
             batch = to_device(raw, self.device, self.spec)
             with autocast(self.device, self.config.train.precision), eager(self.learner):
                 logits = self.learner.classifier(batch.clip_BTCHW)
             correct += (logits.argmax(-1) == batch.labels_B).sum()
-        return int(correct) / len(self.held_out)
+        return int(self.world.total(correct)) / len(self.held_out)
 
     # -- checkpoints ---
-
-    def _due(self) -> bool:
-        every = self.resources.checkpoint_steps
-        if every is not None and self.step % every == 0:
-            return True
-        return time.monotonic() - self._saved > 60 * self.resources.checkpoint_minutes
 
     def save(self) -> None:
         """Write the checkpoint. Losses are read first: a checkpoint never holds weights that a NaN
@@ -244,34 +281,65 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
             "best": self.best,
+            "epoch_to_end": self._epoch_to_end,
             "metrics_bytes": metrics.stat().st_size if metrics.exists() else 0,
         }
-        checkpoint.save(self.run.last, state)
-        self._saved = time.monotonic()
+        self._write(self.run.last, state)
+        self._saved, self._saved_step = time.monotonic(), self.step
+
+    def _write(self, path: Path, state: dict[str, Any]) -> None:
+        if self.world.first:
+            checkpoint.save(path, state)
 
     def _check_finite(self) -> dict[str, float]:
         """The values of the window's last step. Raises NonFiniteLoss for its first step that is not
         finite.
         """
-        window, read = self._window, self._window.read()
-        for step, keys, values in zip(window.steps, window.keys, read, strict=True):
+        window, read = self._window, self._window.read(self.world)
+        for step, values in zip(window.steps, read, strict=True):
             bad = [name for name, value in values.items() if not math.isfinite(value)]
             if bad:
-                raise NonFiniteLoss(_describe_non_finite(step, keys, bad, values))
+                raise NonFiniteLoss(_describe_non_finite(step, self._keys(step), bad, values))
         return read[-1] if read else {}
 
+    def _keys(self, step: int) -> tuple[str, ...]:
+        """The samples of a step, of all ranks."""
+        draws = loader.step_draws(
+            len(self.samples), self.config.seed, batch=self.config.train.batch, step=step
+        )
+        return tuple(self.samples.keys[draw.index] for draw in draws)
+
     def resume(self) -> None:
-        """Load the last checkpoint and cut metrics.jsonl back to what it was then."""
-        state = checkpoint.load(self.run.last)
+        """Load the last checkpoint and cut metrics.jsonl back to what it was then; once."""
+        if self._resumed:
+            return
+        self._resumed = True
+        state = checkpoint.load_alike(self.run.last, self.world)
         if state is None:
-            self.run.metrics.unlink(missing_ok=True)
+            if self.world.first:
+                self.run.metrics.unlink(missing_ok=True)
             return
         self.learner.load_state_dict(state["learner"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.best = state["step"], state["best"]
-        if self.run.metrics.exists():
+        self._epoch_to_end = state.get("epoch_to_end", False)
+        self._saved_step = self.step
+        if self.world.first and self.run.metrics.exists():
             with self.run.metrics.open("r+b") as handle:
                 handle.truncate(state["metrics_bytes"])
+
+
+def part_of(config: RunConfig, samples: int, world: World) -> loader.Part:
+    """What a rank takes of each step's batch. Raises ValueError when there is nothing for it."""
+    batch = min(config.train.batch, samples)
+    if batch < world.size:
+        few = "" if batch == config.train.batch else f" (and there are {samples} samples)"
+        raise ValueError(
+            f"train.batch is {config.train.batch}{few}: too few for {world.size} devices, each takes "
+            f"at least one sample of a step; set resources.nodes and resources.devices so that "
+            f"their product is at most {batch}"
+        )
+    return loader.Part.of(batch, rank=world.rank, world=world.size)
 
 
 def _describe_non_finite(
@@ -334,88 +402,3 @@ class _Prepare:
 def open_split(config: RunConfig, resources: Resources, split: str) -> Samples:
     source = find.load("source", config.data.name)
     return source.open(config.data.config, Path(resources.data_dir), split)
-
-
-def device(resources: Resources) -> torch.device:
-    if resources.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(resources.device)
-
-
-def to_device(raw: loader.RawBatch, target: torch.device, spec: DataSpec) -> Batch:
-    """Copy (asynchronously from pinned memory) and normalise on the device."""
-    clip = raw.clip_BTHWC.to(target, non_blocking=True)
-    return Batch(
-        clip_BTCHW=normalise(clip, spec.mean, spec.std),
-        labels_B=raw.labels_B.to(target, non_blocking=True),
-        keys=raw.keys,
-        extras={name: value.to(target, non_blocking=True) for name, value in raw.extras.items()},
-    )
-
-
-def be_deterministic(target: torch.device) -> None:
-    """Bitwise repeatable kernels on a CPU. On a GPU they cost speed, and some do not exist.
-
-    Without the mode's other half, which fills all new memory with NaN to uncover reads of it: that
-    writes every activation twice.
-    """
-    torch.use_deterministic_algorithms(target.type == "cpu", warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-
-
-@contextmanager
-def compiled(learner: Learner, *, enabled: bool) -> Iterator[None]:
-    """Within the block the backbone is compiled: nearly all of the work, and one graph.
-
-    In place, so the names in a state dict stay as they are; per shape, since a run has one or two.
-    Random numbers are torch's own, so a compiled run drops the same paths as an eager one.
-    Objectives stay eager (they draw from numpy), and so do evaluations: their odd last batches
-    would be compiled one by one.
-    """
-    backbone: Any = learner.classifier.backbone
-    if not enabled:
-        yield
-        return
-    backbone.compile(dynamic=False, options={"fallback_random": True})
-    try:
-        yield
-    finally:
-        backbone._compiled_call_impl = None  # there is no public way back
-        torch.compiler.reset()  # lest many runs in one process reach the limit of recompilations
-
-
-def eager(learner: Learner) -> AbstractContextManager[Any]:
-    """Within the block compiled code is not used, nor is anything compiled."""
-    backbone: Any = learner.classifier.backbone
-    if backbone._compiled_call_impl is None:
-        return nullcontext()  # the other one imports the compiler: seconds
-    return torch.compiler.set_stance("force_eager")
-
-
-def autocast(target: torch.device, precision: str) -> torch.autocast:
-    return torch.autocast(target.type, dtype=torch.bfloat16, enabled=precision == "bf16")
-
-
-def build_optimizer(learner: Learner, config: Train) -> torch.optim.AdamW:
-    """AdamW; no weight decay on biases and other 1-D parameters, as in the TIME release."""
-    parameters = [p for p in learner.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(
-        groups, lr=config.lr, betas=config.betas, amsgrad=config.amsgrad, fused=True
-    )
-
-
-def learning_rate(config: Train, step: int, steps_per_epoch: int) -> float:
-    """The learning rate of a step, a pure function of it: linear warm-up, then steps or a cosine to
-    zero.
-    """
-    epoch = step / steps_per_epoch
-    if epoch < config.warmup_epochs:
-        return config.lr * (step + 1) / (config.warmup_epochs * steps_per_epoch)
-    if config.schedule == "step":
-        return config.lr * config.gamma ** sum(epoch >= m for m in config.milestones)
-    done = (epoch - config.warmup_epochs) / max(config.epochs - config.warmup_epochs, 1e-9)
-    return config.lr * 0.5 * (1.0 + math.cos(math.pi * done))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console
 from rich.markup import escape
@@ -14,27 +14,52 @@ from bench.rundir import RunDir, State
 STYLE = {
     State.DONE: "green",
     State.RUNNING: "cyan",
+    State.PENDING: "blue",
     State.FAILED: "bold red",
     State.STALE: "yellow",
     State.INTERRUPTED: "yellow",
+    State.PREEMPTED: "yellow",
+    State.PRUNED: "magenta",
     State.SKIPPED: "dim",
 }
 LINE_EVERY_S = 30.0
+_LOG_WIDTH = 200
+SHOWN_BARS = 20
 
 
 def progress_text(run: RunDir) -> str:
-    """'train 320/1480, loss 2.31, 0:42 left'"""
+    """'train 320/1480, loss 2.31'"""
     p = run.read_progress()
     if not p:
         return "starting"
-    text = f"{p['phase']} {p['done']}/{p['total']}"
-    if "loss" in p:
-        text += f", loss {p['loss']:.3f}"
-    elapsed = p["time"] - p["phase_started"]
-    if p["done"] and elapsed > 2 and p["phase"] == "train":
-        left = int(elapsed * (p["total"] - p["done"]) / max(p["done"], 1))
-        text += f", {left // 60}:{left % 60:02d} left"
-    return text
+    loss = f", loss {p['loss']:.3f}" if "loss" in p else ""
+    return f"{p['phase']} {p['done']}/{p['total']}{loss}"
+
+
+def time_left(run: RunDir) -> float | None:
+    """Seconds to the end of training at the pace of this start, or None where nothing is known."""
+    p = run.read_progress()
+    if p.get("phase") != "train":
+        return None
+    starts = run.read_starts()
+    begun = int(starts[-1].get("step") or 0) if starts else 0
+    elapsed, done = p["time"] - p["phase_started"], p["done"] - begun
+    if elapsed <= 2 or done <= 0:
+        return None
+    return float(elapsed * (p["total"] - p["done"]) / done)
+
+
+def clock(seconds: float) -> str:
+    """'0:42', '12:05', '3:20:00'"""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def console() -> Console:
+    """Where a command writes. A log or a pipe has no width: with rich's 80 columns tables would fold."""
+    found = Console(highlight=False)
+    return found if found.is_terminal else Console(width=_LOG_WIDTH, highlight=False)
 
 
 class Watcher:
@@ -44,7 +69,7 @@ class Watcher:
         self._console = console
         self._names = names
         self._running: dict[str, tuple[RunDir, TaskID]] = {}
-        self._ended = 0
+        self._ended: set[str] = set()
         self._started: dict[str, float] = {}
         self._last_line = time.monotonic()
         self._bars = Progress(
@@ -66,42 +91,63 @@ class Watcher:
         self._bars.stop()
 
     def changed(self, run: RunDir, state: State) -> None:
-        name = self._names[run.signature]
+        """A cell has another state. One that was preempted may come back."""
         if state == State.RUNNING:
-            self._started.setdefault(run.signature, time.monotonic())
-            if run.signature not in self._running:
-                self._running[run.signature] = (
-                    run,
-                    self._bars.add_task(escape(name), total=None, note="starting"),
-                )
-            return
-        if run.signature in self._running:
-            self._bars.remove_task(self._running.pop(run.signature)[1])
-        self._ended += 1
+            self._begin(run)
+        elif state == State.PENDING:
+            self._remove(run)
+            self._ended.discard(run.signature)
+        else:
+            self._end(run, state)
+        ended = len(self._ended)
+        self._bars.update(self._all, completed=ended, note=f"{ended}/{len(self._names)}")
+
+    def _begin(self, run: RunDir) -> None:
+        self._ended.discard(run.signature)
+        self._started.setdefault(run.signature, time.monotonic())
+        if run.signature not in self._running:
+            name = escape(self._names[run.signature])
+            task = self._bars.add_task(name, total=None, note="starting", visible=False)
+            self._running[run.signature] = run, task
+
+    def _end(self, run: RunDir, state: State) -> None:
+        self._remove(run)
+        self._ended.add(run.signature)
         took = time.monotonic() - self._started.get(run.signature, time.monotonic())
-        colour = STYLE.get(state, "white")
-        text = (
-            f"[{colour}]{state}[/] {escape(name)}  {took:.0f} s  ({self._ended}/{len(self._names)})"
-        )
+        counts = f"{len(self._ended)}/{len(self._names)}"
+        name = escape(self._names[run.signature])
+        text = f"[{STYLE.get(state, 'white')}]{state}[/] {name}  {took:.0f} s  ({counts})"
         if state == State.FAILED:
             text += f"\n  {escape(run.error_line())}\n  log {run.log}"
+        elif state == State.PREEMPTED:
+            text += "\n  was told to stop; goes on from its checkpoint when it is started again"
         self._console.print(text)
-        self._bars.update(
-            self._all, completed=self._ended, note=f"{self._ended}/{len(self._names)}"
-        )
+
+    def _remove(self, run: RunDir) -> None:
+        if run.signature in self._running:
+            self._bars.remove_task(self._running.pop(run.signature)[1])
 
     def tick(self) -> None:
         """Called a few times a second."""
         if self._console.is_terminal:
-            for run, task in self._running.values():
-                progress = run.read_progress()
-                self._bars.update(
-                    task,
-                    completed=progress.get("done", 0),
-                    total=progress.get("total"),
-                    note=progress_text(run),
-                )
+            for i, (run, task) in enumerate(self._running.values()):
+                if i < SHOWN_BARS:
+                    self._bars.update(task, visible=True, **_bar(run))
         elif time.monotonic() - self._last_line > LINE_EVERY_S:
             self._last_line = time.monotonic()
             for run, _ in self._running.values():
-                self._console.print(f"{self._names[run.signature]}: {progress_text(run)}")
+                self._console.print(f"{escape(self._names[run.signature])}: {_line(run)}")
+
+
+def _bar(run: RunDir) -> dict[str, Any]:
+    progress = run.read_progress()
+    return {
+        "completed": progress.get("done", 0),
+        "total": progress.get("total"),
+        "note": _line(run),
+    }
+
+
+def _line(run: RunDir) -> str:
+    left = time_left(run)
+    return progress_text(run) + ("" if left is None else f", {clock(left)} left")

@@ -20,7 +20,10 @@ from markupsafe import Markup
 from reports import formats, stats, table
 
 TEMPLATE = Path(__file__).parent / "templates" / "page.html"
-STATES = ("DONE", "RUNNING", "PENDING", "NEW", "INTERRUPTED", "STALE", "FAILED", "SKIPPED")
+STATES = (
+    "DONE", "RUNNING", "PENDING", "NEW", "PREEMPTED", "INTERRUPTED", "PRUNED", "STALE", "FAILED",
+    "SKIPPED",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

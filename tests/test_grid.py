@@ -16,8 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench import find, identity
+from bench.axes import Layer
 from bench.config import Mistakes, RunConfig, parse
-from bench.grid import Cell, plan
+from bench.grid import Cell, plan, read
 from bench.patch import merge, nest, split_path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -436,3 +437,88 @@ def test_sensitivity_changes_one_thing_at_a_time(scale: str) -> None:
     if scale != "smoke":  # there clips have 4 frames
         ablation = {cell.signature for cell in cells_of("ablation", scale)}
         assert sum(cell.signature in ablation for cell in cells) == 2
+
+
+# -- resources of each cell ---
+
+
+RESOURCES: dict[str, Any] = {
+    "base": {"objectives": {"classify": {}}, "resources.slurm.qos": "base"},
+    "resources": {"devices": 2},
+    "axes": {
+        "backbone": {
+            "small": {"model.name": "timesformer"},
+            "large": {"model.name": "xvit", "resources": {"devices": 4, "slurm.time": 60}},
+        }
+    },
+}
+RESOURCE_SCALE = {
+    **SCALE,
+    "resources": {"threads": 3, "devices": 1, "slurm": {"time": 600, "partition": "gpu"}},
+    "backbones": {"xvit": {"resources.threads": 5}},
+}
+
+
+def test_each_cell_has_its_own_resources(tmp_path: Path) -> None:
+    path = write(tmp_path, RESOURCES, RESOURCE_SCALE)
+    small, large = plan(path, "tiny").cells
+    found = [
+        (c.resources.threads, c.resources.devices, c.resources.slurm.time) for c in (small, large)
+    ]
+    assert found == [(3, 2, 600), (5, 4, 60)]
+    assert {(c.resources.slurm.partition, c.resources.slurm.qos) for c in (small, large)} == {
+        ("gpu", "base")
+    }
+    over = plan(path, "tiny", ["resources.threads=7", "resources.slurm.time=9"])
+    assert {(c.resources.threads, c.resources.slurm.time) for c in over.cells} == {(7, 9)}
+    assert [c.signature for c in over.cells] == [small.signature, large.signature]
+    assert over.name == plan(path, "tiny").name
+
+
+def test_mistakes_in_resources_are_located(tmp_path: Path) -> None:
+    axes = {
+        "backbone": {"small": {"model.name": "timesformer", "resources.devces": 2}},
+        "a": {"x": {"resources": {"nodes": 2}}, "y": {"resources.pack": "two"}},
+        "b": {"z": {"resources.nodes": 3}},
+    }
+    sweep = {**RESOURCES, "axes": axes, "resources": {"treads": 1}}
+    scale = {**RESOURCE_SCALE, "backbones": {"timesformer": {"resources.slurm.tim": 1}}}
+    with pytest.raises(Mistakes) as caught:
+        plan(write(tmp_path, sweep, scale), "tiny")
+    text = str(caught.value)
+    for part in (
+        "axes.backbone.small.resources.devces: unknown key; did you mean 'devices'",
+        "axes.a and axes.b both write resources.nodes",
+        "sweep.yaml: resources.treads: unknown key; did you mean 'threads'",
+        "backbones.timesformer.resources.slurm.tim: unknown key",
+        "axes.a.y.resources.pack: Input should be a valid integer",
+    ):
+        assert part in text, f"{part}\n\n{text}"
+
+
+def test_a_sweep_elsewhere_takes_the_scales_of_the_suite(tmp_path: Path) -> None:
+    path = tmp_path / "winner.yaml"
+    path.write_text((ROOT / "sweeps/ablation.yaml").read_text())
+    assert plan(path, "smoke").cells == plan(ROOT / "sweeps/ablation.yaml", "smoke").cells
+    path.write_text((ROOT / "sweeps/background.yaml").read_text())
+    assert plan(path, "smoke").cells == plan(ROOT / "sweeps/background.yaml", "smoke").cells
+
+
+def test_a_search_is_no_sweep_but_gives_single_cells(tmp_path: Path) -> None:
+    document = {"base": SWEEP["base"], "search": {"trials": 3}, "seeds": [4, 5]}
+    with pytest.raises(Mistakes, match=r"this is a search: python -m bench\.tune .*sweep\.yaml"):
+        plan(write(tmp_path, document), "tiny")
+    recipe = read(write(tmp_path, document), "tiny", ["train.epochs=3", "resources.threads=2"])
+    assert recipe.document["search"] == {"trials": 3} and recipe.seeds == (4, 5)
+    point = Layer("trial 7", {"train": {"lr": 1e-2}})
+    cell = recipe.cell({"trial": "7"}, [point])
+    assert (cell.config.train.lr, cell.config.train.epochs, cell.seed) == (1e-2, 3, 4)
+    assert cell.resources.threads == 2 and cell.labels == {"trial": "7"}
+    by_axes = {**SWEEP, "axes": {"lr": {"x": {"train.lr": 1e-2}}}, "seeds": [4]}
+    (same,) = plan(write(tmp_path, by_axes), "tiny", ["train.epochs=3"]).cells
+    assert same.signature == cell.signature
+    assert recipe.cell({}, [point], seed=5).signature != cell.signature
+    with pytest.raises(Mistakes, match=r"trial 8\.train\.lr: .*greater than 0"):
+        recipe.cell({}, [Layer("trial 8", {"train": {"lr": -1.0}})])
+    with pytest.raises(Mistakes, match=r"--set train\.epochs: is written by trial 9"):
+        recipe.cell({}, [Layer("trial 9", {"train": {"epochs": 1}})])

@@ -1,9 +1,12 @@
-"""A sweep from YAML to results at smoke scale, through the real command line and real processes."""
+"""A sweep from YAML to results at smoke scale, through the real command line; cells in real processes
+where that is what is proven.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,15 +20,26 @@ import pytest
 from bench import identity, results
 from bench.grid import plan
 from bench.rundir import RunDir, State, load_yaml, read_json
-from bench.sweep import standing
+from bench.standing import stand
+from bench.sweep import main
 
 ROOT = Path(__file__).resolve().parent.parent
 ABLATION = ROOT / "sweeps/ablation.yaml"
 
 
+def arguments(runs: Path, data_dir: Path, *more: str, file: Path = ABLATION) -> list[str]:
+    places = ["--set", f"resources.data_dir={data_dir}", "--set", "resources.device=cpu"]
+    return [str(file), "--scale", "smoke", "--runs", str(runs), *places, *more]
+
+
+def command(runs: Path, data_dir: Path, *more: str, file: Path = ABLATION) -> list[str]:
+    return [sys.executable, "-m", "bench.sweep", *arguments(runs, data_dir, *more, file=file)]
+
+
 def sweep(
     runs: Path, data_dir: Path, *more: str, file: Path = ABLATION
 ) -> subprocess.CompletedProcess[str]:
+    """A client in a process of its own, as users start it."""
     return subprocess.run(
         command(runs, data_dir, *more, file=file),
         cwd=ROOT,
@@ -35,25 +49,9 @@ def sweep(
     )
 
 
-def command(runs: Path, data_dir: Path, *more: str, file: Path = ABLATION) -> list[str]:
-    start = [
-        sys.executable,
-        "-m",
-        "bench.sweep",
-        str(file),
-        "--scale",
-        "smoke",
-        "--runs",
-        str(runs),
-    ]
-    return [
-        *start,
-        "--set",
-        f"resources.data_dir={data_dir}",
-        "--set",
-        "resources.device=cpu",
-        *more,
-    ]
+def here(runs: Path, data_dir: Path, *more: str, file: Path = ABLATION) -> int:
+    """A client in this process."""
+    return main(arguments(runs, data_dir, *more, file=file))
 
 
 def rows(runs: Path) -> pd.DataFrame:
@@ -71,12 +69,18 @@ def finished(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Path:
     return runs
 
 
+@pytest.fixture
+def copied(finished: Path, tmp_path: Path) -> Path:
+    """The finished runs, to be damaged."""
+    return shutil.copytree(finished, tmp_path / "runs", ignore=shutil.ignore_patterns(".jobs"))
+
+
 def test_the_second_launch_starts_nothing_and_rewrites_nothing(
-    finished: Path, data_dir: Path
+    finished: Path, data_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = {p: p.stat().st_mtime_ns for p in finished.glob("*/*") if p.parent.name != "sweeps"}
-    again = sweep(finished, data_dir)
-    assert again.returncode == 0 and "launching 0 cells" in again.stdout
+    assert here(finished, data_dir) == 0
+    assert "launching 0 cells" in capsys.readouterr().out
     assert before == {
         p: p.stat().st_mtime_ns for p in finished.glob("*/*") if p.parent.name != "sweeps"
     }
@@ -136,39 +140,27 @@ def test_predictions_rebuild_the_reported_accuracy(finished: Path) -> None:
 
 
 def test_inline_gives_the_same_numbers(finished: Path, data_dir: Path, tmp_path: Path) -> None:
-    done = sweep(tmp_path / "runs", data_dir, "--launcher", "inline")
-    assert done.returncode == 0, done.stderr
+    assert here(tmp_path / "runs", data_dir, "--launcher", "inline") == 0
     pd.testing.assert_frame_equal(rows(finished), rows(tmp_path / "runs"))
 
 
-def test_plan_and_status_touch_nothing(finished: Path, data_dir: Path, tmp_path: Path) -> None:
-    planned = sweep(tmp_path / "none", tmp_path / "no data", "--plan")
-    assert planned.returncode == 0 and "5 NEW" in planned.stdout
+def test_plan_and_status_touch_nothing(
+    finished: Path, data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert here(tmp_path / "none", tmp_path / "no data", "--plan") == 0
+    assert "5 NEW" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
-    status = sweep(finished, data_dir, "--status")
-    assert status.returncode == 0 and "5 DONE" in status.stdout
+    assert here(finished, data_dir, "--status") == 0
+    assert "5 DONE" in capsys.readouterr().out
 
 
-def test_paper_scale_plans_without_data(tmp_path: Path) -> None:
-    start = [sys.executable, "-m", "bench.sweep", str(ABLATION), "--scale", "paper", "--plan"]
-    done = subprocess.run(
-        [*start, "--runs", str(tmp_path / "runs")],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0 and "15 NEW" in done.stdout
-    assert "python -m bench.prepare ssv2" in " ".join(done.stdout.split())
-    assert list(tmp_path.iterdir()) == []
-    launched = subprocess.run(
-        [*start[:-1], "--runs", str(tmp_path / "runs")],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert launched.returncode == 2 and "bench.prepare ssv2" in launched.stderr
+def test_paper_scale_plans_without_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    start = [str(ABLATION), "--scale", "paper", "--runs", str(tmp_path / "runs")]
+    assert main([*start, "--plan"]) == 0
+    out = capsys.readouterr().out
+    assert "15 NEW" in out and "python -m bench.prepare ssv2" in " ".join(out.split())
+    assert main(start) == 2
+    assert "bench.prepare ssv2" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -191,64 +183,99 @@ def small_sweep(folder: Path, cells: dict[str, Any]) -> Path:
 MAD = {"train.lr": 1e30, "train.schedule": "step"}  # the loss becomes infinite
 
 
-def test_one_failing_cell_is_shown_and_stops_no_other(tmp_path: Path, data_dir: Path) -> None:
+def test_one_failing_cell_is_shown_and_stops_no_other(
+    tmp_path: Path, data_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = small_sweep(tmp_path, {"fine": {}, "mad": MAD, "small": {"train.lr": 1e-5}})
     runs = tmp_path / "runs"
     done = sweep(runs, data_dir, file=path)
     assert done.returncode == 1, done.stdout + done.stderr
-    assert "2 DONE, 1 FAILED" in done.stdout
+    assert "2 DONE, 1 FAILED (1 BUG)" in done.stdout
     assert (
         "loss is not finite at step" in done.stdout
         and "error.txt" in done.stdout
         and "log.txt" in done.stdout
     )
-    assert "NonFiniteLoss" in sweep(runs, data_dir, "--status", file=path).stdout
+    assert here(runs, data_dir, "--status", file=path) == 0
+    assert "NonFiniteLoss" in capsys.readouterr().out
     frame = results.load(runs)
     hole = frame[frame["cell"] == "mad"]
     assert len(hole) == 1 and hole["state"].item() == "FAILED" and hole["value"].isna().all()
     assert "not finite" in hole["reason"].item()
-    again = sweep(runs, data_dir, "--retry", file=path)
-    assert again.returncode == 1 and "launching 1 cells" in again.stdout
+    # The same code with the same settings would fail again.
+    assert here(runs, data_dir, "--retry", file=path) == 1
+    out = capsys.readouterr().out
+    assert "launching 0 cells" in out and "the same code would fail again" in out
+    inline = ("--retry", "--launcher", "inline", "--set", "resources.micro_batch=4")
+    assert here(runs, data_dir, *inline, file=path) == 1
+    assert "launching 1 cells" in capsys.readouterr().out
 
 
-THREE = {
-    "baseline": {},
-    "+ order": {"objectives": {"video.order": {}}},
-    "+ debias": {"objectives": {"video.debias": {}}},
-}
-LONG = ("--set", "train.epochs=40", "--set", "resources.checkpoint_steps=1")
+TWO = {"baseline": {}, "+ order": {"objectives": {"video.order": {}}}}
+LONG = ("--set", "train.epochs=20", "--set", "resources.checkpoint_steps=1")
+NUMBERS = ["signature", "evaluation", "split", "view", "subset", "metric", "value", "n"]
 
 
-def test_a_killed_cell_is_failed_and_goes_on(tmp_path: Path, data_dir: Path) -> None:
-    """SIGKILL of one cell's process: it is FAILED with a reason, the same command repairs it."""
-    path, runs = small_sweep(tmp_path, THREE), tmp_path / "runs"
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> pd.DataFrame:
+    """The numbers of TWO cells that nothing happened to."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    path, runs = small_sweep(folder, TWO), folder / "runs"
+    assert here(runs, data_dir, *LONG, "--launcher", "inline", file=path) == 0
+    return results.load(runs)[NUMBERS]
+
+
+def test_a_killed_cell_is_failed_and_goes_on(
+    tmp_path: Path, data_dir: Path, undisturbed: pd.DataFrame, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """SIGKILL of one cell's process: it is FAILED with a reason, --retry repairs it."""
+    path, runs = small_sweep(tmp_path, TWO), tmp_path / "runs"
     start = command(runs, data_dir, *LONG, file=path)
     with subprocess.Popen(start, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         victim = wait_for_checkpoint(runs)
         os.kill(cell_pid(victim), signal.SIGKILL)
         out = process.communicate(timeout=200)[0]
-    assert process.returncode == 1 and "2 DONE, 1 FAILED" in out, out
-    assert "ended without a result" in victim.error_line()
-    again = sweep(runs, data_dir, *LONG, file=path)
-    assert again.returncode == 0 and "launching 1 cells" in again.stdout
+    assert process.returncode == 1 and "1 DONE, 1 FAILED (1 KILLED)" in out, out
+    assert "SIGKILL" in victim.error.read_text()
+    assert here(runs, data_dir, *LONG, "--retry", "--launcher", "inline", file=path) == 0
+    assert "launching 1 cells" in capsys.readouterr().out
+    pd.testing.assert_frame_equal(results.load(runs)[NUMBERS], undisturbed)
 
 
-def test_a_killed_sweep_is_taken_over(tmp_path: Path, data_dir: Path) -> None:
+def test_a_killed_sweep_is_taken_over(
+    tmp_path: Path, data_dir: Path, undisturbed: pd.DataFrame, capsys: pytest.CaptureFixture[str]
+) -> None:
     """SIGKILL of the sweep while cells run: the next call waits for those and runs the rest."""
-    path, runs = small_sweep(tmp_path, THREE), tmp_path / "runs"
-    start = command(runs, data_dir, *LONG, file=path)
-    with subprocess.Popen(start, cwd=ROOT, stdout=subprocess.DEVNULL) as process:
+    path, runs = small_sweep(tmp_path, TWO), tmp_path / "runs"
+    with subprocess.Popen(
+        command(runs, data_dir, *LONG, file=path), cwd=ROOT, stdout=subprocess.DEVNULL
+    ) as process:
         wait_for_checkpoint(runs)
         os.kill(process.pid, signal.SIGKILL)
-    again = sweep(runs, data_dir, *LONG, file=path)
-    assert again.returncode == 0 and "3 DONE" in again.stdout, again.stdout + again.stderr
+    assert here(runs, data_dir, *LONG, file=path) == 0
+    out = capsys.readouterr().out
+    assert "queued or running already" in out and out.endswith("2 DONE\n")
     assert all(
         RunDir(p.parent).log.read_text().count(" start ") == 1 for p in runs.glob("*/log.txt")
     )
-    reference = tmp_path / "reference"
-    assert sweep(reference, data_dir, *LONG, "--launcher", "inline", file=path).returncode == 0
-    numbers = ["signature", "evaluation", "split", "view", "subset", "metric", "value", "n"]
-    pd.testing.assert_frame_equal(results.load(runs)[numbers], results.load(reference)[numbers])
+    pd.testing.assert_frame_equal(results.load(runs)[NUMBERS], undisturbed)
+
+
+def test_cancelled_cells_go_on_as_if_nothing_had_happened(
+    tmp_path: Path, data_dir: Path, undisturbed: pd.DataFrame, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """--cancel from another shell: the client ends, cells are PREEMPTED with their checkpoints."""
+    path, runs = small_sweep(tmp_path, TWO), tmp_path / "runs"
+    with subprocess.Popen(command(runs, data_dir, *LONG, file=path), cwd=ROOT) as process:
+        stopped = wait_for_checkpoint(runs)
+        assert here(runs, data_dir, *LONG, "--cancel", file=path) == 0
+        assert process.wait(60) == 130
+    assert "told" in capsys.readouterr().out
+    assert stopped.state() == State.PREEMPTED and not stopped.error.exists()
+    assert here(runs, data_dir, *LONG, "--launcher", "inline", file=path) == 0
+    assert capsys.readouterr().out.endswith("2 DONE\n")
+    assert stopped.log.read_text().count(" start ") == 2
+    pd.testing.assert_frame_equal(results.load(runs)[NUMBERS], undisturbed)
 
 
 def wait_for_checkpoint(runs: Path) -> RunDir:
@@ -271,46 +298,45 @@ def cell_pid(run: RunDir) -> int:
 # -- states ---
 
 
-def test_a_changed_default_is_stale_not_reused(finished: Path, tmp_path: Path) -> None:
+def test_a_changed_default_is_stale_not_reused(tmp_path: Path) -> None:
     cell = plan(ABLATION, "smoke").cells[0]
     run = RunDir(tmp_path / cell.signature)
     stored: dict[str, Any] = cell.config.dump()
     stored["train"]["gamma"] = 0.5
     run.create(stored, {}, identity.digest(stored))
     run.result.write_text("{}")
-    found = standing(tmp_path, cell)
+    (found,) = stand(tmp_path, [cell])
     assert found.state == State.STALE and "train.gamma was 0.5, is now 0.1" in found.note
 
 
-def test_a_stale_run_is_a_hole_in_the_results(data_dir: Path, tmp_path: Path) -> None:
-    path, runs = small_sweep(tmp_path, {"fine": {}}), tmp_path / "runs"
-    assert sweep(runs, data_dir, file=path).returncode == 0
-    config = next(runs.glob("*/config.yaml"))
-    text = config.read_text()
-    digest, rest = text.split("\n", 1)
+def test_a_stale_run_is_a_hole_in_the_results(
+    copied: Path, data_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = next(copied.glob("*/config.yaml"))
+    digest, rest = config.read_text().split("\n", 1)
     assert "gamma: 0.1" in rest
     config.write_text(f"{digest[:-3]}000\n{rest.replace('gamma: 0.1', 'gamma: 0.5')}")
-    again = sweep(runs, data_dir, file=path)
-    assert again.returncode == 1 and "train.gamma was 0.5, is now 0.1" in again.stdout
-    frame = results.load(runs)
+    assert here(copied, data_dir) == 1
+    assert "train.gamma was 0.5, is now 0.1" in capsys.readouterr().out
+    frame = results.load(copied).query("signature == @config.parent.name")
     assert frame["state"].tolist() == ["STALE"] and frame["value"].isna().all()
 
 
-def test_force_leaves_running_cells_alone(data_dir: Path, tmp_path: Path) -> None:
-    path, runs = small_sweep(tmp_path, {"fine": {}}), tmp_path / "runs"
-    assert sweep(runs, data_dir, file=path).returncode == 0
-    run = RunDir(next(runs.glob("*/config.yaml")).parent)
+def test_force_leaves_running_cells_alone(
+    copied: Path, data_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = RunDir(next(copied.glob("*/config.yaml")).parent)
     run.result.unlink()
     with run.hold():
-        refused = sweep(runs, data_dir, "--force", file=path)
-    assert refused.returncode == 2 and "stop them first" in refused.stderr
-    assert run.config.exists() and not (runs / "replaced").exists()
+        assert here(copied, data_dir, "--force") == 2
+    assert "stop them first" in capsys.readouterr().err
+    assert run.config.exists() and not (copied / "replaced").exists()
 
 
 def test_force_moves_the_old_run_aside(data_dir: Path, tmp_path: Path) -> None:
     path, runs = small_sweep(tmp_path, {"fine": {}}), tmp_path / "runs"
-    assert sweep(runs, data_dir, file=path).returncode == 0
+    assert here(runs, data_dir, "--launcher", "inline", file=path) == 0
     before = results.load(runs)["value"].tolist()
-    assert sweep(runs, data_dir, "--force", file=path).returncode == 0
+    assert here(runs, data_dir, "--launcher", "inline", "--force", file=path) == 0
     assert len(list((runs / "replaced").iterdir())) == 1
     assert results.load(runs)["value"].tolist() == before

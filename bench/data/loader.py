@@ -4,13 +4,15 @@ A training run is one long sequence of micro-batches: step s takes the next `bat
 permutation of its epoch, cut into micro-batches. `training_batches(first_step=s)` yields exactly
 what an uninterrupted run would have seen from step s on, for any number of workers. Evaluation
 yields each key once, in stored order: its centre crop (`Clips`), or all its crops (`Crops`).
+
+Where several ranks train one run, each loads its own `Part` of the same batches.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from itertools import groupby
 from typing import Any
 
@@ -20,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from bench import interrupt
 from bench.config import Input
 from bench.data import transforms
 from bench.identity import rng, seed
@@ -39,6 +42,26 @@ class Draw:
 
     index: int
     epoch: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one rank takes of a sequence that all ranks share: items [start, stop) of `whole`."""
+
+    start: int
+    stop: int
+    whole: int
+
+    @classmethod
+    def of(cls, whole: int, *, rank: int = 0, world: int = 1) -> Part:
+        """Contiguous, as numpy.array_split cuts: sizes differ by one at most, larger ones first."""
+        size, larger = divmod(whole, world)
+        start = rank * size + min(rank, larger)
+        return cls(start, start + size + (rank < larger), whole)
+
+    @property
+    def size(self) -> int:
+        return self.stop - self.start
 
 
 @dataclass
@@ -174,6 +197,7 @@ def collate_images(items: list[Any]) -> list[Images] | ValueError:
     return batches
 
 
+@lru_cache(maxsize=1)
 def epoch_order(run_seed: int, epoch: int, length: int) -> np.ndarray:
     """The permutation of an epoch."""
     return rng(run_seed, "order", epoch).permutation(length)
@@ -184,34 +208,42 @@ def steps_per_epoch(length: int, batch: int) -> int:
     return max(1, length // batch)
 
 
+def step_draws(length: int, run_seed: int, *, batch: int, step: int) -> list[Draw]:
+    """The samples of a step's global batch."""
+    epoch, position = divmod(step, steps_per_epoch(length, batch))
+    order = epoch_order(run_seed, epoch, length)
+    return [Draw(int(i), epoch) for i in order[position * batch : (position + 1) * batch]]
+
+
 class _Schedule:
     """The micro-batches from `first_step` to `last_step`, as lists of draws (a DataLoader batch
     sampler).
     """
 
     def __init__(
-        self, length: int, run_seed: int, *, batch: int, micro: int, first_step: int, last_step: int
+        self,
+        length: int,
+        run_seed: int,
+        *,
+        batch: int,
+        micro: int,
+        first_step: int,
+        last_step: int,
+        part: Part,
     ) -> None:
         self.length, self.run_seed = length, run_seed
-        self.batch, self.micro = batch, micro
+        self.batch, self.micro, self.part = batch, micro, part
         self.first_step, self.last_step = first_step, last_step
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        per_epoch = steps_per_epoch(self.length, self.batch)
-        order, current = None, -1
         for step in range(self.first_step, self.last_step):
-            epoch, position = divmod(step, per_epoch)
-            if epoch != current:
-                order, current = epoch_order(self.run_seed, epoch, self.length), epoch
-            assert order is not None
-            chosen = order[position * self.batch : (position + 1) * self.batch]
-            draws = [Draw(int(i), epoch) for i in chosen]
-            for start in range(0, len(draws), self.micro):
-                yield draws[start : start + self.micro]
+            draws = step_draws(self.length, self.run_seed, batch=self.batch, step=step)
+            mine = draws[self.part.start : self.part.stop]
+            for start in range(0, len(mine), self.micro):
+                yield mine[start : start + self.micro]
 
     def __len__(self) -> int:
-        size = min(self.batch, self.length)
-        return (self.last_step - self.first_step) * -(-size // self.micro)
+        return (self.last_step - self.first_step) * -(-self.part.size // self.micro)
 
 
 def training_batches(
@@ -223,8 +255,9 @@ def training_batches(
     last_step: int,
     workers: int,
     pin: bool,
+    part: Part | None = None,
 ) -> Iterator[RawBatch]:
-    """Micro-batches of steps [first_step, last_step)."""
+    """Micro-batches of steps [first_step, last_step); of each step's batch only this `part`."""
     assert clips.run_seed is not None
     schedule = _Schedule(
         len(clips),
@@ -233,20 +266,28 @@ def training_batches(
         micro=micro,
         first_step=first_step,
         last_step=last_step,
+        part=part or Part.of(min(batch, len(clips))),
     )
-    return iter(_loader(clips, schedule, workers=workers, pin=pin))
+    return _iterate(_loader(clips, schedule, workers=workers, pin=pin))
 
 
-def evaluation_batches(clips: Clips, *, batch: int, workers: int, pin: bool) -> Iterator[RawBatch]:
-    """Every sample once, in stored order."""
-    return iter(_loader(clips, _in_order(len(clips), batch), workers=workers, pin=pin))
+def evaluation_batches(
+    clips: Clips, *, batch: int, workers: int, pin: bool, rank: int = 0, world: int = 1
+) -> Iterator[RawBatch]:
+    """Every sample once, in stored order. With several ranks each gets some of the same batches,
+    not batches of some of the samples: what is computed of one depends a little on the others in it.
+    """
+    batches = _in_order(len(clips), batch)
+    part = Part.of(len(batches), rank=rank, world=world)
+    mine = batches[part.start : part.stop]
+    return _iterate(_loader(clips, mine, workers=workers, pin=pin))
 
 
 def evaluation_crops(
     crops: Crops, *, batch: int, workers: int, pin: bool
 ) -> Iterator[Sequence[RawBatch]]:
     """Every sample once, in stored order: its crops, a batch for each."""
-    return iter(_loader(crops, _in_order(len(crops), batch), workers=workers, pin=pin))
+    return _iterate(_loader(crops, _in_order(len(crops), batch), workers=workers, pin=pin))
 
 
 def evaluation_images(samples: Samples, *, batch: int, workers: int, pin: bool) -> Iterator[Images]:
@@ -255,7 +296,8 @@ def evaluation_images(samples: Samples, *, batch: int, workers: int, pin: bool) 
     Raises ValueError for an image that cannot be read.
     """
     images = StoredImages(samples)
-    for batches in _loader(images, _in_order(len(images), batch), workers=workers, pin=pin):
+    found = _loader(images, _in_order(len(images), batch), workers=workers, pin=pin)
+    for batches in _iterate(found):
         if isinstance(batches, ValueError):
             raise batches
         yield from batches
@@ -278,6 +320,16 @@ def _loader(clips: Dataset[Any], batches: Any, *, workers: int, pin: bool) -> Da
         multiprocessing_context="spawn" if workers else None,
         generator=torch.Generator().manual_seed(seed("loader") % 2**63),
     )
+
+
+def _iterate(batches: DataLoader[Any]) -> Iterator[Any]:
+    """Its worker processes get none of the signals that ask the run to stop: they must deliver what
+    was begun.
+    """
+    if not batches.num_workers:
+        return iter(batches)
+    with interrupt.held_back():
+        return iter(batches)
 
 
 COLLATE = {Clips: collate, Crops: collate_crops, StoredImages: collate_images}

@@ -1,0 +1,201 @@
+"""Which cells to start, and with what changed: the policy behind the plain command, --force and
+--retry.
+
+A failed cell is tried again where the same again can end otherwise: a node that went away, a time
+limit with a checkpoint behind it. Where it cannot (a bug, out of memory) something must have
+changed first, and what that could be is said. Between standing.py and sweep.py.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+from bench.config import Mistakes, Resources, parse_resources
+from bench.rundir import Failure, RunDir, State, dump_yaml, write_text
+from bench.standing import SETTLED, Standing
+
+_REDUCED = "# out of memory: micro_batch "
+
+
+@dataclass(frozen=True)
+class Start:
+    """A cell to start, and with what."""
+
+    standing: Standing
+    resources: Resources
+    reduced: bool = False  # its micro_batch was halved, now or before, because memory ran out
+
+    @property
+    def note(self) -> str:
+        if not self.reduced:
+            return ""
+        asked = self.standing.cell.resources.micro_batch or "the whole batch"
+        return f"ran out of memory: micro_batch {self.resources.micro_batch} instead of {asked}"
+
+
+@dataclass(frozen=True)
+class Left:
+    """A cell that is not tried again, why not, and what would help."""
+
+    standing: Standing
+    reason: str
+
+
+@dataclass(frozen=True)
+class Choice:
+    start: list[Start]
+    left: list[Left]
+
+
+def choose(
+    standings: list[Standing], *, retry: bool, force: bool, code: Callable[[], str | None]
+) -> Choice:
+    """The cells to submit, longest first as far as their objectives tell, so that the last slots
+    end together. A cell that is queued or running is never among them.
+
+    `code`: digest of the code as it is now; asked only where a cell failed with a bug.
+    """
+    idle = [s for s in standings if not s.busy]
+    start: list[Start] = []
+    left: list[Left] = []
+    if force:
+        start = [Start(s, s.cell.resources) for s in idle if s.state != State.SKIPPED]
+    elif not retry:
+        start = [_as_asked(s) for s in idle if s.state not in SETTLED]
+    else:
+        ask = cache(code)
+        for s in idle:
+            decision = again(s, ask)
+            if isinstance(decision, Start):
+                start.append(decision)
+            elif decision is not None:
+                left.append(decision)
+    start.sort(key=lambda chosen: -len(chosen.standing.cell.config.objectives))
+    return Choice(start, left)
+
+
+def again(s: Standing, code: Callable[[], str | None]) -> Start | Left | None:
+    """What --retry does with a cell: start it, leave it for a reason, or nothing (it did not
+    fail).
+    """
+    if s.state not in (State.FAILED, State.INTERRUPTED, State.PREEMPTED):
+        return None
+    if s.kind == Failure.CANCELLED:
+        return Left(s, "was cancelled; the same command without --retry goes on with it")
+    if s.state == State.PREEMPTED:  # it has its checkpoint, whatever stopped it
+        return _as_asked(s)
+    if s.kind in (Failure.TIMEOUT, Failure.NO_PROGRESS):
+        return _after_time(s)
+    if s.kind == Failure.OOM:
+        return _after_memory(s)
+    if s.kind == Failure.BUG:
+        return _after_bug(s, code)
+    return _as_asked(s)
+
+
+def prepare(start: Start, config: dict[str, object], digest: str) -> None:
+    """Write the run's config and resources; a halved micro_batch is marked, so that later starts
+    keep it.
+    """
+    run = start.standing.run
+    resources = start.resources.model_dump(mode="json")
+    run.create(config, resources, digest)
+    if start.reduced:
+        asked = start.standing.cell.resources.micro_batch
+        mark = f"{_REDUCED}{start.resources.micro_batch} instead of {asked}\n"
+        write_text(run.resources, mark + dump_yaml(resources))
+
+
+# -- by class of failure ---
+
+
+def _after_time(s: Standing) -> Start | Left:
+    before, now = _resources_before(s), _as_asked(s)
+    if before is None or _progressed(s):
+        return now
+    if now.resources.slurm.minutes() > before.slurm.minutes():
+        return now
+    if s.kind == Failure.NO_PROGRESS and now.resources != before:
+        return now
+    return Left(
+        s,
+        "got no further than the start before: raise resources.slurm.time, or checkpoint more often "
+        "(resources.checkpoint_minutes)",
+    )
+
+
+def _progressed(s: Standing) -> bool:
+    """Whether the last start went on from a later step than the one before, or itself left a
+    checkpoint before its time was over.
+    """
+    starts = s.run.read_starts()
+    steps = [int(start.get("step") or 0) for start in starts]
+    if len(steps) > 1 and steps[-1] > steps[-2]:
+        return True
+    if s.kind == Failure.NO_PROGRESS or not starts:
+        return False
+    try:
+        return s.run.last.stat().st_mtime > float(starts[-1].get("time") or 0)
+    except FileNotFoundError:
+        return False
+
+
+def _after_memory(s: Standing) -> Start | Left:
+    before, now = _resources_before(s), _as_asked(s)
+    if before is None or now.resources != before:
+        return now
+    share = math.ceil(s.cell.config.train.batch / now.resources.world)
+    micro = min(now.resources.micro_batch or share, share)
+    if micro == 1:
+        return Left(
+            s,
+            "ran out of memory with micro_batch 1: more devices (resources.devices), more memory "
+            "(resources.slurm.mem_gb, another partition) or a smaller model",
+        )
+    return Start(s, now.resources.model_copy(update={"micro_batch": micro // 2}), reduced=True)
+
+
+def _after_bug(s: Standing, code: Callable[[], str | None]) -> Start | Left:
+    now, ran = _as_asked(s), s.run.read_ended().get("code") or s.run.read_claim().get("code")
+    if ran is None or ran != code() or _resources_before(s) != now.resources:
+        return now
+    return Left(
+        s, "the same code would fail again: mend it (see the traceback), or change its resources"
+    )
+
+
+# -- resources ---
+
+
+def _as_asked(s: Standing) -> Start:
+    """With the resources of the plan, but a micro_batch that was halved stays so until the user
+    asks for another one.
+    """
+    reduced = _read_mark(s.run)
+    if reduced is None or reduced[1] != str(s.cell.resources.micro_batch):
+        return Start(s, s.cell.resources)
+    return Start(s, s.cell.resources.model_copy(update={"micro_batch": reduced[0]}), reduced=True)
+
+
+def _read_mark(run: RunDir) -> tuple[int, str] | None:
+    """(micro_batch used, micro_batch asked for) where it was halved."""
+    try:
+        with run.resources.open(encoding="utf-8") as handle:
+            line = handle.readline()
+    except FileNotFoundError:
+        return None
+    if not line.startswith(_REDUCED):
+        return None
+    used, _, asked = line.removeprefix(_REDUCED).strip().partition(" instead of ")
+    return int(used), asked
+
+
+def _resources_before(s: Standing) -> Resources | None:
+    """What the last start was given; None where that can no longer be read."""
+    try:
+        return parse_resources(s.run.read_resources())
+    except (OSError, Mistakes):
+        return None

@@ -1,0 +1,307 @@
+"""The `search:` block of a sweep -> a checked `Search`: which config keys vary over what, how values
+are proposed, and the number that decides.
+
+Pure, and without Optuna: bench/study.py proposes and keeps the trials, bench/tune.py runs them. A
+trial is a cell of the sweep with other values of some keys, so it lives in runs/<signature>/ like
+any other cell, and the same values twice are computed once.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+from pydantic import Field
+
+from bench import find, identity
+from bench.axes import Labels, Layer, read_axes
+from bench.config import Mistake, Mistakes, _part
+from bench.grid import Cell, Recipe
+from bench.grid import read as read_recipe
+from bench.patch import nest
+from bench.task import Config
+
+Value = bool | int | float | str | None
+Params = dict[str, Value]
+"""Config key, dotted as in the YAML -> value."""
+
+VALIDATION = "val/top1"
+"""The metric of metrics.jsonl: top-1 on the first evaluation split, at the end of an epoch."""
+
+WINNER_AXIS = "method"
+
+
+class Dimension(Config):
+    """What one config key may be: a range of numbers, or a list of values."""
+
+    low: float | None = None
+    high: float | None = Field(None, description="included")
+    log: bool = Field(False, description="as likely between 0.1 and 1 as between 1 and 10")
+    whole: bool = Field(False, alias="int", description="whole numbers only")
+    step: float | None = Field(None, gt=0, description="distance of neighbouring values")
+    values: tuple[Value, ...] | None = Field(None, min_length=1)
+
+    @pydantic.model_validator(mode="after")
+    def _is_a_range_or_a_list(self) -> Dimension:
+        if (self.values is None) == (self.low is None and self.high is None):
+            raise ValueError("give a range {low: .., high: ..} or a list {values: [..]}")
+        if self.values is not None:
+            if any(one == other for one, other in itertools.combinations(self.values, 2)):
+                raise ValueError("values must be distinct")
+            if self.log or self.whole or self.step is not None:
+                raise ValueError("log, int and step belong to a range, not to values")
+            return self
+        if self.low is None or self.high is None or not self.low < self.high < math.inf:
+            raise ValueError("a range needs low < high")
+        if self.log and (self.low <= 0 or self.step is not None):
+            raise ValueError("log needs low > 0 and no step")
+        numbers = (self.low, self.high, self.step or 1.0)
+        if self.whole and not all(float(number).is_integer() for number in numbers):
+            raise ValueError("int needs whole low, high and step")
+        return self
+
+    def grid(self) -> list[Value] | None:
+        """All values in order, or None where there is no end of them."""
+        if self.values is not None:
+            return list(self.values)
+        if self.low is None or self.high is None or self.step is None:
+            return None
+        count = math.floor((self.high - self.low) / self.step + 1e-9) + 1
+        # .12g: 0.1 + 2 * 0.1 is written 0.3
+        found = [float(f"{self.low + i * self.step:.12g}") for i in range(count)]
+        return [int(value) for value in found] if self.whole else list(found)
+
+    def extremes(self) -> list[Value]:
+        """Values that show whether the config takes them."""
+        if self.values is not None:
+            return list(self.values)
+        ends = (self.low or 0.0, self.high or 0.0)
+        return [int(end) if self.whole else end for end in ends]
+
+
+class Row(Config):
+    """One number of an evaluation, as in the rows of result.json."""
+
+    evaluation: str
+    view: str
+    subset: str
+    metric: str
+    split: str | None = Field(None, description="the first evaluation split; no other is accepted")
+
+
+class Pruner(Config):
+    """When an unpromising trial is stopped early."""
+
+    name: Literal["none", "median", "hyperband"] = "none"
+    startup_trials: int = Field(5, ge=1, description="median: trials that end before one is judged")
+    warmup_epochs: int = Field(
+        1, ge=1, description="no trial is stopped before it has trained this many epochs"
+    )
+    reduction_factor: int = Field(3, ge=2, description="hyperband: one of so many goes on")
+
+
+class Options(Config):
+    """The plain values of the block."""
+
+    direction: Literal["maximize", "minimize"] = "maximize"
+    sampler: Literal["tpe", "random", "grid"] = "tpe"
+    seed: int = Field(0, ge=0)
+    trials: int | None = Field(None, ge=1, description="30; of a grid all points")
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search over one sweep at one scale: everything a worker needs to know."""
+
+    recipe: Recipe
+    settings: tuple[str, ...]  # --set, as typed
+    labels: Labels
+    layers: tuple[Layer, ...]  # what the labels stand for
+    base: Cell  # without the search: what the winner is compared with
+    options: Options
+    metric: Row | None  # None: VALIDATION
+    pruner: Pruner
+    space: Mapping[str, Dimension]
+
+    @property
+    def name(self) -> str:
+        """Name of the study. Another base or another search is another study; more trials are not."""
+        options = self.options.model_dump(mode="json", exclude={"trials"})
+        asked = {
+            "options": options,
+            "base": self.base.signature,
+            "metric": self.metric.model_dump(mode="json") if self.metric else VALIDATION,
+            "pruner": self.pruner.model_dump(mode="json"),
+            "space": {key: d.model_dump(mode="json") for key, d in self.space.items()},
+        }
+        return f"{self.recipe.sweep.stem}-{self.recipe.scale}-{identity.digest(asked)[:6]}"
+
+    @property
+    def metric_name(self) -> str:
+        if self.metric is None:
+            return VALIDATION
+        row = self.metric
+        return " ".join((row.evaluation, self.split, row.view, row.subset, row.metric))
+
+    @property
+    def split(self) -> str:
+        """The split that decides."""
+        return self.base.config.data_spec().splits[1]
+
+    @property
+    def maximize(self) -> bool:
+        return self.options.direction == "maximize"
+
+    @property
+    def trials(self) -> int:
+        if self.options.sampler != "grid":
+            return self.options.trials or 30
+        return min(self.options.trials or len(self.points), len(self.points))
+
+    @property
+    def points(self) -> list[Params]:
+        """All points of a grid, the last key varying fastest."""
+        columns = [dimension.grid() or [] for dimension in self.space.values()]
+        return [
+            dict(zip(self.space, values, strict=True)) for values in itertools.product(*columns)
+        ]
+
+    def cell(self, params: Params) -> Cell:
+        """The cell that a trial runs. Raises Mistakes."""
+        return _cell(self.recipe, self.labels, self.layers, params)
+
+
+def read(
+    sweep: Path, scale: str, settings: Iterable[str] = (), *, trials: int | None = None
+) -> Search:
+    """The search of a sweep; `trials` takes the place of the file's. Raises Mistakes with all that
+    is wrong in the block, and then with all that the config does not take.
+    """
+    settings = tuple(settings)
+    recipe = read_recipe(sweep, scale, settings)
+    mistakes: list[Mistake] = []
+    raw = recipe.document.get("search")
+    if not isinstance(raw, dict):
+        text = "a sweep without `search: {space: ..}` is run by python -m bench.sweep"
+        raise Mistakes([Mistake((), f"{sweep}: search: {text}; got {raw!r}")])
+    if trials is not None:
+        raw = {**raw, "trials": trials}
+    options, metric, pruner, space = _parts(raw, mistakes)
+    labels, layers = _fixed_labels(recipe, mistakes)
+    if mistakes:
+        raise Mistakes([_placed(sweep, mistake) for mistake in mistakes])
+    base = recipe.cell(labels, layers)
+    search = Search(recipe, settings, labels, layers, base, options, metric, pruner, space)
+    mistakes = [
+        _placed(sweep, mistake) for mistake in [*_contradictions(search), *_refused(search)]
+    ]
+    if mistakes:
+        raise Mistakes(mistakes)
+    return search
+
+
+def _parts(
+    raw: Mapping[str, Any], mistakes: list[Mistake]
+) -> tuple[Options, Row | None, Pruner, dict[str, Dimension]]:
+    """Validate each part of the block by itself, so that all mistakes come out."""
+    known = (*Options.model_fields, "metric", "pruner", "space")
+    for key in (key for key in raw if key not in known):
+        mistakes.append(Mistake(("search", key), f"unknown key{find.nearest(key, known)}"))
+    options = {key: raw[key] for key in raw if key in Options.model_fields}
+    metric, pruner, space = raw.get("metric", VALIDATION), raw.get("pruner", {}), raw.get("space")
+    row = None
+    if isinstance(metric, str):
+        if metric != VALIDATION:
+            text = f"must be {VALIDATION} or {{evaluation, view, subset, metric}}; got {metric!r}"
+            mistakes.append(Mistake(("search", "metric"), text))
+    else:
+        row = _part(Row, metric, ("search", "metric"), mistakes)
+    if not isinstance(space, dict) or not space:
+        text = "required: e.g. {train.lr: {low: 1e-4, high: 1e-2, log: true}}"
+        mistakes.append(Mistake(("search", "space"), text))
+        space = {}
+    return (
+        _part(Options, options, ("search",), mistakes),
+        row,
+        _part(
+            Pruner,
+            {"name": pruner} if isinstance(pruner, str) else pruner,
+            ("search", "pruner"),
+            mistakes,
+        ),
+        {
+            str(key): _part(Dimension, dimension, ("search", "space", str(key)), mistakes)
+            for key, dimension in space.items()
+        },
+    )
+
+
+def _fixed_labels(recipe: Recipe, mistakes: list[Mistake]) -> tuple[Labels, tuple[Layer, ...]]:
+    """The axes of a search have one label each: by them tables know what the winner is."""
+    if not recipe.document.get("axes"):
+        return {}, ()
+    axes = read_axes(recipe.sweep, recipe.document, mistakes) or {}
+    for axis, labels in axes.items():
+        if len(labels) > 1:
+            text = "an axis of a search has one label; what varies stands in search.space"
+            mistakes.append(Mistake(("axes", axis), text))
+        if axis == WINNER_AXIS:
+            text = "this axis tells the winner from the default; use another name"
+            mistakes.append(Mistake(("axes", axis), text))
+    chosen = {axis: next(iter(labels)) for axis, labels in axes.items() if labels}
+    return chosen, tuple(axes[axis][label] for axis, label in chosen.items())
+
+
+def _contradictions(search: Search) -> list[Mistake]:
+    """Parts that are right by themselves and do not go together."""
+    found: list[Mistake] = []
+    for key, dimension in search.space.items():
+        path = ("search", "space", key)
+        if key.split(".")[0] in ("resources", "seed", "seeds"):
+            found.append(Mistake(path, "only what changes the numbers can be searched"))
+        if search.options.sampler == "grid" and dimension.grid() is None:
+            found.append(Mistake(path, "a grid needs values, or a step"))
+    row = search.metric
+    if row is None:
+        return found
+    if search.pruner.name != "none":
+        text = f"trials are judged on the way by {VALIDATION}: use it as metric, or no pruner"
+        found.append(Mistake(("search", "pruner"), text))
+    evaluations = sorted(search.base.config.evaluations)
+    if row.evaluation not in evaluations:
+        hint = find.nearest(row.evaluation, evaluations)
+        text = f"the cells have no evaluation {row.evaluation!r}{hint}"
+        found.append(Mistake(("search", "metric", "evaluation"), text))
+    if row.split not in (None, search.split):
+        text = f"{row.split!r} is for the final numbers; only {search.split!r} may decide"
+        found.append(Mistake(("search", "metric", "split"), text))
+    return found
+
+
+def _refused(search: Search) -> list[Mistake]:
+    """What the config says to the ends of each range and to each listed value."""
+    found: list[Mistake] = []
+    first = {key: dimension.extremes()[0] for key, dimension in search.space.items()}
+    for key, dimension in search.space.items():
+        for value in dimension.extremes():
+            try:
+                search.cell({**first, key: value})
+            except Mistakes as error:
+                found += error.mistakes
+    if search.base.skip:
+        found.append(Mistake(("base",), f"cannot run: {search.base.skip}"))
+    return found
+
+
+def _cell(recipe: Recipe, labels: Labels, layers: Iterable[Layer], params: Params) -> Cell:
+    origin = f"{recipe.sweep}: search.space"
+    return recipe.cell(labels, [*layers, Layer(origin, nest(params))])
+
+
+def _placed(sweep: Path, mistake: Mistake) -> Mistake:
+    return Mistake((), f"{sweep}: {mistake}") if mistake.path else mistake

@@ -1,0 +1,199 @@
+"""Handing one array of cells to sbatch so that each cell is submitted once, whenever the client dies.
+
+Order: what the jobs need goes to <runs>/.jobs/<batch>/, then the claims of the cells, then sbatch.
+From there on the jobs need nothing from the client, and the queue shows the batch in their name. All
+of it happens under a lock that sbatch inherits (slurm_queue.submitting), so a claim whose batch the
+next client does not find in the queue never reached SLURM. A refusal leaves everything as it was.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from submitit.helpers import DelayedSubmission
+
+from bench.config import Resources
+from bench.job import Task
+from bench.rundir import RunDir, write_json, write_text
+from bench.slurm_queue import batch_folder, clean_environment, submitting
+from bench.slurm_script import LONG_TIMEOUTS, job_name, script_text
+
+
+class Answer(Enum):
+    """What sbatch made of an array."""
+
+    TAKEN = "the cells are in the queue, or another client was faster"
+    FULL = "SLURM has enough of our jobs for now"
+    TOO_BIG = "an array must not have so many jobs"
+    UNSURE = "the controller did not answer: the jobs may be in the queue or not"
+    REFUSED = "this will never do"
+
+
+_WORDS = {
+    Answer.TOO_BIG: re.compile(r"Invalid job array specification"),
+    Answer.UNSURE: re.compile(
+        r"Socket timed out|Unable to contact|Zero Bytes|connection failure|Connection (refused|reset)|"
+        r"Unexpected message"
+    ),
+    Answer.FULL: re.compile(
+        r"QOSMaxSubmit|AssocMaxSubmit|AssocGrpSubmit|QOSGrpSubmit|accounting/QOS policy|"
+        r"Resource temporarily unavailable|temporarily unable to accept|MaxJobCount"
+    ),
+}
+
+
+class Mark(NamedTuple):
+    """Tells whether somebody did something with a cell."""
+
+    batch: str | None
+    submitted: float | None
+    ended: float | None
+
+    @classmethod
+    def of(cls, run: RunDir) -> Mark:
+        claim = run.read_claim()
+        return cls(claim.get("batch"), claim.get("submitted"), run.read_ended().get("time"))
+
+
+class Seen(NamedTuple):
+    """A cell to submit, unless something was done with it since the mark was read."""
+
+    run: RunDir
+    mark: Mark
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What the arrays of one shape share."""
+
+    runs: Path
+    sweep: str
+    code: Path  # the snapshot
+    resources: Resources
+    gpus: int
+
+
+class Outcome(NamedTuple):
+    answer: Answer
+    words: str = ""  # of sbatch
+    job: str = ""
+    tasks: int = 0  # jobs in the array; fewer than asked for where another client was faster
+    cells: tuple[RunDir, ...] = ()  # claimed and not taken back
+
+
+def submit(batch: Batch, groups: Sequence[Sequence[Seen]]) -> Outcome:
+    """Claim the cells and hand them over as one array, a group per task."""
+    name = uuid.uuid4().hex[:12]
+    folder = batch_folder(batch.runs, name)
+    with submitting(batch.runs) as lock:
+        tasks = [left for group in groups if (left := [s.run for s in group if _untouched(s)])]
+        if not tasks:
+            return Outcome(Answer.TAKEN)
+        cells = tuple(run for task in tasks for run in task)
+        _write(folder, name, batch, tasks)
+        claim = {"launcher": "slurm", "batch": name, "code": batch.code.name}
+        taken = [
+            _Claim.take(run, {**claim, "task": i}) for i, task in enumerate(tasks) for run in task
+        ]
+        job, words = _sbatch(folder / "submission.sh", lock)
+        if job:
+            write_text(folder / "job_id", f"{job}\n")
+            return Outcome(Answer.TAKEN, "", job, len(tasks), cells)
+        answer = next((a for a, known in _WORDS.items() if known.search(words)), Answer.REFUSED)
+        if answer == Answer.UNSURE:
+            return Outcome(answer, words, "", len(tasks), cells)
+        for held in taken:
+            held.give_back()
+        shutil.rmtree(folder, ignore_errors=True)
+        return Outcome(answer, words)
+
+
+def _untouched(seen: Seen) -> bool:
+    """Asked while holding the lock, under which cells are claimed."""
+    return Mark.of(seen.run) == seen.mark and not seen.run.is_locked()
+
+
+@dataclass
+class _Claim:
+    """A claim that can be given back: what the run directory said before."""
+
+    run: RunDir
+    claim: dict[str, Any]
+    ended: dict[str, Any]
+    error: str | None
+
+    @classmethod
+    def take(cls, run: RunDir, claim: dict[str, Any]) -> _Claim:
+        error = run.error.read_text(encoding="utf-8") if run.error.exists() else None
+        before = cls(run, run.read_claim(), run.read_ended(), error)
+        run.claim(claim)
+        return before
+
+    def give_back(self) -> None:
+        if self.claim:
+            write_json(self.run.job, self.claim)
+        else:
+            self.run.job.unlink(missing_ok=True)
+        if self.ended:
+            write_json(self.run.ended, self.ended)
+        if self.error is not None:
+            write_text(self.run.error, self.error)
+
+
+def _write(folder: Path, name: str, batch: Batch, tasks: Sequence[Sequence[RunDir]]) -> None:
+    """All that the jobs need, before any of them can start."""
+    text = script_text(
+        batch.resources,
+        name=job_name(batch.sweep, name),
+        folder=folder,
+        code=batch.code,
+        count=len(tasks),
+        gpus=batch.gpus,
+    )
+    content = {
+        "batch": name,
+        "sweep": batch.sweep,
+        "cells": [[run.signature for run in task] for task in tasks],
+        "runs": str(batch.runs),
+        "code": batch.code.name,
+        "resources": batch.resources.model_dump(mode="json"),
+    }
+    write_json(folder / "batch.json", content)
+    task = DelayedSubmission(Task(folder))
+    task.set_timeout(batch.resources.slurm.minutes(), LONG_TIMEOUTS)
+    task.dump(folder / "task.pkl")
+    write_text(folder / "submission.sh", text)
+
+
+def _sbatch(script: Path, lock: int) -> tuple[str, str]:
+    """(job id, "") or ("", what sbatch said).
+
+    It gets a session of its own and is not killed when the client is interrupted, and it holds the
+    lock as long as it lives.
+    """
+    try:
+        process = subprocess.Popen(
+            ["sbatch", "--parsable", str(script)],
+            env=clean_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            pass_fds=(lock,),
+            start_new_session=True,
+        )
+    except OSError as problem:
+        return "", f"sbatch: {problem.strerror}"
+    out, err = process.communicate()
+    match = re.match(r"(\d+)", out.strip())
+    if process.returncode == 0 and match:
+        return match[1], ""
+    return "", err.strip() or out.strip() or f"exit status {process.returncode}"

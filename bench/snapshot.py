@@ -1,0 +1,127 @@
+"""A copy of the code as it is now, for jobs that start later: what is edited after a sweep was
+submitted does not change what its waiting cells compute.
+
+    <runs>/.jobs/code/<digest>/{bench,tasks}/...   the files as they are on disk
+    <runs>/.jobs/code/<digest>/code.json           {commit, dirty, tree}
+
+Launchers `take` one and start every process of a cell with `environment(...)`. Imports neither torch
+nor any part of the suite but rundir.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import subprocess
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from bench.rundir import jobs_folder, read_json, write_json
+
+PACKAGES = ("bench", "tasks")
+_ABANDONED_S = 3600.0
+
+
+def take(runs: Path) -> Path:
+    """The folder of a snapshot of the code on disk; made unless it exists already.
+
+    The same files at the same commit are the same snapshot, whoever takes it and when. Made under
+    another name and moved into place, so two clients at once do no harm and a kill leaves no half.
+    """
+    files = dict(_files())
+    version = code_version()
+    tree = _digest(files)
+    digest = hashlib.sha256(repr((tree, version["commit"], version["dirty"])).encode()).hexdigest()
+    folder = jobs_folder(Path(runs)).resolve() / "code" / digest[:16]
+    if folder.is_dir():
+        return folder
+    _clear_away(folder.parent)
+    made = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")
+    for name, content in files.items():
+        target = made / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
+    write_json(made / "code.json", {**version, "tree": tree})
+    try:
+        made.rename(folder)
+    except OSError:
+        shutil.rmtree(made, ignore_errors=True)
+        if not folder.is_dir():  # else another client was faster
+            raise
+    return folder
+
+
+def environment(snapshot: Path, base: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """`base` with the variables that make Python import from the snapshot. The working directory
+    stays the user's, because of relative data paths, and must not come first on Python's path.
+    """
+    path = os.pathsep.join(filter(None, (str(snapshot), base.get("PYTHONPATH"))))
+    return {**base, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
+
+
+def code_version() -> dict[str, Any]:
+    """{commit, dirty}: the commit of this code and, if it has uncommitted changes, a digest of them.
+    In a snapshot: those of the code that it was taken from, with `tree`, the digest of all files.
+    """
+    root = Path(__file__).resolve().parent.parent
+    if (recorded := read_json(root / "code.json")) and "commit" in recorded:
+        return recorded
+    commit = _git(root, "rev-parse", "HEAD").strip()
+    changes = _git(root, "diff", "HEAD") if commit else ""
+    dirty = hashlib.sha256(changes.encode()).hexdigest()[:12] if changes else None
+    return {"commit": commit or "unknown", "dirty": dirty}
+
+
+def _files() -> Iterator[tuple[str, bytes]]:
+    """(path, content) of every file of the packages, wherever they are installed."""
+    for package in PACKAGES:
+        spec = importlib.util.find_spec(package)
+        if spec is None or not spec.submodule_search_locations:
+            raise RuntimeError(f"package {package} is not installed; run `pip install -e .`")
+        root = Path(next(iter(spec.submodule_search_locations)))
+        for folder, subfolders, names in os.walk(root):
+            subfolders[:] = sorted(name for name in subfolders if name != "__pycache__")
+            for name in sorted(names):
+                path = Path(folder, name)
+                try:
+                    content = path.read_bytes()
+                except FileNotFoundError:  # an editor's lock or temporary file
+                    continue
+                yield f"{package}/{path.relative_to(root).as_posix()}", content
+
+
+def _digest(files: Mapping[str, bytes]) -> str:
+    digest = hashlib.sha256()
+    for name, content in files.items():
+        digest.update(f"{name}\0{len(content)}\0".encode() + content)
+    return digest.hexdigest()
+
+
+def _clear_away(code: Path) -> None:
+    """Remove what clients that were killed while copying left behind."""
+    for path in code.glob(".*.tmp"):
+        try:
+            if time.time() - path.stat().st_mtime > _ABANDONED_S:
+                shutil.rmtree(path, ignore_errors=True)
+        except OSError:
+            continue  # another client did it
+
+
+def _git(root: Path, *arguments: str) -> str:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), *arguments],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=20,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout if done.returncode == 0 else ""

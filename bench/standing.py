@@ -1,0 +1,140 @@
+"""Where each cell of a plan stands: its files first, then one question to SLURM for all that only the
+queue can tell.
+
+Between grid.py (what should be) and retry.py, status.py and sweep.py (what to do about it, showing).
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from bench import identity
+from bench.grid import Cell
+from bench.rundir import Failure, RunDir, State
+
+SETTLED = (State.DONE, State.STALE, State.SKIPPED)
+"""States in which a cell is not submitted again without --force."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A cell and what its files and SLURM's queue say of it."""
+
+    cell: Cell
+    run: RunDir
+    state: State
+    live: bool | None = (
+        False  # somebody works on it or will; None: only SLURM could tell, and did not
+    )
+    kind: Failure | None = None  # why it did not end well
+    note: str = ""
+    node: str = ""  # where it runs, as SLURM says
+    job: str = ""  # SLURM's "123_4", while it has one
+
+    @property
+    def text(self) -> str:
+        """'FAILED/OOM'"""
+        return f"{self.state}/{self.kind}" if self.kind else str(self.state)
+
+    @property
+    def busy(self) -> bool:
+        """Whether it must not be started: it is queued or running, or might be."""
+        return self.live is not False
+
+
+def stand(runs: Path, cells: Iterable[Cell]) -> list[Standing]:
+    """Where these cells stand. Asks SLURM once, and only if some cell was given to it and has not
+    ended.
+    """
+    present = _folders(runs)
+    found = [_from_files(runs, cell, present=cell.signature in present) for cell in cells]
+    unsure = [i for i, s in enumerate(found) if s.live is None]
+    if unsure:
+        resolved = _ask_slurm(runs, [found[i] for i in unsure])
+        for i, standing in zip(unsure, resolved, strict=True):
+            found[i] = standing
+    return [_checked(s) for s in found]
+
+
+def _from_files(runs: Path, cell: Cell, *, present: bool) -> Standing:
+    run = RunDir(runs / cell.signature)
+    if cell.skip:
+        return Standing(cell, run, State.SKIPPED, note=cell.skip)
+    if not present:
+        return Standing(cell, run, State.NEW)
+    state, live = run.look()
+    return Standing(cell, run, state, live, *_ending(run, state))
+
+
+def _ask_slurm(runs: Path, standings: list[Standing]) -> list[Standing]:
+    from bench.slurm_queue import Queue
+
+    queue = Queue(runs)
+    queue.look()
+    looks = queue.resolve_all(s.run for s in standings)
+    resolved = []
+    for s in standings:
+        look = looks[s.run.signature]
+        kind, note = _ending(s.run, look.state)
+        if look.live is not False:
+            kind = None  # how an earlier start ended is no longer of interest
+            note = look.reason
+        if look.state in (State.PENDING, State.PREEMPTED) and look.live:
+            note = f"waits in the queue ({look.reason})"
+        found = replace(s, state=look.state, live=look.live, kind=kind, note=note)
+        resolved.append(replace(found, node=look.node, job=look.job))
+    return resolved
+
+
+def _checked(s: Standing) -> Standing:
+    """STALE, where a default has changed since the run was made."""
+    if s.busy or s.state in (State.NEW, State.SKIPPED):
+        return s
+    if s.run.config_digest() == identity.digest(s.cell.config.dump()):
+        return s
+    changes = identity.drift(s.run.read_config(), s.cell.config)
+    if not changes:
+        return s
+    note = f"{'; '.join(changes)}; --force runs it afresh"
+    return replace(s, state=State.STALE, kind=None, note=note)
+
+
+def _folders(runs: Path) -> set[str]:
+    """One look at the folder instead of one at each cell that was never started."""
+    try:
+        with os.scandir(runs) as entries:
+            return {entry.name for entry in entries}
+    except FileNotFoundError:
+        return set()
+
+
+def _ending(run: RunDir, state: State) -> tuple[Failure | None, str]:
+    """Why a start did not end well, in one word and in one line."""
+    if state not in (State.FAILED, State.PREEMPTED, State.INTERRUPTED, State.PRUNED):
+        return None, ""
+    ended = run.read_ended()
+    kind = Failure(ended["kind"]) if ended.get("kind") in set(Failure) else None
+    if state == State.FAILED:
+        return kind or Failure.BUG, run.error_line()
+    return kind, str(ended.get("reason") or "")
+
+
+def label(cell: Cell) -> str:
+    """'TimeSformer / + TIME / seed 0'"""
+    return " / ".join([*cell.labels.values(), f"seed {cell.seed}"])
+
+
+def count_text(standings: Iterable[Standing]) -> str:
+    """'3 DONE, 2 FAILED (1 BUG, 1 OOM)'"""
+    standings = list(standings)
+    states = Counter(s.state for s in standings)
+    parts = []
+    for state in (state for state in State if states[state]):
+        kinds = Counter(s.kind for s in standings if s.state == state and s.kind)
+        text = ", ".join(f"{n} {kind}" for kind, n in sorted(kinds.items()))
+        parts.append(f"{states[state]} {state}" + (f" ({text})" if text else ""))
+    return ", ".join(parts) or "none"

@@ -1,0 +1,221 @@
+"""What a user sees of a sweep that is not being launched: the table of `--status` and `--plan`, and
+what the remaining cells will cost.
+
+Takes standings (standing.py) and reads progress, hosts and logs only of the rows it shows.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from bench.config import Resources
+from bench.grid import Plan
+from bench.rundir import RunDir, State, jobs_folder
+from bench.standing import Standing, count_text
+from bench.watch import STYLE, clock, progress_text, time_left
+
+SHOWN_ROWS = 60
+_MEASURED_FOLDERS = 20
+_FIRST = (State.FAILED, State.RUNNING, State.INTERRUPTED, State.PREEMPTED, State.PENDING, State.STALE)  # fmt: skip
+
+
+def overview(grid: Plan, standings: list[Standing], missing: dict[str, str]) -> Group:
+    """The table, the counts, and the data that this machine lacks."""
+    shown = standings
+    if len(standings) > SHOWN_ROWS:
+        shown = _most_urgent(standings)
+    lines: list[Table | Text] = [table(grid, shown)]
+    if len(shown) < len(standings):
+        lines.append(Text(f"... and {len(standings) - len(shown)} more cells"))
+    lines.append(Text(f"{len(standings)} cells: {count_text(standings)}"))
+    for name, text in missing.items():
+        lines.append(Text.assemble(("missing on this machine", "yellow"), f" {name}: {text}"))
+    return Group(*lines)
+
+
+def _most_urgent(standings: list[Standing]) -> list[Standing]:
+    """Where not all are shown: failed and running ones first, neither at the expense of the
+    other.
+    """
+    ranked = sorted(standings, key=_urgency)
+    heads = [
+        s
+        for state in (State.FAILED, State.RUNNING)
+        for s in [s for s in ranked if s.state == state][: SHOWN_ROWS // 2]
+    ]
+    taken = {s.run.signature for s in heads}
+    rest = [s for s in ranked if s.run.signature not in taken]
+    return sorted([*heads, *rest[: SHOWN_ROWS - len(heads)]], key=_urgency)
+
+
+def _urgency(s: Standing) -> int:
+    return _FIRST.index(s.state) if s.state in _FIRST else len(_FIRST)
+
+
+def table(grid: Plan, standings: Iterable[Standing]) -> Table:
+    """A row per cell: labels, seed, run, state, progress, time left, where, and what to look at;
+    without the columns that would be empty.
+    """
+    rows = [_row(s) for s in standings]
+    names = [name for name in ("progress", "left", "where", "note") if any(r[name] for r in rows)]
+    made = Table(title=escape(f"{grid.title} - scale {grid.scale}"), title_justify="left")
+    for column in (*grid.axes, "seed", "run", "state", *names):
+        made.add_column(escape(column), overflow="fold")
+    for row in rows:
+        s = row["of"]
+        labels = [escape(s.cell.labels.get(axis, "-")) for axis in grid.axes]
+        state = f"[{STYLE.get(s.state, 'white')}]{s.text}[/]"
+        details = [escape(row[name]) for name in names]
+        made.add_row(*labels, str(s.cell.seed), s.cell.signature, state, *details)
+    return made
+
+
+def _row(s: Standing) -> dict[str, Any]:
+    left = time_left(s.run) if s.state == State.RUNNING else None
+    return {
+        "of": s,
+        "progress": _progress(s),
+        "left": "" if left is None else clock(left),
+        "where": s.node or _host(s),
+        "note": _note(s),
+    }
+
+
+def _progress(s: Standing) -> str:
+    if s.state in (State.RUNNING, State.FAILED, State.PREEMPTED, State.INTERRUPTED):
+        text = progress_text(s.run)
+        return "" if text == "starting" and s.state != State.RUNNING else text
+    return ""
+
+
+def _host(s: Standing) -> str:
+    """Where the last start was."""
+    if s.state in (State.NEW, State.SKIPPED, State.STALE, State.DONE, State.PENDING):
+        return ""
+    starts = s.run.read_starts()
+    return str(starts[-1].get("host") or "") if starts else ""
+
+
+def _note(s: Standing) -> str:
+    """The last line of the error or why it waits, then the files that say more."""
+    lines = [s.note] if s.note else []
+    if s.state == State.FAILED and s.run.error.exists():
+        lines.append(str(s.run.error))
+    if s.state in (State.RUNNING, State.FAILED, State.INTERRUPTED, State.PREEMPTED):
+        log = s.run.log if s.run.log.exists() else _job_log(s)
+        lines += [str(log)] if log else []
+    return "\n".join(lines)
+
+
+def _job_log(s: Standing) -> Path | None:
+    """The output of the job that was to run the cell, when the cell itself has written nothing."""
+    claim = s.run.read_claim()
+    if claim.get("launcher") != "slurm":
+        return Path(claim["stdout"]) if claim.get("stdout") else None
+    job = s.job or s.run.read_ended().get("job")
+    folder = jobs_folder(s.run.path.parent) / str(claim.get("batch"))
+    return folder / f"{job}_0_log.out" if job else None
+
+
+def watch(
+    console: Console,
+    look: Callable[[], tuple[Group, list[Standing]]],
+    every_s: float,
+) -> None:
+    """Show the overview again and again until no cell is queued or running; on a terminal in
+    place, with the counts on top because the end of a long table does not fit.
+    """
+    shown, standings = look()
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+        while any(s.busy for s in standings):
+            if console.is_terminal:
+                live.update(Group(Text(count_text(standings)), shown), refresh=True)
+            else:
+                console.print(shown)
+            time.sleep(every_s)
+            shown, standings = look()
+    console.print(shown)
+
+
+# -- cost ---
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of the cells that are still to run; None where nothing has been measured."""
+
+    cells: int
+    device_hours: float | None
+    measured: int  # DONE cells that this comes from
+    gigabytes: float | None
+
+    def __str__(self) -> str:
+        if not self.cells:
+            return "nothing is left to run"
+        if self.device_hours is None:
+            return f"{self.cells} cells to run; no cell is DONE yet, so no estimate of their time"
+        disk = "" if self.gigabytes is None else f" and {_size(self.gigabytes)} of disk"
+        return (
+            f"{self.cells} cells to run: about {_hours(self.device_hours)}{disk}, "
+            f"as measured on {self.measured} DONE"
+        )
+
+
+def expected_cost(standings: Iterable[Standing], remaining: list[Standing]) -> Cost:
+    """What the remaining cells will take, from those of the same plan that are DONE: from other
+    seeds of the same labels where there are any, else from all.
+    """
+    by_labels: dict[tuple[str, ...], list[float]] = {}
+    done = [s for s in standings if s.state == State.DONE]
+    for s in done:
+        hours = _device_hours(s.run, s.cell.resources)
+        if hours is not None:
+            by_labels.setdefault(tuple(s.cell.labels.values()), []).append(hours)
+    everything = [hours for found in by_labels.values() for hours in found]
+    if not everything:
+        return Cost(len(remaining), None, 0, None)
+    total = sum(_mean(by_labels.get(tuple(s.cell.labels.values()), everything)) for s in remaining)
+    sizes = [_bytes(s.run.path) for s in done[:: max(1, len(done) // _MEASURED_FOLDERS)]]
+    return Cost(len(remaining), total, len(everything), _mean(sizes) * len(remaining) / 1e9)
+
+
+def _device_hours(run: RunDir, resources: Resources) -> float | None:
+    seconds = (run.read_result() or {}).get("seconds")
+    if not isinstance(seconds, dict):
+        return None
+    return sum(float(part) for part in seconds.values()) * resources.world / 3600
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _bytes(folder: Path) -> float:
+    return float(
+        sum(
+            os.lstat(Path(root, name)).st_size
+            for root, _, names in os.walk(folder)
+            for name in names
+        )
+    )
+
+
+def _hours(hours: float) -> str:
+    if hours < 1 / 60:
+        return "less than a device-minute"
+    return f"{hours:.1f} device-hours" if hours >= 1 else f"{hours * 60:.0f} device-minutes"
+
+
+def _size(gigabytes: float) -> str:
+    return f"{gigabytes:.1f} GB" if gigabytes >= 1 else f"{gigabytes * 1000:.0f} MB"

@@ -1,0 +1,154 @@
+"""One trial of a search: its cell computed by a launcher, its validations told to the study as they
+come, stopped when the pruner says so, and the number that came out.
+
+Used by the workers of bench/tune.py; who has which trial is bench/study.py's.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import Trial
+
+from bench import identity, interrupt
+from bench.grid import Cell
+from bench.rundir import Failure, RunDir, State, write_json
+from bench.search import VALIDATION, Search
+from bench.standing import stand
+from bench.study import STOPPED, Lost
+
+TRANSIENT = (Failure.KILLED, Failure.DEVICE, Failure.NODE_FAIL, Failure.TIMEOUT)
+"""Ways to fail that say nothing about the parameters."""
+
+Start = Callable[[Cell, RunDir, Callable[[], None]], None]
+"""Has a cell computed and waits for its end, whatever it is, calling a function now and then; what
+that raises ends the waiting."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a trial ended. `lost`: through no fault of its parameters."""
+
+    state: Literal["COMPLETE", "PRUNED", "FAIL"]
+    value: float | None = None
+    error: str = ""
+    lost: str = ""
+
+
+def carry_out(search: Search, trial: Trial, cell: Cell, runs: Path, start: Start) -> Ended:
+    """Have the cell computed, unless it is DONE, and say how it ended. Raises Lost."""
+    before = stand(runs, [cell])[0]
+    run = before.run
+    curve = Curve(search, trial, run, may_prune=not before.busy)
+    if before.state in (State.SKIPPED, State.STALE):
+        return Ended("FAIL", error=f"{before.state}: {before.note}")
+    if before.live is None:  # SLURM has it and does not answer
+        return Ended("FAIL", lost=f"{before.state}: {before.note}")
+    if before.state != State.DONE:
+        dump = cell.config.dump()
+        run.create(dump, cell.resources.model_dump(mode="json"), identity.digest(dump))
+        try:
+            start(cell, run, curve.tick)
+        except ValueError as error:  # more GPUs than there are, or a job that SLURM refuses
+            return Ended("FAIL", error=str(error))
+        except KeyboardInterrupt:
+            if not run.result.exists():
+                return Ended("FAIL", lost=STOPPED)
+    curve.read()
+    return _ended(search, cell, runs, curve)
+
+
+def _ended(search: Search, cell: Cell, runs: Path, curve: Curve) -> Ended:
+    after = stand(runs, [cell])[0]
+    if after.state == State.DONE:
+        value = _value(search, after.run, curve)
+        if value is None or not math.isfinite(value):
+            text = f"{search.metric_name} is {value} in {after.run.path}"
+            return Ended("FAIL", error=text)
+        return Ended("COMPLETE", value)
+    if after.state == State.PRUNED:
+        return Ended("PRUNED")
+    text = f"{after.text}: {after.note}" if after.note else after.text
+    if after.state == State.FAILED and after.kind not in TRANSIENT:
+        return Ended("FAIL", error=text)
+    return Ended("FAIL", lost=text)
+
+
+def _value(search: Search, run: RunDir, curve: Curve) -> float | None:
+    """The number that decides, of a cell that is DONE."""
+    row = search.metric
+    if row is None:
+        return curve.last
+    asked = {**row.model_dump(), "split": search.split}
+    rows = (run.read_result() or {}).get("rows", [])
+    found = [r["value"] for r in rows if all(r.get(key) == asked[key] for key in asked)]
+    return float(found[0]) if found and found[0] is not None else None
+
+
+class Curve:
+    """Reads the validations of a cell as they come, tells the study, and stops the cell when the
+    pruner says so.
+    """
+
+    def __init__(self, search: Search, trial: Trial, run: RunDir, *, may_prune: bool) -> None:
+        self.last: float | None = None
+        self._trial = trial
+        self._run = run
+        self._epochs = search.base.config.train.epochs
+        # A cell that somebody else runs may be wanted for something else too.
+        self._may_prune = may_prune and search.pruner.name != "none"
+        self._seen: set[int] = set()
+        self._version: tuple[int, int] | None = None
+
+    def tick(self) -> None:
+        """Called again and again while the cell runs. Raises KeyboardInterrupt when this worker was
+        told to stop: the launcher then stops the cell.
+        """
+        if interrupt.requested():
+            raise KeyboardInterrupt
+        for epoch in self.read():
+            if self._may_prune and epoch < self._epochs and self._trial.should_prune():
+                write_json(self._run.stop, {"reason": "pruned"})
+                self._may_prune = False
+
+    def read(self) -> list[int]:
+        """Tell the study what is new; returns the epochs. Raises Lost."""
+        try:
+            status = self._run.metrics.stat()
+        except FileNotFoundError:
+            return []
+        version = (status.st_mtime_ns, status.st_size)
+        if version == self._version:
+            return []
+        self._version = version
+        new = []
+        for epoch, value in _validations(self._run.metrics):
+            self.last = value
+            if epoch not in self._seen:
+                self._seen.add(epoch)
+                new.append(epoch)
+                _tell(self._trial, value, epoch)
+        return new
+
+
+def _validations(metrics: Path) -> list[tuple[int, float]]:
+    """(epoch, value) of each validation; a line that is being written is left out."""
+    found = []
+    for line in metrics.read_text(encoding="utf-8").splitlines(keepends=True):
+        if VALIDATION in line and line.endswith("\n"):
+            row = json.loads(line)
+            found.append((int(row["epoch"]), float(row[VALIDATION])))
+    return found
+
+
+def _tell(trial: Trial, value: float, epoch: int) -> None:
+    try:
+        trial.report(value, epoch)
+    except UpdateFinishedTrialError as error:
+        raise Lost(f"trial {trial.number} was given to another worker") from error

@@ -1,0 +1,340 @@
+"""The command line of a search: try values of config keys, one cell per trial, and keep the best.
+
+    python -m bench.tune sweeps/tune.yaml [--scale mini] [--trials 30] [--workers 4] [--status]
+
+bench/search.py reads the sweep, bench/study.py keeps the trials, bench/launcher.py runs their cells.
+A search is a desired state like a sweep: the same command again goes on until all trials have
+ended. Workers are processes of this program that share nothing but files; any of them may be
+killed, and more may be started, here or on other machines.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from bench import interrupt
+from bench import search as searches
+from bench.config import Mistakes
+from bench.grid import Cell, Plan
+from bench.rundir import RunDir, State
+from bench.search import Search
+from bench.watch import console as watch_console
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+    from bench.study import Study
+    from bench.trial import Start
+
+WORKER = (sys.executable, "-m", "bench.tune")
+RESTARTS = 100
+"""Workers that were killed and are started again, before something must be wrong."""
+IDLE_S = 0.5
+
+SLURM_WORKERS = 8
+
+
+def main(arguments: list[str] | None = None) -> int:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    console = watch_console()
+    console.soft_wrap = True  # a line per trial, however long
+    try:
+        search = searches.read(options.sweep, options.scale, options.set, trials=options.trials)
+    except Mistakes as error:
+        sys.stderr.write(f"{len(error.mistakes)} mistake(s), nothing was started:\n{error}\n")
+        return 2
+    if options.study and options.study != search.name:
+        sys.stderr.write(f"{options.sweep} was changed: study {options.study} is not its search\n")
+        return 2
+    from bench.study import Study  # imports Optuna: not needed to list mistakes
+
+    if options.status and not (options.runs / "tune" / search.name).is_dir():
+        console.print(f"{search.name}: not started; {search.trials} trials")
+        return 0
+    try:
+        study = Study(search, options.runs, storage=options.storage, lease_s=options.lease)
+    except (ValueError, OSError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    if options.status:
+        _show(console, study)
+        return 0
+    if options.worker:
+        start = _starter(options)
+        return work(study, options.runs, console, start=start)
+    if text := _missing(search):
+        sys.stderr.write(f"{text}\n")
+        return 2
+    return _lead(study, arguments, options, console)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.tune",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Search the values of config keys that a sweep names under `search:`.",
+        epilog="""examples:
+  python -m bench.tune sweeps/tune.yaml                  on the built-in data, on this machine
+  python -m bench.tune sweeps/tune.yaml --status         its trials so far, from another shell
+  python -m bench.tune sweeps/tune.yaml --trials 60      go on to 60 trials
+  python -m bench.tune sweeps/tune.yaml --worker         one more worker, here or on another machine
+                                                         that sees the same --runs (in an sbatch script)
+  python -m bench.sweep runs/tune/<study>/winner.yaml    the winner against the default, over seeds
+
+exit status: 0 all trials ended, 1 some cannot be finished, 2 bad input, 75 stopped""",
+    )
+    add = parser.add_argument
+    add("sweep", type=Path, metavar="SWEEP.yaml", help="with a `search:`, e.g. sweeps/tune.yaml")
+    add(
+        "--scale",
+        default="mini",
+        help="how big: a file of sweeps/scales/ (default: %(default)s)",
+    )
+    add(
+        "--set", action="append", default=[], metavar="KEY=VALUE",
+        help="change a config value of every cell, or `resources.*`; may be repeated",
+    )  # fmt: skip
+    add("--runs", type=Path, default=Path("runs"), help="where runs are (default: %(default)s)")
+    add(
+        "--launcher", choices=("local", "slurm"), default="local",
+        help="local: cells run on this machine; slurm: each is a SLURM job (resources.slurm.*), and "
+        "the workers stay here and wait for theirs",
+    )  # fmt: skip
+    add("--trials", type=int, help="how many trials; takes the place of search.trials")
+    add("--workers", type=int, help="trials at once (default: as many as cores or GPUs allow)")
+    add(
+        "--storage", metavar="URL",
+        help="a database for the study, as SQLAlchemy names it (sqlite:///tune.db, "
+        "postgresql://..., mysql://...); default: a file in runs/tune/<study>/",
+    )  # fmt: skip
+    add(
+        "--lease", type=float, default=120.0, metavar="SECONDS",
+        help="a worker without a sign of life for so long is dead, and its trial is given to another "
+        "(default: %(default)g)",
+    )  # fmt: skip
+    add("--status", action="store_true", help="show the trials and stop")
+    add("--retry", action="store_true", help="give out again the trials that FAILED")
+    add("--worker", action="store_true", help="be one worker, until all trials have ended")
+    add("--study", help=argparse.SUPPRESS)  # what the worker was started for
+    add("--command", type=shlex.split, default=(), help=argparse.SUPPRESS)  # see bench.job
+    return parser
+
+
+def _missing(search: Search) -> str:
+    """What this machine lacks and the suite cannot make."""
+    from bench.sweep import missing_files
+
+    cell = search.base
+    grid = Plan("", search.recipe.scale, "", (), (cell,), cell.resources)
+    return "\n".join(f"{name}: {text}" for name, text in missing_files(grid).items())
+
+
+# -- the client ---
+
+
+def _lead(study: Study, arguments: list[str], options: Any, console: Console) -> int:
+    """Start the workers, replace those that are killed, and wait until all trials have ended."""
+    search = study.search
+    if options.retry:
+        console.print(f"{study.retry_failed()} trials that FAILED are given out again")
+    count = options.workers or _workers(search, options.launcher)
+    command = [*WORKER, *arguments, "--worker", "--study", search.name]
+    _announce(study, console)
+    with interrupt.listening():
+        workers = [subprocess.Popen(command) for _ in range(0 if study.over else count)]
+        restarts = 0
+        while any(worker.poll() is None for worker in workers):
+            if interrupt.requested():
+                return _stop(workers, console)
+            time.sleep(0.1)
+            killed = [w for w in workers if w.poll() is not None and w.returncode < 0]
+            for worker in killed:
+                workers.remove(worker)
+                if restarts < RESTARTS and not study.over:
+                    restarts += 1
+                    workers.append(subprocess.Popen(command))
+    study.refresh()
+    return _conclude(study, console)
+
+
+def _workers(search: Search, where: str) -> int:
+    if where == "slurm":
+        return min(SLURM_WORKERS, search.base.resources.slurm.array_parallelism)
+    from bench import launcher
+
+    return max(1, launcher.slots(search.base.resources))
+
+
+def _stop(workers: list[subprocess.Popen[bytes]], console: Console) -> int:
+    console.print("stopping: cells write their checkpoints; the same command goes on from there")
+    for worker in workers:
+        worker.terminate()
+    for worker in workers:
+        worker.wait()
+    return interrupt.EXIT_PREEMPTED
+
+
+def _announce(study: Study, console: Console) -> None:
+    search = study.search
+    title = f"{search.recipe.title} - scale {search.recipe.scale}"
+    how = f"{search.options.sampler}, pruner {search.pruner.name}"
+    console.print(f"[bold]{escape(title)}[/]: study {search.name}, {how}")
+    console.print(f"{search.options.direction} {escape(search.metric_name)} on {search.split}")
+    console.print(_counts(study))
+
+
+def _conclude(study: Study, console: Console) -> int:
+    console.print(_counts(study))
+    best = study.best()
+    if best is not None:
+        console.print(f"best: {escape(_line(study.search, best))}")
+        console.print("compare it with the default over several seeds; the comment says how:")
+        console.print(f"  {study.folder / 'winner.yaml'}")
+    if not study.over:
+        console.print("[bold red]some trials have not ended[/]: the same command goes on")
+        return 1
+    failed = [t for t in study.failed() if t.user_attrs.get("error")]
+    for trial in failed:
+        console.print(f"[bold red]FAIL[/] trial {trial.number}: {escape(_note(trial))}")
+    if failed:
+        console.print("--retry runs them again")
+    return 1 if failed or best is None else 0
+
+
+# -- a worker ---
+
+
+def _starter(options: Any) -> Start:
+    from bench import launcher
+
+    def ignore(_run: RunDir, _state: State) -> None:
+        pass
+
+    def local(cell: Cell, run: RunDir, tick: Callable[[], None]) -> None:
+        items = [launcher.Item(run, cell.resources, run.signature)]
+        launcher.run_local(
+            items, runs=options.runs, on_change=ignore, tick=tick, command=options.command
+        )
+
+    def slurm(cell: Cell, run: RunDir, tick: Callable[[], None]) -> None:
+        from bench.slurm import run_slurm
+
+        items = [launcher.Item(run, cell.resources, run.signature)]
+        run_slurm(items, runs=options.runs, sweep="tune", wait=True, on_change=ignore, tick=tick)
+
+    return slurm if options.launcher == "slurm" else local
+
+
+def work(study: Study, runs: Path, console: Console, *, start: Start) -> int:
+    """Run trials until all have ended. When there is nothing to give out, a worker waits: another
+    may be killed, and its trial is then this one's. Returns the exit status.
+    """
+    from bench.study import STOPPED, Lost
+    from bench.trial import carry_out
+
+    with interrupt.listening():
+        while not interrupt.requested():
+            taken = study.take()
+            if taken is None:
+                if study.over:
+                    return 0
+                time.sleep(IDLE_S)
+                continue
+            trial, cell = taken
+            try:
+                with study.leased(trial.number):
+                    ended = carry_out(study.search, trial, cell, runs, start)
+                lost = STOPPED if ended.lost and interrupt.requested() else ended.lost
+                study.finish(
+                    trial.number, ended.state, value=ended.value, error=ended.error, lost=lost
+                )
+            except Lost as error:
+                console.print(f"{error}; what came out of it here is dropped", markup=False)
+                continue
+            _report(study, trial.number, console)
+    return interrupt.EXIT_PREEMPTED
+
+
+# -- showing ---
+
+
+def _report(study: Study, number: int, console: Console) -> None:
+    """One line when a trial has ended."""
+    trials = study.trials()
+    best = study.best()
+    so_far = "" if best is None else f"; best {best.value:.4g} (trial {best.number})"
+    console.print(_line(study.search, trials[number]) + so_far, markup=False)
+
+
+def _line(search: Search, trial: FrozenTrial) -> str:
+    params = ", ".join(f"{_name(key)}={_short(trial.params.get(key))}" for key in search.space)
+    value = "" if trial.value is None else f" {search.metric_name} {trial.value:.4g}"
+    note = f": {_note(trial)}" if _note(trial) else ""
+    return f"trial {trial.number} {trial.state.name}{note}{value}; {params}"
+
+
+def _name(key: str) -> str:
+    return key.removeprefix("objectives.")
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _note(trial: FrozenTrial) -> str:
+    notes = trial.user_attrs
+    parts = [str(notes.get("error", "")).splitlines()[0]] if notes.get("error") else []
+    if "retry_of" in notes:
+        parts.append(f"again after trial {notes['retry_of']}")
+    return "; ".join(parts)
+
+
+def _counts(study: Study) -> str:
+    states = [trial.state.name for trial in study.trials()]
+    counts = ", ".join(f"{states.count(s)} {s}" for s in dict.fromkeys(sorted(states))) or "none"
+    return f"{study.search.trials} trials planned; so far {counts}"
+
+
+def _show(console: Console, study: Study) -> None:
+    search, best = study.search, study.best()
+    table = Table(title=escape(f"{search.recipe.title} - {search.name}"), title_justify="left")
+    for column in ("trial", *map(_name, search.space), search.metric_name, "state", "s", "run"):
+        whole = column in ("trial", "state", "s")
+        table.add_column(
+            escape(column), no_wrap=whole, overflow="fold", min_width=0 if whole else 7
+        )
+    table.add_column("note", overflow="fold")
+    for trial in study.trials():
+        winner = best is not None and trial.number == best.number
+        values = [_short(trial.params.get(key, "-")) for key in search.space]
+        seconds = "" if trial.duration is None else f"{trial.duration.total_seconds():.0f}"
+        value = "" if trial.value is None else f"{trial.value:.4g}"
+        signature = str(trial.user_attrs.get("signature", ""))
+        cells = (str(trial.number), *values, value, trial.state.name, seconds, signature)
+        style = "bold green" if winner else ""
+        table.add_row(*(escape(c) for c in (*cells, _note(trial))), style=style)
+    console.print(table)
+    console.print(_counts(study))
+    if best is not None:
+        console.print(f"best: {escape(_line(search, best))}")
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:  # the second Ctrl-C: trials are given out again when leases run out
+        sys.exit(130)
