@@ -315,10 +315,13 @@ class Queue:
         word = row.state if row else self._sacct.get(job, "")
         word = word if word in _ENDED else ""
         kind = _KIND.get(word)
-        reason = f"job {job} ended{f' ({word})' if word else ''} without a word of the cell"
+        gone = f"job {job} ended{f' ({word})' if word else ''}"
+        reason = f"{gone} without a word of the cell"
         facts: dict[str, Any] = {"job": job, "host": row.node if row else ""}
         if _last_word(run):  # it was told to stop, did, and will not be started again
-            run.settle(State.PREEMPTED, kind, reason=reason, **facts)
+            step = run.read_ended().get("step")
+            reason = f"{gone}; the checkpoint is of step {step}"
+            run.settle(State.PREEMPTED, kind, reason=reason, step=step, **facts)
         elif not began(run, claim):
             self._write_unbegun(run, job, word, facts)
         elif kind == Failure.OOM:
