@@ -36,6 +36,7 @@ from bench.config import (
 )
 from bench.patch import Patch, leaves, merge, nest, overlap, parse_settings, without
 
+SUITES_SCALES = Path(bench.__file__).parent.parent / "sweeps/scales"
 _SWEEP_KEYS = ("title", "scales", "base", "axes", "zip", "exclude", "when", "seeds", "resources")
 _SCALE_KEYS = ("title", "base", "backbones", "seeds", "resources")
 
@@ -239,13 +240,16 @@ def _read(sweep: Path, scale: str, settings: Iterable[str], mistakes: list[Mista
 
 
 def _scales(sweep: Path, doc: Patch, mistakes: list[Mistake]) -> Path:
-    """The folder of the sweep's scales: beside the sweep, or else the suite's own. Raises Mistakes
+    """The folder of the sweep's scales: beside the sweep, or else the suite's own; or as an absolute
+    path says, which the winner of a search has whose own sweep has scales beside it. Raises Mistakes
     when there is no such folder.
     """
     root = sweep.parent / "scales"
     if not root.is_dir():
-        root = Path(bench.__file__).parent.parent / "sweeps/scales"
+        root = SUITES_SCALES
     name = doc.get("scales", ".")
+    if isinstance(name, str) and Path(name).is_absolute() and Path(name).is_dir():
+        return Path(name)
     known = sorted(path.name for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
     if name != "." and name not in known:
         hint = find.nearest(str(name), known)

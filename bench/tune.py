@@ -27,7 +27,7 @@ from rich.table import Table
 from bench import interrupt
 from bench import search as searches
 from bench.config import Mistakes
-from bench.grid import Cell, Plan
+from bench.grid import Cell, Plan, plan
 from bench.rundir import RunDir, State
 from bench.search import Search
 from bench.watch import console as watch_console
@@ -168,7 +168,18 @@ def _lead(study: Study, arguments: list[str], options: Any, console: Console) ->
                     restarts += 1
                     workers.append(subprocess.Popen(command))
     study.refresh()
+    if study.best() is not None:
+        _give_to_the_report(study, options)
     return _conclude(study, console)
+
+
+def _give_to_the_report(study: Study, options: Any) -> None:
+    """The cells of the winner's sweep, mostly not run yet: the report shows the search beside them."""
+    from bench.sweep import write_manifest
+
+    settings = [text for text in study.search.settings if not text.startswith("seeds=")]
+    grid = plan(study.folder / "winner.yaml", options.scale, settings)
+    write_manifest(grid, options.runs, {})
 
 
 def _workers(search: Search, where: str) -> int:
@@ -204,6 +215,7 @@ def _conclude(study: Study, console: Console) -> int:
         console.print(f"best: {escape(_line(study.search, best))}")
         console.print("compare it with the default over several seeds; the comment says how:")
         console.print(f"  {study.folder / 'winner.yaml'}")
+        console.print("python -m reports.build shows the search's history and importances")
     if not study.over:
         console.print("[bold red]some trials have not ended[/]: the same command goes on")
         return 1

@@ -504,6 +504,19 @@ def test_a_broken_file_of_a_search_is_said(searched: Study) -> None:
     assert results.search(runs_of(searched))
 
 
+def test_a_winner_finds_the_scales_of_its_sweep(
+    make: Callable[..., searches.Search], tmp_path: Path
+) -> None:
+    (tmp_path / "scales").mkdir()
+    own = (ROOT / "sweeps/scales/smoke.yaml").read_text().replace("epochs: 2", "epochs: 3")
+    (tmp_path / "scales/smoke.yaml").write_text(own)
+    study = Study(make(ONE), tmp_path)
+    trial, _ = study.take() or pytest.fail("no trial")
+    study.finish(trial.number, "COMPLETE", value=1.0)
+    cells = plan(study.folder / "winner.yaml", "smoke").cells
+    assert {cell.config.train.epochs for cell in cells} == {3}
+
+
 def test_the_default_that_wins_is_compared_with_nothing(
     make: Callable[..., searches.Search], tmp_path: Path
 ) -> None:
