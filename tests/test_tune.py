@@ -517,6 +517,32 @@ def test_a_winner_finds_the_scales_of_its_sweep(
     assert {cell.config.train.epochs for cell in cells} == {3}
 
 
+def test_hyperband_stops_the_worse_ones(
+    make: Callable[..., searches.Search], tmp_path: Path
+) -> None:
+    block = f"""
+  sampler: random
+  trials: 12
+  pruner: {{name: hyperband, warmup_epochs: 1, reduction_factor: 3}}
+  space: {{{WEIGHT}: {{low: 0.1, high: 1.0}}}}
+"""
+    study = Study(make(block, settings=["train.epochs=9"]), tmp_path)
+    pruned = []
+    for number in range(12):
+        trial, _ = study.take() or pytest.fail("no trial")
+        for epoch in range(1, 10):
+            trial.report(0.9 - 0.05 * number, epoch)  # each is worse than all before it
+            if epoch < 9 and trial.should_prune():
+                pruned.append(number)
+                study.finish(number, "PRUNED")
+                break
+        else:
+            study.finish(number, "COMPLETE", value=0.9 - 0.05 * number)
+    best = study.best()
+    assert 0 < len(pruned) < 12 and best is not None and best.number not in pruned
+    assert study.over
+
+
 def test_the_default_that_wins_is_compared_with_nothing(
     make: Callable[..., searches.Search], tmp_path: Path
 ) -> None:
