@@ -245,15 +245,21 @@ class _Queue:
                 return False
         try:
             with submitting(self._runs):
-                free = [item for item in pack if item.run.look()[1] is False]
+                looks = [(item, *item.run.look()) for item in pack]
+                # DONE: another client has ended it since we were asked for it.
+                free = [
+                    item for item, state, live in looks if live is False and state != State.DONE
+                ]
                 if free:
                     self._jobs.append(self._supervise(free, env, cores, leases))
         finally:
             for handle in leases:
                 handle.close()  # the supervisor has inherited the lock
-        for item in pack:
+        for item, state, _ in looks:
             if item in free:
                 self._on_change(item.run, State.RUNNING)
+            elif state == State.DONE:
+                self._on_change(item.run, state)
             else:
                 self._leave_to_others(item)
         return True

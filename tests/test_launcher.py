@@ -96,6 +96,16 @@ def at_once(spans: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
 # -- the queue ---
 
 
+def test_what_another_client_has_ended_meanwhile_is_not_started(
+    tmp_path: Path, two_cores: None
+) -> None:
+    items = make_items(tmp_path, "ab")
+    items[0].run.result.write_text("{}")  # after the choice of cells
+    changes = launch(items, "done", tmp_path)
+    assert [state for name, state in changes if name == "a"] == [State.DONE]
+    assert items[0].run.read_claim() == {} and ("b", State.DONE) in changes
+
+
 def test_no_more_cells_than_slots(tmp_path: Path, two_cores: None) -> None:
     items = make_items(tmp_path, "abcde")
     changes = launch(items, "times done", tmp_path)
