@@ -16,7 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.rundir import RunDir, jobs_folder, process_started, read_json, write_json
+from bench.rundir import (
+    RunDir,
+    is_alive,
+    jobs_folder,
+    process_started,
+    read_json,
+    write_json,
+)
 from bench.standing import SETTLED, Standing, label
 
 _PATIENCE_S = 5.0
@@ -64,7 +71,7 @@ def stop_clients(runs: Path, sweep: str) -> list[Client]:
         found.append(Client(client["host"], client["pid"], client["launcher"], here))
         told += [client] if here else []
     deadline = time.monotonic() + _PATIENCE_S
-    while time.monotonic() < deadline and any(_is_alive(client) for client in told):
+    while time.monotonic() < deadline and any(is_alive(client) for client in told):
         time.sleep(0.05)
     return found
 
@@ -108,21 +115,9 @@ def _host() -> str:
     return os.uname().nodename
 
 
-def _is_alive(process: dict[str, Any]) -> bool:
-    """Whether it still runs: neither gone nor dead and not yet fetched by its parent."""
-    pid = int(process.get("pid") or 0)
-    started = process_started(pid)
-    if started is None or started != process.get("pid_started"):
-        return False
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
 def _terminate(process: dict[str, Any]) -> bool:
     """SIGTERM, unless the process is gone (or its pid is another one's by now)."""
-    if not _is_alive(process):
+    if not is_alive(process):
         return False
     try:
         os.kill(int(process["pid"]), signal.SIGTERM)

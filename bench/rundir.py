@@ -285,11 +285,7 @@ class RunDir:
     def _live(self, claim: dict[str, Any], ended: dict[str, Any]) -> bool | None:
         if claim.get("launcher") == "slurm":
             return None if not ended or ended.get("goes_on") else False
-        pid = claim.get("pid")
-        if not pid or claim.get("host") != os.uname().nodename:
-            return False
-        started = process_started(int(pid))
-        return started is not None and started == claim.get("pid_started")
+        return claim.get("host") == os.uname().nodename and is_alive(claim)
 
     def is_locked(self) -> bool:
         """Whether a live process works on this run."""
@@ -347,12 +343,19 @@ def _try_lock(handle: IO[str], kind: int) -> bool:
 
 def process_started(pid: int) -> str | None:
     """When a local process started (clock ticks since boot; tells it from a later one of the same
-    pid), or None.
+    pid), or None when it is gone or has died and is not yet fetched by its parent.
     """
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return None if fields[0] == "Z" else fields[19]
     except (OSError, IndexError):
         return None
+
+
+def is_alive(process: Mapping[str, Any]) -> bool:
+    """Whether the process of this machine that was written down as {pid, pid_started} still runs."""
+    started = process_started(int(process.get("pid") or 0))
+    return started is not None and started == process.get("pid_started")
 
 
 @contextmanager

@@ -34,10 +34,8 @@ def take(runs: Path) -> Path:
     another name and moved into place, so two clients at once do no harm and a kill leaves no half.
     """
     files = dict(_files())
-    version = code_version()
-    tree = _digest(files)
-    digest = hashlib.sha256(repr((tree, version["commit"], version["dirty"])).encode()).hexdigest()
-    folder = jobs_folder(Path(runs)).resolve() / "code" / digest[:16]
+    version = {**code_version(), "tree": _digest(files)}
+    folder = jobs_folder(Path(runs)).resolve() / "code" / _name(version)
     if folder.is_dir():
         return folder
     _clear_away(folder.parent)
@@ -46,7 +44,7 @@ def take(runs: Path) -> Path:
         target = made / name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content)
-    write_json(made / "code.json", {**version, "tree": tree})
+    write_json(made / "code.json", version)
     try:
         made.rename(folder)
     except OSError:
@@ -54,6 +52,16 @@ def take(runs: Path) -> Path:
         if not folder.is_dir():  # else another client was faster
             raise
     return folder
+
+
+def name() -> str:
+    """What a snapshot of the code on disk is called, without making one."""
+    return _name({**code_version(), "tree": _digest(dict(_files()))})
+
+
+def _name(version: Mapping[str, Any]) -> str:
+    parts = version["tree"], version["commit"], version["dirty"]
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
 def environment(snapshot: Path, base: Mapping[str, str] = os.environ) -> dict[str, str]:

@@ -40,7 +40,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from bench import identity, winner
 from bench.config import Mistakes
 from bench.grid import Cell
-from bench.rundir import process_started, read_json, write_json
+from bench.rundir import is_alive, process_started, read_json, write_json
 from bench.search import Dimension, Search
 
 RETRIES = 3
@@ -284,7 +284,7 @@ class Study:
             return True
         holder = read_json(self._lease(trial.number)) or {}
         here = holder.get("host") == os.uname().nodename
-        return here and process_started(int(holder["pid"])) != holder["pid_started"]
+        return here and not is_alive(holder)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

@@ -14,7 +14,6 @@ import logging
 import os
 import signal
 import sys
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from types import FrameType
@@ -23,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console, Group
 from rich.markup import escape
 
-from bench import cancel, find, identity, retry, status
+from bench import cancel, find, identity, retry, snapshot, status
 from bench.config import Mistakes
 from bench.grid import Plan, plan
 from bench.retry import Choice
@@ -306,15 +305,7 @@ def _is_slurms(s: Standing) -> bool:
 
 
 def _choose(standings: list[Standing], options: Any) -> Choice:
-    return retry.choose(standings, retry=options.retry, force=options.force, code=_code)
-
-
-def _code() -> str:
-    """Digest of the code as it is now, as claims record it."""
-    from bench import snapshot
-
-    with tempfile.TemporaryDirectory() as folder:
-        return snapshot.take(Path(folder)).name
+    return retry.choose(standings, retry=options.retry, force=options.force, code=snapshot.name)
 
 
 def _show_left(choice: Choice, console: Console) -> None:
