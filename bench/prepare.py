@@ -2,8 +2,8 @@
 once, before the first sweep.
 
 The sources are the files in bench/data/sources: one that offers `add_arguments(parser)` and
-`run(args) -> folder` has a command here, under its name with hyphens. Exit status 2 and one
-message on bad input.
+`run(args) -> folder` has a command here, under its name with hyphens. One message on bad
+input; exit status 1 for data that fail, 2 for wrong use.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from bench import find
-from bench.data.shards import check, index_digest, open_split
+from bench.data.shards import BadData, check, index_digest, open_split
 from bench.data.sheet import draw_sheet
 
 EXAMPLES = """\
@@ -115,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             draw_sheet(args.out, "train", args.sheet)
     except (ValueError, OSError) as error:
         print(f"python -m bench.prepare: {error}", file=sys.stderr)
-        return 2
+        return 1 if isinstance(error, BadData) else 2
     return 0
 
 

@@ -29,7 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bench.data.photo import decode_image
-from bench.data.shards import INDEX, SAMPLES, SCHEMA, require_source, sha256_of
+from bench.data.shards import INDEX, SAMPLES, SCHEMA, BadData, require_source, sha256_of
 from bench.data.video import DECODER, count_frames, decode
 
 RECEIPTS = ".receipts"
@@ -154,7 +154,7 @@ def pack(
     failed = [failure for receipt in receipts for failure in receipt["failed"]]
     if failed and not allow_failed:
         listed = "\n  ".join(f"{f['split']}/{f['key']}: {f['reason']}" for f in failed[:SHOWN])
-        raise ValueError(
+        raise BadData(
             f"{len(failed)} of {total} {info.noun} cannot be decoded:\n  {listed}\n"
             "Replace the files, or pass --allow-failed to leave them out (the index will list them)"
         )

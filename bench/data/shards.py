@@ -27,6 +27,10 @@ INDEX = "index.json"
 SAMPLES = "samples.parquet"
 
 
+class BadData(ValueError):
+    """The data themselves fail: damaged, incomplete, not what they say. Wrong use is a ValueError."""
+
+
 def _remedy(folder: Path) -> str:
     """The command that makes the shards; the source's name is known if the index can still be
     read.
@@ -233,7 +237,7 @@ def check(folder: Path) -> dict[str, Any]:
         wrong += _wrong_counts(folder, index)
     if wrong:
         listed = "\n  ".join(wrong)
-        raise ValueError(
+        raise BadData(
             f"the shard folder {folder} is corrupt:\n  {listed}\nDelete it. {_remedy(folder)}"
         )
     return index
