@@ -11,19 +11,17 @@ Source of the rules: the SSv2 loader of the TIME release.
 
 from __future__ import annotations
 
-import random
-from functools import cache, lru_cache
-from typing import Any
+from functools import cache
 
 import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from PIL import Image
 from torch import Tensor
 
 from bench.config import Input
+from bench.data import rand_augment
 
 
 def segment_indices(length: int, frames: int, rng: np.random.Generator | None) -> np.ndarray:
@@ -45,12 +43,14 @@ def train_clip(frames_THWC: np.ndarray, config: Input, rng: np.random.Generator)
     """Scale jitter, one random crop for all frames, optional flip and RandAugment (same draw for
     all frames). uint8 T S S 3.
     """
+    drawn: tuple[rand_augment.Drawn, ...] = ()
     if config.rand_augment:
-        frames_THWC = _rand_augment(frames_THWC, config, rng)
+        drawn = rand_augment.draw(config.rand_augment, config.size, int(rng.integers(2**32)))
     low, high = config.jitter
     # Inverse-uniform in the short side, as in SlowFast's loaders: 1 / scale is uniform.
     scale = 1.0 / rng.uniform(1.0 / high, 1.0 / low)
-    clip = _crop_resize(frames_THWC, config.size, scale, rng.uniform(), rng.uniform())
+    box = _crop(frames_THWC, scale, rng.uniform(), rng.uniform())
+    clip = _resize(rand_augment.augment(frames_THWC, drawn, box), config.size)
     if config.hflip and rng.uniform() < 0.5:
         clip = np.ascontiguousarray(clip[:, :, ::-1])
     return clip
@@ -83,38 +83,28 @@ def _crop_resize(
 
     Cropping first and resizing the crop gives the same picture for the cost of the crop alone.
     """
+    box = _crop(frames_THWC, scale, y, x)
+    return _resize(frames_THWC[:, box.top : box.bottom, box.left : box.right], size)
+
+
+def _crop(frames_THWC: np.ndarray, scale: float, y: float, x: float) -> rand_augment.Box:
+    """The square of which `size * scale` pixels of the short side show `size`."""
     _, height, width, _ = frames_THWC.shape
     side = max(1, min(round(min(height, width) / scale), height, width))
     top, left = round(y * (height - side)), round(x * (width - side))
-    crops = frames_THWC[:, top : top + side, left : left + side]
+    return rand_augment.Box(top, left, top + side, left + side)
+
+
+def _resize(crops_THWC: np.ndarray, size: int) -> np.ndarray:
+    """Square crops of any side -> T S S 3."""
+    side = crops_THWC.shape[1]
     if side == size:
-        return np.ascontiguousarray(crops)
+        return np.ascontiguousarray(crops_THWC)
     how = cv2.INTER_AREA if side > size else cv2.INTER_LINEAR
-    out = np.empty((len(crops), size, size, 3), np.uint8)
-    for t, crop in enumerate(crops):
+    out = np.empty((len(crops_THWC), size, size, 3), np.uint8)
+    for t, crop in enumerate(crops_THWC):
         cv2.resize(np.ascontiguousarray(crop), (size, size), dst=out[t], interpolation=how)
     return out
-
-
-def _rand_augment(frames_THWC: np.ndarray, config: Input, rng: np.random.Generator) -> np.ndarray:
-    augment = _augmenter(str(config.rand_augment), config.size)
-    state = int(rng.integers(2**32))
-    out = []
-    for frame in frames_THWC:
-        # timm draws from global generators: reseeding gives all frames of the clip the same
-        # operations
-        random.seed(state)
-        np.random.seed(state)  # noqa: NPY002
-        out.append(np.asarray(augment(Image.fromarray(frame))))
-    return np.stack(out)
-
-
-@lru_cache(maxsize=8)
-def _augmenter(spec: str, size: int) -> Any:
-    from timm.data.auto_augment import rand_augment_transform
-
-    options = {"translate_const": int(size * 0.45), "img_mean": (128, 128, 128)}
-    return rand_augment_transform(spec, options)
 
 
 def normalise(clip_BTHWC: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
