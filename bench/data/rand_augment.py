@@ -168,10 +168,10 @@ def _contrast_table(step: Drawn, frame_HWC: np.ndarray) -> np.ndarray:
 
 def _autocontrast_table(step: Drawn, frame_HWC: np.ndarray) -> np.ndarray:
     """Of the darkest and the lightest level of each channel: those of a clipped ramp are the same."""
-    low, high = frame_HWC.min(axis=(0, 1)), frame_HWC.max(axis=(0, 1))
-    return np.asarray(
-        ImageOps.autocontrast(Image.fromarray(np.clip(np.asarray(_ramp()), low, high)))
-    )
+    used = [np.flatnonzero(counts) for counts in _histograms(frame_HWC)]
+    low, high = ([int(levels[i]) for levels in used] for i in (0, -1))
+    ramp = np.clip(np.asarray(_ramp()), low, high).astype(np.uint8)
+    return np.asarray(ImageOps.autocontrast(Image.fromarray(ramp)))
 
 
 def _equalize_table(step: Drawn, frame_HWC: np.ndarray) -> np.ndarray:
@@ -179,16 +179,19 @@ def _equalize_table(step: Drawn, frame_HWC: np.ndarray) -> np.ndarray:
     pixels that are not of the lightest level.
     """
     table = np.array(_ramp())
-    for channel in range(3):
-        counts = (
-            cv2.calcHist([frame_HWC], [channel], None, [256], [0, 256]).ravel().astype(np.int64)
-        )
+    for channel, counts in enumerate(_histograms(frame_HWC)):
         used = counts[counts > 0]
         share = int(used.sum() - used[-1]) // 255
         if len(used) > 1 and share:
             before = np.cumsum(counts) - counts
             table[0, :, channel] = np.minimum((share // 2 + before) // share, 255)
     return table
+
+
+def _histograms(frame_HWC: np.ndarray) -> list[np.ndarray]:
+    """How many pixels have each level, int64 (256,) of each channel."""
+    counts = (cv2.calcHist([frame_HWC], [channel], None, [256], [0, 256]) for channel in range(3))
+    return [count.ravel().astype(np.int64) for count in counts]
 
 
 def local(step: Drawn, window: Window, wanted: Box, frame: Box) -> Window:
