@@ -7,6 +7,7 @@ checkpoint and raises `Interrupted`; everything else reads it where nothing is h
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -93,3 +94,19 @@ def held_back() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def end_with_parent() -> None:
+    """In a process that was started within `held_back`: from now on it ends when its parent sends
+    SIGTERM, as multiprocessing does to end what it started, and when its parent is gone. The same
+    signal from anybody else it still does not get.
+    """
+    threading.Thread(target=_await_end, args=(os.getppid(),), name="end", daemon=True).start()
+
+
+def _await_end(parent: int) -> None:
+    while os.getppid() == parent:
+        told = signal.sigtimedwait((signal.SIGTERM,), 1.0)
+        if told is not None and told.si_pid == parent:
+            break
+    os._exit(1)

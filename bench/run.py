@@ -253,15 +253,19 @@ class _Start:
 def failure(error: BaseException) -> Failure:
     """The class of an exception that ended a cell."""
     text = str(error)
-    if (
-        isinstance(error, (MemoryError, torch.OutOfMemoryError))
-        or "out of memory" in text
-        or "can't allocate memory" in text
-    ):
+    # torch's allocators, mmap, OpenCV
+    full = (
+        "out of memory",
+        "can't allocate memory",
+        "Cannot allocate memory",
+        "Insufficient memory",
+    )
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(m in text for m in full):
         return Failure.OOM
     if isinstance(error, NoProgress):
         return Failure.NO_PROGRESS
-    if "DataLoader worker" in text and "killed by signal" in text:
+    ends = ("killed by signal", "exited unexpectedly")  # torch says the one or the other
+    if "DataLoader worker" in text and any(end in text for end in ends):
         return Failure.KILLED
     if "device-side assert" in text:  # an index out of range, say: the GPU is well
         return Failure.BUG

@@ -324,7 +324,7 @@ def _loader(clips: Dataset[Any], batches: Any, *, workers: int, pin: bool) -> Da
 
 def _iterate(batches: DataLoader[Any]) -> Iterator[Any]:
     """Its worker processes get none of the signals that ask the run to stop: they must deliver what
-    was begun.
+    was begun. They end when this process ends them (`_start_worker`).
     """
     if not batches.num_workers:
         return iter(batches)
@@ -336,5 +336,6 @@ COLLATE = {Clips: collate, Crops: collate_crops, StoredImages: collate_images}
 
 
 def _start_worker(_: int) -> None:
+    interrupt.end_with_parent()
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
