@@ -42,9 +42,21 @@ class Input(Config):
         description="square crops along the longer side in evaluation: 1 is the centre, 3 both "
         "ends and the centre; their logits are added (the paper: 3)",
     )
+    eval_views: int = Field(
+        1, ge=1, description="temporal views in evaluation; each is seen in all `eval_crops`"
+    )
+    average: Literal["logits", "probabilities"] = Field(
+        "logits", description="what is averaged over the views and crops of a clip in evaluation"
+    )
+    sampling: Literal["segments", "dense"] = Field(
+        "segments",
+        description="frames: one from each of T equal segments (SSv2, the paper), or T in a row, "
+        "`stride` apart (VideoMAE and others on Kinetics)",
+    )
+    stride: int = Field(1, ge=1, description="frames from one to the next, where sampling is dense")
     hflip: bool = Field(
         False,
-        description="mirror half of the training samples; never where left and right are classes",
+        description="mirror half of the training samples; classes that name a side are exchanged",
     )
     rand_augment: str | None = Field(None, description="timm spec, e.g. rand-m20-mstd0.5-inc1")
 
@@ -54,7 +66,14 @@ class Input(Config):
             raise ValueError(
                 f"jitter must be [low, high] with 1 <= low <= high, got {list(self.jitter)}"
             )
+        if self.stride > 1 and self.sampling != "dense":
+            raise ValueError(f"a stride of {self.stride} needs sampling: dense")
         return self
+
+    @property
+    def eval_clips(self) -> int:
+        """Forward passes of a sample in evaluation: views x crops."""
+        return self.eval_views * self.eval_crops
 
 
 class Train(Config):
@@ -82,6 +101,11 @@ class Train(Config):
     )
     dropout: float = Field(0.0, ge=0, lt=1, description="before the classifier")
     validate_every: int = Field(1, ge=1, description="epochs between validations")
+    on_bad_sample: Literal["stop", "skip"] = Field(
+        "stop",
+        description="a training sample that cannot be decoded: stop the cell, or let another one "
+        "take its place and count it (metrics.jsonl, result.json)",
+    )
 
 
 class Slurm(Config):

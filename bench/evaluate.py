@@ -15,7 +15,7 @@ import logging
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
@@ -44,6 +44,11 @@ from bench.subject import TIMM, Subject, subject_of
 from bench.task import Batch, DataSpec, Images, ModelSpec, Released, Row, Samples
 from bench.train import open_split
 
+log = logging.getLogger("bench")
+
+MAX_FAILED = 0.05
+"""Share of a split whose samples may be undecodable, and so wrong."""
+
 
 @dataclass
 class Context:
@@ -66,6 +71,8 @@ class Context:
     evaluation: str = ""
     predictions: list[pd.DataFrame] = field(default_factory=list)
     pictures: dict[str, np.ndarray] = field(default_factory=dict)  # "<evaluation>/<name>"
+    # split -> key -> why it could not be decoded
+    failed: dict[str, dict[str, str]] = field(default_factory=dict)
 
     @property
     def scratch(self) -> Path | None:
@@ -98,6 +105,19 @@ class Context:
             centre_crop(images_BHWC, self.input)[:, None], self.spec.mean, self.spec.std
         )
 
+    def whole_images(self, split: str) -> Iterator[Batch]:
+        """Every image exactly once, in stored order, whole, as the model wants it."""
+        waiting: list[Batch] = []
+        for images in self.images(split):
+            clip_BTCHW = self.to_clip(images.images_BHWC)
+            full = sum(len(batch.keys) for batch in waiting) + len(images.keys) > self.batch
+            if waiting and (full or waiting[0].clip_BTCHW.shape[1:] != clip_BTCHW.shape[1:]):
+                yield _joined(waiting)
+                waiting = []
+            waiting.append(Batch(clip_BTCHW, images.labels_B, images.keys))
+        if waiting:
+            yield _joined(waiting)
+
     def keep_picture(self, name: str, image_HWC: np.ndarray) -> None:
         self.pictures[f"{self.evaluation}/{name}"] = image_HWC
 
@@ -112,13 +132,39 @@ class Context:
         for raw in loader.evaluation_batches(
             clips, batch=self.batch, workers=self.workers, pin=pin
         ):
+            self._note_failed(split, raw.failed)
             yield to_device(raw, self.device, self.spec)
 
+    @property
+    def clips_per_sample(self) -> int:
+        return self.input.eval_clips
+
+    def averaged(self, logits_CBK: Tensor) -> Tensor:
+        """Of the clips of each sample -> (B, K)."""
+        if self.input.average == "probabilities":
+            return logits_CBK.float().softmax(-1).mean(dim=0).log()
+        return logits_CBK.float().sum(dim=0) / len(logits_CBK)
+
+    def _note_failed(self, split: str, failed: Mapping[str, str]) -> None:
+        """Raises ValueError when so many samples fail that the data as a whole must be wrong."""
+        noted = self.failed.setdefault(split, {})
+        for key, reason in failed.items():
+            if key not in noted:
+                log.warning("counts as wrong: %s", reason)
+                noted[key] = reason
+        if len(noted) > max(1, MAX_FAILED * self.count(split)):
+            raise ValueError(
+                f"{len(noted)} of {self.count(split)} samples of split {split} cannot be decoded, more "
+                f"than {MAX_FAILED:.0%}: the data are damaged (python -m bench.prepare ... --check "
+                f"says where). First: {next(iter(noted.values()))}"
+            )
+
     def crops(self, split: str) -> Iterator[tuple[Batch, ...]]:
-        """Every key exactly once, in stored order: its crops, one batch per crop."""
+        """Every key exactly once, in stored order: its views and crops, one batch for each."""
         clips = loader.Crops(self.open_split(split), self.input)
         pin = self.device.type == "cuda"
         for raws in loader.evaluation_crops(clips, batch=self.batch, workers=self.workers, pin=pin):
+            self._note_failed(split, raws[0].failed)
             yield tuple(to_device(raw, self.device, self.spec) for raw in raws)
 
     def progress(self, done: int, total: int, text: str = "") -> None:
@@ -131,6 +177,9 @@ class Context:
         """Keep what was predicted for each sample, so that a new metric needs no new GPU hours."""
         probabilities = logits.float().softmax(-1).cpu()
         confidence, top = probabilities.topk(min(5, probabilities.shape[-1]), dim=-1)
+        failed = self.failed.get(split, {})
+        undecoded_B = torch.tensor([key in failed for key in keys])
+        top[undecoded_B], confidence[undecoded_B] = -1, 0.0  # nothing was predicted
         self.predictions.append(
             pd.DataFrame(
                 {
@@ -159,7 +208,17 @@ def run_one(name: str, options: Any, context: Context) -> list[Row]:
     context.model.eval()
     with torch.no_grad(), autocast(context.device, context.precision):
         rows = find.load("evaluation", name).run(options, context)
-    return [{"evaluation": name, **row} for row in rows]
+    failed = {split: len(keys) for split, keys in context.failed.items()}
+    return [{"evaluation": name, "n_failed": failed.get(row["split"], 0), **row} for row in rows]
+
+
+def _joined(batches: Sequence[Batch]) -> Batch:
+    """One batch of all of them."""
+    return Batch(
+        torch.cat([batch.clip_BTCHW for batch in batches]),
+        torch.cat([batch.labels_B for batch in batches]),
+        tuple(key for batch in batches for key in batch.keys),
+    )
 
 
 def write_predictions(path: Path, context: Context) -> None:
@@ -214,9 +273,15 @@ def provenance(settings: Input, samples: Samples, media: str, official: bool = F
         scale = f"short side {settings.eval_scale:g} x {settings.size}"
         return f"{samples.provenance}; whole images, {scale}, centre crop"
     clip = f"{settings.frames} frames, segment midpoints"
+    if settings.sampling == "dense":
+        clip = f"{settings.frames} frames, every {settings.stride}, dense"
+    elif settings.eval_views > 1:
+        clip = f"{settings.frames} frames, one per segment"
     scale = f"short side {settings.eval_scale:g} x {settings.size}"
+    views = f"{settings.eval_views} temporal view{'s' if settings.eval_views > 1 else ''}"
     crops = {1: "1 centre crop", 3: "3 crops"}[settings.eval_crops]
-    return f"{samples.provenance}; {clip}, {scale}, 1 temporal view x {crops}"
+    averaged = ", probabilities averaged" if settings.average == "probabilities" else ""
+    return f"{samples.provenance}; {clip}, {scale}, {views} x {crops}{averaged}"
 
 
 # -- command line ---
@@ -396,9 +461,7 @@ def _set_up(options: argparse.Namespace) -> tuple[Any, Subject, Context]:
         )
     except RuntimeError as error:  # torch's own words for tensors that do not fit
         raise ValueError(str(error)) from error
-    if options.crops is not None:
-        crops = subject.input.model_copy(update={"eval_crops": options.crops})
-        subject = replace(subject, input=crops)
+    subject = replace(subject, input=_shown(subject.input, options))
     context = context_over(
         options.evaluation,
         config,
@@ -409,6 +472,19 @@ def _set_up(options: argparse.Namespace) -> tuple[Any, Subject, Context]:
         official=options.official,
     )
     return config, subject, context
+
+
+def _shown(settings: Input, options: argparse.Namespace) -> Input:
+    """The model's input with what the command line says of views and crops."""
+    asked = {
+        "eval_crops": options.crops,
+        "eval_views": options.views,
+        "average": options.average,
+        "stride": options.stride,
+        "sampling": options.stride and "dense",
+    }
+    changes = {name: value for name, value in asked.items() if value is not None}
+    return Input(**{**settings.model_dump(), **changes}) if changes else settings
 
 
 class _Kept:
@@ -441,7 +517,7 @@ class _Kept:
             self._folder.path.mkdir(parents=True, exist_ok=True)
         write_predictions(self._folder.predictions, self._context)
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(self._path, {**self._result, "rows": rows})
+        write_json(self._path, {**self._result, "failed": self._context.failed, "rows": rows})
         shutil.rmtree(self._folder.scratch, ignore_errors=True)
         return self._path
 
@@ -563,6 +639,24 @@ examples:
         choices=[1, 3],
         help="spatial crops of videos whose logits are added; the paper: 3 (default: the run's own, "
         "else 1)",
+    )
+    parser.add_argument(
+        "--views",
+        type=_positive,
+        metavar="N",
+        help="temporal views of videos, each in all crops (default: the run's own, else 1)",
+    )
+    parser.add_argument(
+        "--stride",
+        type=_positive,
+        metavar="N",
+        help="frames in a row, so many apart (dense sampling, as on Kinetics), instead of one from "
+        "each of equal segments",
+    )
+    parser.add_argument(
+        "--average",
+        choices=["logits", "probabilities"],
+        help="what is averaged over views and crops (default: the run's own, else logits)",
     )
     parser.add_argument(
         "--batch",

@@ -117,6 +117,7 @@ def to_device(raw: loader.RawBatch, target: torch.device, spec: DataSpec) -> Bat
         labels_B=raw.labels_B.to(target, non_blocking=True),
         keys=raw.keys,
         extras={name: value.to(target, non_blocking=True) for name, value in raw.extras.items()},
+        failed=raw.failed,
     )
 
 

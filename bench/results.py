@@ -22,6 +22,7 @@ from bench.rundir import RunDir, State, manifests, read_json
 COLUMNS = (
     "sweep", "scale", "overrides", "seed", "signature", "run_dir", "state", "reason", "evaluations",
     "data", "data_digest", "provenance", "evaluation", "split", "view", "subset", "metric", "value", "n",
+    "n_failed", "train_replaced",
 )  # fmt: skip
 
 EVALUATED = "evaluated"
@@ -35,7 +36,9 @@ def load(runs: Path) -> pd.DataFrame:
     evaluated. Empty when nothing was launched. Raises ValueError for a file that is broken.
 
     `run_dir` is where `predictions` and `pictures` of a row are; `evaluations` are those
-    that its sweep planned, separated by spaces.
+    that its sweep planned, separated by spaces. `n_failed`: samples of the split that could not be
+    decoded and count as wrong; `train_replaced`: how often in training another sample took the
+    place of such a one.
     """
     rows: list[dict[str, Any]] = []
     for path in manifests(Path(runs)):
@@ -171,14 +174,26 @@ def _cell_rows(
     if result is None or cell.get("stale"):
         state, reason = _hole(run, cell)
         empty = dict.fromkeys(("evaluation", "split", "view", "subset", "metric"))
-        return [{**common, "state": state, "reason": reason, **empty, "value": np.nan, "n": 0}]
+        return [
+            {
+                **common,
+                "state": state,
+                "reason": reason,
+                **empty,
+                "value": np.nan,
+                "n": 0,
+                "n_failed": 0,
+            }
+        ]
     traced = {
         "state": str(State.DONE),
         "reason": "",
         "data_digest": result["data_digest"],
         "provenance": result["provenance"],
     }
-    return [{**common, **traced, **row} for row in result["rows"]]
+    # Before samples that cannot be decoded were counted, one of them was an error.
+    counts = {"n_failed": 0, "train_replaced": result.get("bad_samples", {}).get("replaced", 0)}
+    return [{**common, **traced, **counts, **row} for row in result["rows"]]
 
 
 def _evaluated_rows(path: Path) -> list[dict[str, Any]]:
@@ -203,8 +218,9 @@ def _evaluated_rows(path: Path) -> list[dict[str, Any]]:
             **{name: found[name] for name in ("data", "data_digest", "provenance")},
         }
         numbers = ("split", "view", "subset", "metric", "value", "n")
+        named = {**common, "evaluation": found["evaluation"], "train_replaced": 0}
         return [
-            {**common, "evaluation": found["evaluation"], **{name: row[name] for name in numbers}}
+            {**named, "n_failed": row.get("n_failed", 0), **{name: row[name] for name in numbers}}
             for row in found["rows"]
         ]
     except (KeyError, TypeError) as error:

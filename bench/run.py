@@ -117,6 +117,7 @@ class _Start:
             trainer.resume()
             self._note_start(trainer.step)
             trainer.fit()
+            bad_samples = trainer.bad_samples()
         trained = time.monotonic()
         log.info("trained %d steps", trainer.total_steps)
         if not self.world.first:
@@ -127,6 +128,7 @@ class _Start:
             "signature": self.run.signature,
             **self._evaluate(config, resources, progress),
             "data_digest": env["data_digest"],
+            "bad_samples": bad_samples,
             "seconds": {"train": trained - started, "evaluate": time.monotonic() - trained},
             "parameters": sum(p.numel() for p in trainer.learner.classifier.parameters()),
             "code": env["code"],
@@ -182,6 +184,7 @@ class _Start:
         trainer = self.trainer
         return {
             "rows": rows,
+            "failed": {split: failed for split, failed in context.failed.items() if failed},
             "data": config.data.name,
             "provenance": evaluate.provenance(config.input, trainer.samples, trainer.spec.media),
         }

@@ -97,6 +97,9 @@ class Batch:
     extras: dict[str, Tensor] = field(
         default_factory=dict
     )  # objective name -> labels that its `prepare` computed
+    # of those that could not be decoded (their clips are black): key -> reason; in evaluation they
+    # count as wrong
+    failed: Mapping[str, str] = field(default_factory=dict)
 
 
 class Samples(Protocol):
@@ -253,8 +256,19 @@ class Context(Protocol):
         ...
 
     def crops(self, split: str) -> Iterator[tuple[Batch, ...]]:
-        """The same, with every spatial crop that is evaluated (`Input.eval_crops`): one batch per
-        crop, of the same keys. An evaluation that classifies adds the logits of the crops.
+        """The same, with every temporal view and spatial crop that is evaluated: `clips_per_sample`
+        batches of the same keys. An evaluation that classifies gives their logits to `averaged`.
+        """
+        ...
+
+    @property
+    def clips_per_sample(self) -> int:
+        """Temporal views x spatial crops."""
+        ...
+
+    def averaged(self, logits_CBK: Tensor) -> Tensor:
+        """Of the clips of each sample -> (B, K): mean logits, or the logarithm of mean probabilities,
+        as the model's input says (`Input.average`).
         """
         ...
 
@@ -266,6 +280,12 @@ class Context(Protocol):
         """Every image exactly once, in stored order and as stored: neither resized nor normalised.
 
         Raises ValueError, naming the file, for one that cannot be read.
+        """
+        ...
+
+    def whole_images(self, split: str) -> Iterator[Batch]:
+        """Every image exactly once, in stored order, whole, as the model wants it (`to_clip`): full
+        batches, of whatever sizes the images are stored in.
         """
         ...
 

@@ -13,6 +13,7 @@ take the same steps and the same decisions; only rank 0 writes.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -42,6 +43,8 @@ from bench.optimise import (
 )
 from bench.rundir import RunDir
 from bench.task import DataSpec, Picture, Samples
+
+log = logging.getLogger("bench")
 
 Report = Callable[[dict[str, Any]], None]
 """Receives {phase, done, total, ...}; for progress displays only."""
@@ -101,6 +104,7 @@ class Trainer:
             run_seed=config.seed,
             prepare=_prepare_functions(config),
             companions=_companion_functions(config),
+            skip_bad=config.train.on_bad_sample == "skip",
         )
         self.optimisation = Optimisation(self.learner, config, self.device, world, self.part)
         self.optimizer = self.optimisation.optimizer
@@ -113,6 +117,9 @@ class Trainer:
         self._epoch_to_end = False  # the step was an epoch's last, and its validation is to come
         self._resumed = False
         self._window = _Window()
+        # of this rank's samples: what could not be decoded, and how often another took its place
+        self._bad: dict[str, str] = {}
+        self._replaced = 0
         self._saved = time.monotonic()
         self._saved_step = 0
         self._looked = -math.inf
@@ -144,6 +151,14 @@ class Trainer:
                 self._at_boundary()
         return self.learner
 
+    def bad_samples(self) -> dict[str, Any]:
+        """{replaced: how often another sample took the place of one that cannot be decoded, samples:
+        {key: reason}}, over all ranks, which must all ask.
+        """
+        every = self.world.gathered((self._replaced, self._bad))
+        samples = {key: reason for _, bad in every for key, reason in bad.items()}
+        return {"replaced": sum(n for n, _ in every), "samples": dict(sorted(samples.items()))}
+
     def _steps(self) -> Iterator[list[loader.RawBatch]]:
         """This rank's micro-batches of each remaining step."""
         batches = loader.training_batches(
@@ -162,6 +177,12 @@ class Trainer:
     def _train_step(self, micro_batches: list[loader.RawBatch]) -> None:
         lr = learning_rate(self.config.train, self.step, self.steps_per_epoch)
         values = self.optimisation.step(micro_batches, number=self.step, lr=lr)
+        for raw in micro_batches:
+            for key, reason in raw.failed.items():
+                if key not in self._bad:
+                    log.warning("another sample takes its place: %s", reason)
+                self._bad[key] = reason
+            self._replaced += len(raw.failed)
         self._window.steps.append(self.step)
         self._window.values.append(values)
 
@@ -213,6 +234,8 @@ class Trainer:
         step = window.steps[-1]
         row = {"step": step + 1, "epoch": (step + 1) / self.steps_per_epoch}
         row["lr"] = learning_rate(self.config.train, step, self.steps_per_epoch)
+        if self.clips.skip_bad:
+            row["replaced_samples"] = int(self.world.total(torch.tensor(self._replaced)))
         self._append({**row, **last})
         self.report(
             {"phase": "train", "done": step + 1, "total": self.total_steps, "loss": last["loss"]}
@@ -265,7 +288,10 @@ class Trainer:
             batch = to_device(raw, self.device, self.spec)
             with autocast(self.device, self.config.train.precision), eager(self.learner):
                 logits = self.learner.classifier(batch.clip_BTCHW)
-            correct += (logits.argmax(-1) == batch.labels_B).sum()
+            right_B = logits.argmax(-1) == batch.labels_B
+            if batch.failed:
+                right_B &= torch.tensor([key not in batch.failed for key in batch.keys]).to(right_B)
+            correct += right_B.sum()
         return int(self.world.total(correct)) / len(self.held_out)
 
     # -- checkpoints ---
@@ -284,6 +310,8 @@ class Trainer:
             "epoch_to_end": self._epoch_to_end,
             "metrics_bytes": metrics.stat().st_size if metrics.exists() else 0,
         }
+        if self.clips.skip_bad:
+            state["bad_samples"] = self.bad_samples()
         self._write(self.run.last, state)
         self._saved, self._saved_step = time.monotonic(), self.step
 
@@ -324,6 +352,8 @@ class Trainer:
         self.step, self.best = state["step"], state["best"]
         self._epoch_to_end = state.get("epoch_to_end", False)
         self._saved_step = self.step
+        if self.world.first and (bad := state.get("bad_samples")):
+            self._replaced, self._bad = bad["replaced"], dict(bad["samples"])
         if self.world.first and self.run.metrics.exists():
             with self.run.metrics.open("r+b") as handle:
                 handle.truncate(state["metrics_bytes"])

@@ -160,8 +160,10 @@ def test_three_crops_are_the_sum_of_their_logits_by_hand(
     summed = torch.zeros(len(samples), context.spec.num_classes)
     for place in range(3):
         for i in range(len(samples)):
-            clip = eval_crops(clips._middles(i), context.input)[place]
-            raw = loader.collate([(clip, int(samples.labels[i]), samples.keys[i], None, {})])
+            (frames,), _ = clips._views(i)
+            clip = eval_crops(frames, context.input)[place]
+            item = loader.Item(clip, int(samples.labels[i]), samples.keys[i], loader.Draw(i, 0), {})
+            raw = loader.collate([item])
             batch = to_device(raw, context.device, context.spec)
             summed[i] += context.model(batch.clip_BTCHW)[0]
     top1 = (summed.argmax(-1).numpy() == samples.labels).mean()
@@ -181,7 +183,7 @@ def test_one_crop_gives_the_logits_of_the_centre_bit_for_bit(
         assert torch.equal(centre.clip_BTCHW, crop.clip_BTCHW)
         plain = contexts[1].model(centre.clip_BTCHW)
         orders = np.arange(crop.clip_BTCHW.shape[1])
-        assert torch.equal(shuffle_gap._logits(contexts[1].model, (crop,), orders), plain)
+        assert torch.equal(shuffle_gap._logits(contexts[1], (crop,), orders), plain)
 
 
 def test_predictions_are_written_once_per_sample_and_view(

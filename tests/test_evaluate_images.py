@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ import torch
 from PIL import Image
 
 from bench import evaluate, find, identity, results
-from bench.config import parse_resources
+from bench.config import Resources, parse_resources
 from bench.data.imagenet9 import FOLDERS, IN9_OF_IMAGENET, MEAN, STD, VARIANTS
 from bench.grid import plan
-from bench.run import run_cell
+from bench.learner import build
+from bench.run import prepare_data, run_cell
 from bench.rundir import RunDir, State
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -232,3 +234,45 @@ def test_a_model_of_another_kind_gets_one_message(
         error = capsys.readouterr().err
         assert str(folder) in error and "Traceback" not in error
     assert not (tmp_path / "kept").exists()
+
+
+# -- images of many sizes ---
+
+
+class MixedSizes:
+    """Images of which no two neighbours have one size."""
+
+    classes = ("a", "b")
+
+    def __init__(self, length: int) -> None:
+        self.keys = [f"k{i}" for i in range(length)]
+        self.labels = np.arange(length) % 2
+        self.drawn = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def num_frames(self, i: int) -> int:
+        return 1
+
+    def frames(self, i: int, indices: np.ndarray) -> np.ndarray:
+        return self.drawn[None, : 30 + i % 7, : 40 + i % 11]
+
+
+def test_images_of_many_sizes_reach_the_model_in_full_batches(data_dir: Path) -> None:
+    """One by one they took the model 32 times as many calls."""
+    samples = MixedSizes(50)
+    config = plan(ROOT / "sweeps/background.yaml", "smoke").cells[0].config
+    prepare_data(config, data_dir)
+    resources = Resources(data_dir=str(data_dir), device="cpu")
+    context = evaluate.context_for(
+        config, resources, build(config, weights_dir=None).classifier, lambda _: None
+    )
+    context = replace(context, open_split=lambda _: samples, batch=16)
+    batches = list(context.whole_images("val"))
+    assert max(len(batch.keys) for batch in batches) == 16
+    assert len(batches) <= 5 and [key for b in batches for key in b.keys] == samples.keys
+    shown = torch.cat([batch.clip_BTCHW for batch in batches])
+    for i in (0, 17, 49):
+        alone = context.to_clip(torch.from_numpy(samples.frames(i, np.zeros(1))))
+        assert torch.equal(shown[i], alone[0])

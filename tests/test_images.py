@@ -227,7 +227,8 @@ def test_a_second_image_is_augmented_as_the_first_and_changes_nothing_of_it(
     alone = loader.Clips(OneImage(), config, run_seed=0)
     paired = loader.Clips(OneImage(), config, run_seed=0, companions=companion)
     for epoch in range(8):
-        clip, *_, extras = paired[Draw(0, epoch)]
+        item = paired[Draw(0, epoch)]
+        clip, extras = item.clip_THWC, item.extras
         assert np.array_equal(clip, alone[Draw(0, epoch)][0])
         assert extras["paired"].shape == (1, 24, 24, 3) and np.array_equal(extras["paired"], clip)
 

@@ -573,6 +573,11 @@ class FakeContext:
     def batches(self, split: str) -> Iterator[task.Batch]:
         return iter(self._batches)
 
+    clips_per_sample = 1
+
+    def averaged(self, logits_CBK: Tensor) -> Tensor:
+        return logits_CBK.mean(dim=0)
+
     def crops(self, split: str) -> Iterator[tuple[task.Batch, ...]]:
         return ((batch,) for batch in self._batches)
 

@@ -11,16 +11,16 @@ Where several ranks train one run, each loads its own `Part` of the same batches
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 
 from bench import interrupt
 from bench.config import Input
@@ -34,6 +34,10 @@ Prepare = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 Companion = Callable[[Picture, np.random.Generator], np.ndarray]
 """An objective's second image (uint8 H W 3) from a training image and its layers; the two are then
 augmented alike."""
+
+
+REPLACEMENTS = 10
+"""So many samples in a row that cannot be decoded are not bad luck."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,21 @@ class Part:
         return self.stop - self.start
 
 
+class BadSample(ValueError):
+    """A sample that cannot be read or decoded."""
+
+
+class Item(NamedTuple):
+    """One clip of a batch."""
+
+    clip_THWC: np.ndarray
+    label: int
+    key: str
+    draw: Draw
+    extras: dict[str, Any]
+    failed: dict[str, str] = {}  # noqa: RUF012  what could not be decoded: key -> reason
+
+
 @dataclass
 class RawBatch:
     """What comes out of the loader, before it goes to the device."""
@@ -73,6 +92,7 @@ class RawBatch:
     keys: tuple[str, ...]
     draws: tuple[Draw, ...]
     extras: dict[str, Tensor]
+    failed: dict[str, str] = field(default_factory=dict)  # key -> why it could not be decoded
 
     def pin_memory(self) -> RawBatch:
         self.clip_BTHWC = self.clip_BTHWC.pin_memory()
@@ -82,7 +102,11 @@ class RawBatch:
 
 
 class Clips(Dataset[Any]):
-    """Draw -> (clip, label, key, draw, extras). Augmented when `run_seed` is given."""
+    """Draw -> Item. Augmented when `run_seed` is given.
+
+    A sample that cannot be decoded raises BadSample, or, where `skip_bad`, another one takes its
+    place. In evaluation it is a black clip that says so.
+    """
 
     def __init__(
         self,
@@ -92,35 +116,76 @@ class Clips(Dataset[Any]):
         run_seed: int | None = None,
         prepare: dict[str, Prepare] | None = None,
         companions: dict[str, Companion] | None = None,
+        skip_bad: bool = False,
     ) -> None:
         self.samples = samples
         self.config = config
         self.run_seed = run_seed
         self.prepare = prepare or {}
         self.companions = companions or {}
+        self.skip_bad = skip_bad
+        self.mirrored = transforms.mirrored_classes(samples.classes) if config.hflip else ()
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, draw: Draw) -> tuple[Any, ...]:
-        i = draw.index
+    def __getitem__(self, draw: Draw) -> Any:
         if self.run_seed is None:
-            clip = transforms.eval_clip(self._middles(i), self.config)
-            return clip, int(self.samples.labels[i]), self.samples.keys[i], draw, {}
-        generator = rng(self.run_seed, "augment", draw.epoch, i)
-        length = self.samples.num_frames(i)
-        indices = transforms.segment_indices(length, self.config.frames, generator)
-        frames = self.samples.frames(i, indices)
+            frames_VTHWC, failed = self._views(draw.index)
+            clip = transforms.eval_clip(frames_VTHWC[len(frames_VTHWC) // 2], self.config)
+            return self._item(clip, draw, {}, failed)
+        try:
+            return self._training_item(draw, self.run_seed)
+        except BadSample as error:
+            if not self.skip_bad:
+                raise
+            return self._instead(draw, self.run_seed, {self.samples.keys[draw.index]: str(error)})
+
+    def _training_item(self, draw: Draw, run_seed: int) -> Item:
+        i = draw.index
+        generator = rng(run_seed, "augment", draw.epoch, i)
+        indices = transforms.train_indices(self.samples.num_frames(i), self.config, generator)
+        frames = self._frames(i, indices)
         companions = self._companions(draw, frames)
         shown = np.concatenate([frames, *companions]) if companions else frames
         augmented = transforms.train_clip(shown, self.config, generator)
+        mirrored = transforms.draws_mirror(self.config, generator)
+        if mirrored:
+            augmented = transforms.mirror(augmented)
         clip, others = augmented[: len(frames)], augmented[len(frames) :, None]
         extras = dict(zip(self.companions, others, strict=True))
         extras |= {
-            name: make(clip, rng(self.run_seed, name, draw.epoch, i))
+            name: make(clip, rng(run_seed, name, draw.epoch, i))
             for name, make in self.prepare.items()
         }
-        return clip, int(self.samples.labels[i]), self.samples.keys[i], draw, extras
+        item = self._item(clip, draw, extras, {})
+        return item._replace(label=self.mirrored[item.label]) if mirrored else item
+
+    def _instead(self, draw: Draw, run_seed: int, failed: dict[str, str]) -> Item:
+        """The item of another sample, a function of the draw, with what failed before it."""
+        generator = rng(run_seed, "instead", draw.epoch, draw.index)
+        for _ in range(REPLACEMENTS):
+            other = Draw(int(generator.integers(len(self))), draw.epoch)
+            try:
+                return self._training_item(other, run_seed)._replace(failed=failed)
+            except BadSample as error:
+                failed = {**failed, self.samples.keys[other.index]: str(error)}
+        raise BadSample(
+            f"{len(failed)} samples in a row cannot be decoded, the last: {list(failed.values())[-1]}"
+        )
+
+    def _item(
+        self, clip: np.ndarray, draw: Draw, extras: dict[str, Any], failed: dict[str, str]
+    ) -> Item:
+        i = draw.index
+        return Item(clip, int(self.samples.labels[i]), self.samples.keys[i], draw, extras, failed)
+
+    def _frames(self, i: int, indices: np.ndarray) -> np.ndarray:
+        """Decoded frames; BadSample."""
+        try:
+            return self.samples.frames(i, indices)
+        except ValueError as error:
+            raise BadSample(f"sample {self.samples.keys[i]}: {error}") from error
 
     def _companions(self, draw: Draw, frames: np.ndarray) -> list[np.ndarray]:
         """1 H W 3 of each objective that wants a second image."""
@@ -134,21 +199,30 @@ class Clips(Dataset[Any]):
             for name, make in self.companions.items()
         ]
 
-    def _middles(self, i: int) -> np.ndarray:
-        """The frames that evaluation sees, decoded and not yet cropped."""
-        length = self.samples.num_frames(i)
-        indices = transforms.segment_indices(length, self.config.frames, None)
-        return self.samples.frames(i, indices)
+    def _views(self, i: int) -> tuple[np.ndarray, dict[str, str]]:
+        """The frames that evaluation sees, decoded once and not yet cropped, V T H W 3; black ones,
+        with the reason, where they cannot be decoded.
+        """
+        indices_VT = transforms.eval_indices(self.samples.num_frames(i), self.config)
+        wanted, places_VT = np.unique(indices_VT, return_inverse=True)
+        try:
+            return self._frames(i, wanted)[places_VT.reshape(indices_VT.shape)], {}
+        except BadSample as error:
+            size = self.config.size
+            black_VTHWC = np.zeros((*indices_VT.shape, size, size, 3), np.uint8)
+            return black_VTHWC, {self.samples.keys[i]: str(error)}
 
 
 class Crops(Clips):
-    """Draw -> `Input.eval_crops` such items, one per spatial crop; the clip is decoded once."""
+    """Draw -> `Input.eval_clips` Items, views x crops; the clip is decoded once."""
 
-    def __getitem__(self, draw: Draw) -> tuple[Any, ...]:
-        i = draw.index
-        label, key = int(self.samples.labels[i]), self.samples.keys[i]
-        crops = transforms.eval_crops(self._middles(i), self.config)
-        return tuple((clip, label, key, draw, {}) for clip in crops)
+    def __getitem__(self, draw: Draw) -> tuple[Item, ...]:
+        frames_VTHWC, failed = self._views(draw.index)
+        return tuple(
+            self._item(clip, draw, {}, failed)
+            for frames_THWC in frames_VTHWC
+            for clip in transforms.eval_crops(frames_THWC, self.config)
+        )
 
 
 class StoredImages(Dataset[Any]):
@@ -169,19 +243,34 @@ class StoredImages(Dataset[Any]):
         return image_HWC, int(self.samples.labels[i]), self.samples.keys[i]
 
 
-def collate(items: list[tuple[Any, ...]]) -> RawBatch:
-    clips, labels, keys, draws, extras = zip(*items, strict=True)
+def collate(items: list[Item]) -> RawBatch:
+    clips, labels, keys, draws, extras, failed = zip(*items, strict=True)
     return RawBatch(
-        clip_BTHWC=torch.from_numpy(np.stack(clips)),
+        clip_BTHWC=_stacked(clips),
         labels_B=torch.tensor(labels, dtype=torch.int64),
         keys=tuple(keys),
         draws=tuple(draws),
         extras=default_collate(list(extras)) if extras[0] else {},
+        failed={key: reason for each in failed for key, reason in each.items()},
     )
 
 
-def collate_crops(items: list[tuple[Any, ...]]) -> tuple[RawBatch, ...]:
-    """One batch per crop."""
+def _stacked(clips: Sequence[np.ndarray]) -> Tensor:
+    """uint8 B T H W 3; in a worker it lies in shared memory at once, so that handing it over copies
+    nothing.
+    """
+    shape = (len(clips), *clips[0].shape)
+    out = torch.empty(shape, dtype=torch.uint8)
+    if get_worker_info() is not None:
+        out = torch.empty(0, dtype=torch.uint8)
+        shared = out.untyped_storage()._new_shared(int(np.prod(shape)), device=out.device)
+        out.set_(shared).resize_(shape)
+    np.stack(clips, out=out.numpy())
+    return out
+
+
+def collate_crops(items: list[tuple[Item, ...]]) -> tuple[RawBatch, ...]:
+    """One batch per clip that is seen of each sample."""
     return tuple(collate(list(same_crop)) for same_crop in zip(*items, strict=True))
 
 
@@ -332,7 +421,11 @@ def _iterate(batches: DataLoader[Any]) -> Iterator[Any]:
         return iter(batches)
 
 
-COLLATE = {Clips: collate, Crops: collate_crops, StoredImages: collate_images}
+COLLATE: dict[type, Callable[[list[Any]], Any]] = {
+    Clips: collate,
+    Crops: collate_crops,
+    StoredImages: collate_images,
+}
 
 
 def _start_worker(_: int) -> None:

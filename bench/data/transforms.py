@@ -11,6 +11,8 @@ Source of the rules: the SSv2 loader of the TIME release.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from functools import cache
 
 import cv2
@@ -24,24 +26,66 @@ from bench.config import Input
 from bench.data import rand_augment
 
 
-def segment_indices(length: int, frames: int, rng: np.random.Generator | None) -> np.ndarray:
+def segment_indices(
+    length: int, frames: int, place: np.random.Generator | tuple[int, int] | None
+) -> np.ndarray:
     """One frame index from each of `frames` equal segments of a clip of `length` frames.
 
     Segments are (length - 1) / frames long. In training a random index within each; in evaluation
-    (`rng` None) its midpoint. Clips shorter than `frames` repeat frames.
+    (`place` None) its midpoint, or for view v of V (`place` is (v, V)) the index (v + 1/2) / V into
+    it. Clips shorter than `frames` repeat frames.
     """
     if length < 1:
         raise ValueError("a clip needs at least one frame")
     edges = np.round(np.arange(frames + 1) * (length - 1) / frames).astype(np.int64)
     starts, ends = edges[:-1], edges[1:]
-    if rng is None:
-        return (starts + ends) // 2
-    return rng.integers(starts, ends + 1)
+    if isinstance(place, np.random.Generator):
+        return place.integers(starts, ends + 1)
+    view, views = place or (0, 1)
+    return starts + (ends - starts) * (2 * view + 1) // (2 * views)
+
+
+def dense_indices(
+    length: int, frames: int, stride: int, place: float | np.random.Generator
+) -> np.ndarray:
+    """`frames` indices in a row, `stride` apart, of a clip of `length` frames.
+
+    `place` in [0, 1] is where they lie, 0 at the start and 1 at the end, or a generator that draws
+    it (training). Where the clip is too short, its last frame is repeated, as VideoMAE does.
+    """
+    if length < 1:
+        raise ValueError("a clip needs at least one frame")
+    room = max(length - (frames - 1) * stride - 1, 0)
+    start = place.integers(room + 1) if isinstance(place, np.random.Generator) else place * room
+    start = round(float(start))
+    return np.minimum(start + stride * np.arange(frames), length - 1)
+
+
+def train_indices(length: int, config: Input, rng: np.random.Generator) -> np.ndarray:
+    """The frames of a training clip, int64 (T,)."""
+    if config.sampling == "dense":
+        return dense_indices(length, config.frames, config.stride, rng)
+    return segment_indices(length, config.frames, rng)
+
+
+def eval_indices(length: int, config: Input) -> np.ndarray:
+    """The frames of each temporal view in evaluation, int64 (V, T).
+
+    Dense views start at equal distances from the first possible frame to the last, a single one in
+    the middle. Of segments view v of V lies (v + 1/2) / V into each; a single one at the midpoint.
+    """
+    views = config.eval_views
+    if config.sampling == "dense":
+        places = [v / (views - 1) for v in range(views)] if views > 1 else [0.5]
+        return np.stack(
+            [dense_indices(length, config.frames, config.stride, place) for place in places]
+        )
+    return np.stack([segment_indices(length, config.frames, (v, views)) for v in range(views)])
 
 
 def train_clip(frames_THWC: np.ndarray, config: Input, rng: np.random.Generator) -> np.ndarray:
-    """Scale jitter, one random crop for all frames, optional flip and RandAugment (same draw for
-    all frames). uint8 T S S 3.
+    """Scale jitter, one random crop for all frames, optional RandAugment (same draw for all frames).
+    uint8 T S S 3. Whether it is then mirrored, `draws_mirror` says.
     """
     drawn: tuple[rand_augment.Drawn, ...] = ()
     if config.rand_augment:
@@ -50,10 +94,36 @@ def train_clip(frames_THWC: np.ndarray, config: Input, rng: np.random.Generator)
     # Inverse-uniform in the short side, as in SlowFast's loaders: 1 / scale is uniform.
     scale = 1.0 / rng.uniform(1.0 / high, 1.0 / low)
     box = _crop(frames_THWC, scale, rng.uniform(), rng.uniform())
-    clip = _resize(rand_augment.augment(frames_THWC, drawn, box), config.size)
-    if config.hflip and rng.uniform() < 0.5:
-        clip = np.ascontiguousarray(clip[:, :, ::-1])
-    return clip
+    return _resize(rand_augment.augment(frames_THWC, drawn, box), config.size)
+
+
+def draws_mirror(config: Input, rng: np.random.Generator) -> bool:
+    """Whether a training clip is to be mirrored, drawn right after `train_clip` drew."""
+    return config.hflip and rng.uniform() < 0.5
+
+
+def mirror(clip_THWC: np.ndarray) -> np.ndarray:
+    """Left and right exchanged in every frame."""
+    return np.ascontiguousarray(clip_THWC[:, :, ::-1])
+
+
+def mirrored_classes(classes: Sequence[str]) -> tuple[int, ...]:
+    """The class of a mirrored clip of each class: the one whose name has left and right exchanged.
+
+    Raises ValueError where there is none: a mirrored clip of it would have no label.
+    """
+    ids = {name: i for i, name in enumerate(classes)}
+    exchanged = {"left": "right", "right": "left"}
+    mirrored = [
+        re.sub(r"\b(left|right)\b", lambda side: exchanged[side[0]], name) for name in classes
+    ]
+    lonely = [name for name, other in zip(classes, mirrored, strict=True) if other not in ids]
+    if lonely:
+        raise ValueError(
+            f"input.hflip: {len(lonely)} classes name a side and none is their mirror image "
+            f"({'; '.join(lonely[:3])}); leave input.hflip off for these data"
+        )
+    return tuple(ids[name] for name in mirrored)
 
 
 def eval_clip(frames_THWC: np.ndarray, config: Input) -> np.ndarray:
@@ -62,7 +132,7 @@ def eval_clip(frames_THWC: np.ndarray, config: Input) -> np.ndarray:
 
 
 def eval_crops(frames_THWC: np.ndarray, config: Input) -> tuple[np.ndarray, ...]:
-    """The `config.eval_crops` square crops of evaluation, each uint8 T S S 3.
+    """The `config.eval_crops` square crops of evaluation, each uint8 T S S 3, of one view.
 
     Of three: left, centre, right, or top, centre, bottom of frames that are higher than wide, at
     the evaluation scale. The middle one is `eval_clip`. At an `eval_scale` of 1 the crops of frames

@@ -69,9 +69,9 @@ def _groups(
     labels: list[np.ndarray] = []
     hits: list[np.ndarray] = []
     keys: set[str] = set()
-    for batch in context.images(split):
+    for batch in context.whole_images(split):
         keys.update(batch.keys)
-        logits_BK = context.model(context.to_clip(batch.images_BHWC)).float()
+        logits_BK = context.model(batch.clip_BTCHW).float()
         label_B = batch.labels_B.cpu().numpy()
         hits.append(imagenet9_predictions(logits_BK) == label_B)
         labels.append(label_B)

@@ -83,15 +83,22 @@ def _collect(
     orders: dict[str, list[np.ndarray]] = {"ordered": [], "shuffled": []}
     layers: dict[str, list[list[np.ndarray]]] = {"ordered": [], "shuffled": []}
     for batch in context.batches(split):
-        taken = min(len(batch.keys), wanted - len(keys))
-        clip_BTCHW = batch.clip_BTCHW[:taken]
-        shown_as = _orders(batch.keys[:taken], clip_BTCHW.shape[1], seed=context.seed)
+        # what cannot be decoded has no order to find
+        shown_keys = tuple(key for key in batch.keys if key not in batch.failed)
+        clip_BTCHW = batch.clip_BTCHW
+        if batch.failed:
+            clip_BTCHW = clip_BTCHW[[i for i, k in enumerate(batch.keys) if k not in batch.failed]]
+        taken = min(len(shown_keys), wanted - len(keys))
+        if not taken:
+            continue
+        clip_BTCHW = clip_BTCHW[:taken]
+        shown_as = _orders(shown_keys[:taken], clip_BTCHW.shape[1], seed=context.seed)
         for view, orders_BT in shown_as.items():
             shown = views.show(clip_BTCHW, orders_BT)
             stages = [tokens.mean(dim=2) for tokens in context.model.backbone.stages(shown)]
             orders[view].append(orders_BT)
             layers[view].append([stage.float().cpu().numpy() for stage in stages])
-        keys += batch.keys[:taken]
+        keys += shown_keys[:taken]
         context.progress(len(keys), wanted, split)
         if len(keys) >= wanted:
             break

@@ -8,9 +8,12 @@ fractions; subsets `all`, those of the data set (temporal, static), and one `cla
 class (top1 only). View `gap` is top1 of original minus shuffled, for each subset. Subsets without a
 sample give no row. n counts samples, never permutations.
 
-Where a clip is seen in several spatial crops (`Input.eval_crops`), their logits are added, as in the
-release, for every view. The sum is divided by the number of crops: that changes no rank and makes
-the confidence, a softmax of the mean logits, comparable with that of one crop.
+Where a clip is seen in several temporal views and spatial crops (`Input.eval_views`, `eval_crops`),
+their logits are added, as in the release, for every order of frames. The sum is divided by their
+number: that changes no rank and makes the confidence, a softmax of the mean logits, comparable with
+that of one crop. (Or their probabilities are averaged: `Input.average`.)
+
+A clip that cannot be decoded is wrong in every view, with no confidence: n counts it, and n_failed.
 
 Accuracies are quotients of counts: where no prediction depends on order, the gap is exactly 0.
 """
@@ -69,16 +72,22 @@ def _measure(
     labels: list[np.ndarray] = []
     scores: dict[str, list[np.ndarray]] = {}
     for crops in context.crops(split):
+        if len(crops) != context.clips_per_sample:
+            raise ValueError(
+                f"split {split} shows {len(crops)} clips of a sample instead of "
+                f"{context.clips_per_sample} (temporal views x crops)"
+            )
         batch = crops[0]  # keys and labels are those of all crops
+        seen_B = np.array([key not in batch.failed for key in batch.keys])
         _note_keys(keys, batch.keys, split)
         labels.append(batch.labels_B.cpu().numpy())
         for view, draws in _orders(config, batch, seed=context.seed).items():
             scored = []
             for draw, orders in enumerate(draws):
-                logits_BK = _logits(context.model, crops, orders)
+                logits_BK = _logits(context, crops, orders)
                 name = view if len(draws) == 1 else f"{view}_{draw}"
                 context.record(split, name, batch.keys, batch.labels_B, logits_BK)
-                scored.append(_scores(logits_BK, batch.labels_B))
+                scored.append(_scores(logits_BK, batch.labels_B) * seen_B[:, None])
             scores.setdefault(view, []).append(np.mean(scored, axis=0))
         context.progress(len(keys), expected, split)
     if len(keys) != expected:
@@ -91,11 +100,12 @@ def _measure(
     return np.concatenate(labels), {view: np.concatenate(s) for view, s in scores.items()}
 
 
-def _logits(model: task.Model, crops: Sequence[task.Batch], orders: np.ndarray) -> torch.Tensor:
-    """(B, K), the mean over the crops of clips with their frames in the given orders."""
+def _logits(context: task.Context, crops: Sequence[task.Batch], orders: np.ndarray) -> torch.Tensor:
+    """(B, K), averaged over the views and crops of clips with their frames in the given orders."""
+    model = context.model
     shown = (views.show(crop.clip_BTCHW, orders) for crop in crops)
     logits = [model.classify(model.encode(clip_BTCHW)).float() for clip_BTCHW in shown]
-    return torch.stack(logits).sum(dim=0) / len(crops)
+    return context.averaged(torch.stack(logits))
 
 
 def _note_keys(seen: set[str], keys: tuple[str, ...], split: str) -> None:
