@@ -295,6 +295,10 @@ def write_shard(job: _Job) -> None:
 def _sample(job: _Job, clip: Clip) -> tuple[dict[str, Any], dict[str, Any]]:
     """(WebDataset sample, row of samples.parquet without the offsets)."""
     media = job.read(job.split, clip)
+    if job.media == "video" and isinstance(media, bytes):
+        from bench.data.damage import examine  # imports PyAV: only who packs pays for it
+
+        examine(media, key=clip.key)
     if job.rule.storage == "raw":
         frames = job.rule.apply(_decoded(job, media, clip) if isinstance(media, bytes) else media)
         num_frames, height, width = frames.shape[:3]

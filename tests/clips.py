@@ -1,0 +1,112 @@
+"""Test videos: frames with their number painted in, and files of every container and codec."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import av
+import cv2
+import numpy as np
+
+FPS = 12
+BITS = 6
+VP9 = {"deadline": "realtime", "cpu-used": "8", "crf": "18", "b": "0"}
+# alternate reference frames: packets that show nothing, packed with the next one that does
+HIDDEN = {"cpu-used": "4", "crf": "24", "b": "0", "auto-alt-ref": "1", "lag-in-frames": "16"}
+# name -> (codec, container, codec options, container options, frames at varying times?)
+KINDS: dict[str, tuple[str, str, Mapping[str, str], Mapping[str, str], bool]] = {
+    "vp9.webm": ("libvpx-vp9", "webm", VP9, {}, False),
+    "vp9-hidden.webm": ("libvpx-vp9", "webm", HIDDEN, {}, False),
+    "vp9-live.webm": ("libvpx-vp9", "webm", VP9, {"live": "1"}, False),
+    "vp9-vfr.webm": ("libvpx-vp9", "webm", VP9, {}, True),
+    "h264-b.mp4": ("libx264", "mp4", {"bf": "3", "crf": "20"}, {}, False),
+    "h264-start.mp4": ("libx264", "mp4", {"bf": "3"}, {"movflags": "faststart"}, False),
+    "h264-pieces.mp4": (
+        "libx264",
+        "mp4",
+        {"bf": "3"},
+        {"movflags": "frag_keyframe+empty_moov"},
+        False,
+    ),
+    "h264-vfr.mp4": ("libx264", "mp4", {"bf": "3", "crf": "20"}, {}, True),
+    "h264.mkv": ("libx264", "matroska", {"bf": "3"}, {}, False),
+    "mpeg4.avi": ("mpeg4", "avi", {"qscale": "3"}, {}, False),
+}
+
+
+def numbered_frames(count: int = 43, height: int = 96, width: int = 128) -> np.ndarray:
+    """uint8 T H W 3: texture in motion; the upper quarter shows the number of the frame in bars."""
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 255, (2 * height, 2 * width, 3)).astype(np.uint8)
+    texture = cv2.GaussianBlur(noise, (9, 9), 2)
+    frames = np.stack(
+        [texture[t : t + height, t % width : t % width + width] for t in range(count)]
+    )
+    for t, frame in enumerate(frames):
+        for bit in range(BITS):
+            left, right = bit * width // BITS, (bit + 1) * width // BITS
+            frame[: height // 4, left:right] = 235 if t >> bit & 1 else 20
+    return frames
+
+
+def read_number(frame_HWC: np.ndarray) -> int:
+    """The number painted into a frame."""
+    height, width = frame_HWC.shape[:2]
+    bars = [frame_HWC[height // 8, (2 * b + 1) * width // (2 * BITS)].mean() for b in range(BITS)]
+    return sum((bar > 128) << bit for bit, bar in enumerate(bars))
+
+
+@cache
+def video(kind: str, count: int = 43, height: int = 96, width: int = 128) -> bytes:
+    """A file of one of KINDS with `numbered_frames`."""
+    codec, container, options, file_options, varying = KINDS[kind]
+    times = None
+    if varying:
+        gaps = np.random.default_rng(1).integers(20, 200, count)
+        times = (np.cumsum(gaps) - gaps[0]).tolist()
+    frames = numbered_frames(count, height, width)
+    return encode(frames, codec, container, options, file_options, times)
+
+
+def encode(
+    frames_THWC: np.ndarray,
+    codec: str,
+    container: str,
+    options: Mapping[str, str],
+    file_options: Mapping[str, str],
+    times_ms: Sequence[int] | None = None,
+) -> bytes:
+    """A video file of these frames, at FPS or at these times."""
+    given = {"fflags": "+bitexact", **file_options}
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "video"  # on disk: `faststart` reads what it wrote
+        _encode(path, frames_THWC, codec, container, options, given, times_ms)
+        return path.read_bytes()
+
+
+def _encode(
+    path: Path,
+    frames_THWC: np.ndarray,
+    codec: str,
+    container: str,
+    options: Mapping[str, str],
+    file_options: Mapping[str, str],
+    times_ms: Sequence[int] | None,
+) -> None:
+    with av.open(str(path), "w", format=container, options=dict(file_options)) as file:
+        stream = file.add_stream(codec, rate=FPS, options=dict(options))
+        stream.height, stream.width = frames_THWC.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.thread_count = 1
+        if times_ms is not None:
+            stream.codec_context.time_base = Fraction(1, 1000)
+        for t, array in enumerate(frames_THWC):
+            frame = av.VideoFrame.from_ndarray(array, format="rgb24")
+            if times_ms is not None:
+                frame.pts, frame.time_base = times_ms[t], Fraction(1, 1000)
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode())
