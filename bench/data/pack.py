@@ -9,114 +9,52 @@ workers or on interruptions.
 
 from __future__ import annotations
 
-import hashlib
+import dataclasses
 import json
 import multiprocessing
 import os
 import shutil
-import tarfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any
 
 import cv2
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bench.data.photo import decode_image
+from bench.data.plan import (
+    RECEIPTS,
+    Clip,
+    DataSetInfo,
+    FrameRule,
+    Job,
+    Progress,
+    Read,
+    ReadLayer,
+    plan_jobs,
+)
+from bench.data.shard_writer import write_atomically, write_shard
 from bench.data.shards import INDEX, SAMPLES, SCHEMA, BadData, require_source, sha256_of
-from bench.data.video import DECODER, count_frames, decode
+from bench.data.video import DECODER
 
-RECEIPTS = ".receipts"
 SHOWN = 5  # how many failures a message lists
 
-
-@dataclass(frozen=True)
-class Clip:
-    """One sample before packing: its key (also the member name in the tar), class id, what goes
-    into its JSON and, of images, where its layers are (name -> what `ReadLayer` understands).
-    """
-
-    key: str
-    label: int
-    meta: Mapping[str, Any] = field(default_factory=dict)
-    layers: Mapping[str, str] = field(default_factory=dict)
-
-
-Read = Callable[[str, Clip], "bytes | np.ndarray"]
-"""(split, clip) -> the bytes of the video or image file, or frames as uint8 T H W 3. Must pickle.
-ValueError: the clip is broken.
-"""
-
-ReadLayer = Callable[[str, Clip, str], "bytes | np.ndarray"]
-"""(split, clip, name of the layer) -> the bytes of an image file, or an array as `Samples.layer`
-returns it. Must pickle. ValueError: the layer is broken, and so the sample.
-"""
-
-Progress = Callable[[int, int], None]
-"""(clips done, clips in all)"""
-
-
-@dataclass(frozen=True)
-class FrameRule:
-    """How stored frames are made: `video` and `image` keep the original bytes, `raw` stores decoded
-    frames uncompressed.
-    """
-
-    storage: Literal["video", "image", "raw"]
-    short_side: int | None = None  # raw only: shrink to this, pixels; None keeps the size
-
-    def apply(self, frames_THWC: np.ndarray) -> np.ndarray:
-        height, width = frames_THWC.shape[1:3]
-        if self.short_side is None or min(height, width) <= self.short_side:
-            return np.ascontiguousarray(frames_THWC)
-        scale = self.short_side / min(height, width)
-        size = (round(width * scale), round(height * scale))
-        return np.stack(
-            [cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in frames_THWC]
-        )
-
-
-@dataclass(frozen=True)
-class DataSetInfo:
-    """What index.json says about the data set as a whole."""
-
-    source: str
-    version: int
-    config: Mapping[str, Any]
-    classes: Sequence[str]
-    subsets: Mapping[str, Sequence[int]]
-    made_by: str = DECODER  # what produced the frames
-    media: Literal["video", "image"] = "video"
-
-    @property
-    def noun(self) -> str:
-        """For messages."""
-        return f"{self.media}s"
-
-
-@dataclass(frozen=True)
-class _Job:
-    """One shard to write; travels to a worker process."""
-
-    out: Path
-    name: str
-    split: str
-    clips: tuple[Clip, ...]
-    read: Read
-    rule: FrameRule
-    plan: str  # digest of everything that determines this shard's content
-    media: Literal["video", "image"]
-    read_layer: ReadLayer | None
-
-    @property
-    def receipt(self) -> Path:
-        return self.out / RECEIPTS / f"{self.name}.json"
+__all__ = [
+    "SHOWN",
+    "Clip",
+    "DataSetInfo",
+    "FrameRule",
+    "Progress",
+    "Read",
+    "ReadLayer",
+    "available_cores",
+    "pack",
+    "start_worker",
+    "write_atomically",
+]
 
 
 def pack(
@@ -138,7 +76,9 @@ def pack(
     Clips that `read` or the decoder rejects are listed in the index; unless `allow_failed`, they
     are an error and no index is written, so that a data set never shrinks unnoticed.
     """
-    jobs = list(_jobs(out, splits, read, read_layer, info, rule, shard_clips))
+    if not info.made_by:
+        info = dataclasses.replace(info, made_by=DECODER)
+    jobs = list(plan_jobs(out, splits, read, read_layer, info, rule, shard_clips))
     _refuse_foreign(out, jobs, info)
     (out / RECEIPTS).mkdir(parents=True, exist_ok=True)
     (out / INDEX).unlink(
@@ -162,7 +102,7 @@ def pack(
     return out
 
 
-def _refuse_foreign(out: Path, jobs: Sequence[_Job], info: DataSetInfo) -> None:
+def _refuse_foreign(out: Path, jobs: Sequence[Job], info: DataSetInfo) -> None:
     """ValueError if `out` holds another data set."""
     remedy = "Choose an empty folder for --out"
     if (out / INDEX).is_file():
@@ -196,34 +136,7 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _jobs(
-    out: Path,
-    splits: Mapping[str, Sequence[Clip]],
-    read: Read,
-    read_layer: ReadLayer | None,
-    info: DataSetInfo,
-    rule: FrameRule,
-    shard_clips: int,
-) -> Iterator[_Job]:
-    base = json.dumps(
-        [SCHEMA, info.source, info.version, dict(info.config), asdict(rule), info.made_by],
-        sort_keys=True,
-    )
-    for split, clips in splits.items():
-        for number, start in enumerate(range(0, len(clips), shard_clips)):
-            part = tuple(clips[start : start + shard_clips])
-            plan = hashlib.sha256(base.encode())
-            plan.update(json.dumps([split, [_planned(c) for c in part]], sort_keys=True).encode())
-            name = f"{split}-{number:06d}.tar"
-            yield _Job(out, name, split, part, read, rule, plan.hexdigest(), info.media, read_layer)
-
-
-def _planned(clip: Clip) -> list[Any]:
-    plan = [clip.key, clip.label, dict(clip.meta)]
-    return [*plan, dict(clip.layers)] if clip.layers else plan
-
-
-def _run(jobs: Sequence[_Job], workers: int) -> Iterator[_Job]:
+def _run(jobs: Sequence[Job], workers: int) -> Iterator[Job]:
     """Write the shards that are not there yet; yields each job once its shard is complete."""
     waiting = []
     for job in jobs:
@@ -249,7 +162,7 @@ def _run(jobs: Sequence[_Job], workers: int) -> Iterator[_Job]:
             raise
 
 
-def _is_finished(job: _Job) -> bool:
+def _is_finished(job: Job) -> bool:
     path = job.out / job.name
     if not (path.is_file() and job.receipt.is_file()):
         return False
@@ -260,128 +173,9 @@ def _is_finished(job: _Job) -> bool:
     return bool(receipt["plan"] == job.plan) and receipt["bytes"] == path.stat().st_size
 
 
-def write_shard(job: _Job) -> None:
-    """Write one tar and its receipt, each by temp + rename, the receipt last."""
-    import webdataset  # imports torch (1.5 s): only the processes that write pay for it
-
-    temporary = job.out / f".{job.name}.tmp-{os.getpid()}"
-    rows: list[dict[str, Any]] = []
-    failed: list[dict[str, str]] = []
-    try:
-        with temporary.open("wb") as file, webdataset.TarWriter(file, mtime=0) as writer:
-            for clip in job.clips:
-                try:
-                    sample, row = _sample(job, clip)
-                except ValueError as error:
-                    failed.append({"split": job.split, "key": clip.key, "reason": str(error)})
-                    continue
-                writer.write(sample)
-                rows.append(row)
-        _locate_members(temporary, rows)
-        receipt = {
-            "plan": job.plan,
-            "count": len(rows),
-            "bytes": temporary.stat().st_size,
-            "sha256": sha256_of(temporary),
-            "rows": rows,
-            "failed": failed,
-        }
-        temporary.replace(job.out / job.name)
-    finally:
-        temporary.unlink(missing_ok=True)
-    write_atomically(job.receipt, json.dumps(receipt).encode())
-
-
-def _sample(job: _Job, clip: Clip) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(WebDataset sample, row of samples.parquet without the offsets)."""
-    media = job.read(job.split, clip)
-    if job.media == "video" and isinstance(media, bytes):
-        from bench.data.damage import examine  # imports PyAV: only who packs pays for it
-
-        examine(media, key=clip.key)
-    if job.rule.storage == "raw":
-        frames = job.rule.apply(_decoded(job, media, clip) if isinstance(media, bytes) else media)
-        num_frames, height, width = frames.shape[:3]
-        stored: dict[str, Any] = {"npy": frames}
-    else:
-        assert isinstance(media, bytes), "only files can be stored as files"
-        if job.rule.storage == "video":
-            num_frames = count_frames(media, key=clip.key)
-            height, width = decode(media, [0], key=clip.key).shape[1:3]
-            stored = {"webm": media}
-        else:
-            num_frames, height, width = _decoded(job, media, clip).shape[:3]
-            stored = {"jpg": media}  # readers go by the content, which may also be PNG
-    for name in clip.layers:
-        stored |= _stored_layer(job, clip, name, (height, width))
-    meta = {"label": clip.label, "num_frames": num_frames, **clip.meta}
-    row = {
-        "key": clip.key,
-        "label": clip.label,
-        "num_frames": num_frames,
-        "height": height,
-        "width": width,
-    }
-    return {"__key__": clip.key, "json": meta, **stored}, row
-
-
-def _decoded(job: _Job, media: bytes, clip: Clip) -> np.ndarray:
-    """uint8 T H W 3 of a video or an image."""
-    if job.media == "image":
-        return decode_image(media, name=clip.meta.get("file", clip.key))[None]
-    return decode(media, key=clip.key)
-
-
-def _stored_layer(job: _Job, clip: Clip, name: str, size: tuple[int, int]) -> dict[str, Any]:
-    """The member of one layer; ValueError unless it is as large as its image."""
-    assert job.read_layer is not None and job.rule.short_side is None, "layers keep their size"
-    data, file = job.read_layer(job.split, clip, name), clip.layers[name]
-    array = decode_image(data, name=file) if isinstance(data, bytes) else data
-    if array.shape[:2] != size:
-        (height, width), (rows, columns) = size, array.shape[:2]
-        raise ValueError(f"{file} is {columns} x {rows} pixels, its image {width} x {height}")
-    if isinstance(data, bytes) and job.rule.storage == "image":
-        return {f"{name}.jpg": data}
-    return {f"{name}.npy": np.ascontiguousarray(array)}
-
-
-def _locate_members(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Fill in where each sample's frames and layers lie in the tar (`header`: bytes of an npy
-    member before its first pixel).
-    """
-    of_key = {row["key"]: row for row in rows}
-    with path.open("rb") as file, tarfile.open(path) as tar:
-        for member in tar:
-            folder, slash, name = member.name.rpartition("/")
-            stem, _, extension = name.partition(".")  # as WebDataset tells key from extension
-            if extension == "json":
-                continue
-            layer, dot, encoding = extension.rpartition(".")
-            header = _header_bytes(file, member.offset_data) if encoding == "npy" else 0
-            place = {"offset": member.offset_data, "size": member.size, "header": header}
-            of_key[f"{folder}{slash}{stem}"] |= {f"{layer}{dot}{k}": v for k, v in place.items()}
-
-
-def _header_bytes(file: BinaryIO, offset: int) -> int:
-    """Of an npy file of version 1.0: magic, version, length of the description, description."""
-    file.seek(offset)
-    start = file.read(10)
-    assert start[:8] == b"\x93NUMPY\x01\x00", start
-    return 10 + int.from_bytes(start[8:], "little")
-
-
-_RULES = {
-    ("video", "video"): "original file",
-    ("raw", "video"): "all frames, short side shrunk with INTER_AREA",
-    # decoded now or when read, the pixels are the same: so is what numbers may be averaged over
-    ("image", "image"): "original files",
-    ("raw", "image"): "original files",
-}
-
-
 def _write_index(
     out: Path,
-    jobs: Sequence[_Job],
+    jobs: Sequence[Job],
     receipts: Sequence[Mapping[str, Any]],
     failed: Sequence[Mapping[str, str]],
     info: DataSetInfo,
@@ -396,7 +190,11 @@ def _write_index(
         raise ValueError(f"no clip was written to {out}; is the annotation empty?")
     columns = {column: None for row in rows for column in row}  # in order; not all have all layers
     temporary = out / f".{SAMPLES}.tmp-{os.getpid()}"
-    pq.write_table(pa.Table.from_pylist([{**columns, **row} for row in rows]), temporary)
+    table = pa.Table.from_pylist([{**columns, **row} for row in rows])
+    for name in {"crc32", "frame_sizes"} & set(columns):  # four bytes for each frame, not eight
+        place = table.column_names.index(name)
+        table = table.set_column(place, name, table[name].cast(pa.list_(pa.uint32())))
+    pq.write_table(table, temporary)
     temporary.replace(out / SAMPLES)
     layers: dict[str, list[str]] = {}
     for row in rows:
@@ -418,9 +216,9 @@ def _write_index(
         "layers": {split: sorted(names) for split, names in layers.items() if names},
         "subsets": {name: list(ids) for name, ids in info.subsets.items()},
         "frames": {
-            **asdict(rule),
+            **rule.stored(),
             "made_by": info.made_by,
-            "rule": _RULES[rule.storage, info.media],
+            "rule": rule.describe(info.media),
         },
         "splits": splits,
         "shards": {
@@ -434,10 +232,3 @@ def _write_index(
         leftover.unlink(missing_ok=True)
     write_atomically(out / INDEX, json.dumps(index, indent=1).encode())
     shutil.rmtree(out / RECEIPTS)
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Temp + rename: readers see the old content or the new, never half of it."""
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    temporary.write_bytes(data)
-    temporary.replace(path)

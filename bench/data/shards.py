@@ -12,13 +12,18 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
+import tarfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from bench.data.jpeg import decode_frame
 from bench.data.photo import decode_image
 from bench.data.video import decode
 
@@ -94,13 +99,32 @@ def require_source(
         raise ValueError(f"the shards in {folder} are another data set: {listed}. {remedy}")
 
 
+class _Lists:
+    """A list of uint32 per sample, in two arrays: small to pickle, no Python object per sample."""
+
+    def __init__(self, values: np.ndarray, ends: np.ndarray) -> None:
+        self._values, self._ends = values, ends
+
+    @classmethod
+    def of(cls, table: pa.Table, column: str) -> _Lists | None:
+        """None if the table has no such column."""
+        if column not in table.column_names:
+            return None
+        lists = table[column]
+        lengths = pc.list_value_length(lists).to_numpy().astype(np.int64)
+        return cls(pc.list_flatten(lists).to_numpy().astype(np.uint32), np.cumsum(lengths))
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        return self._values[self._ends[i - 1] if i else 0 : self._ends[i]]
+
+
 class ShardSamples:
     """One split of a shard folder: the `Samples` protocol of bench.task. Pickles; opens shards on
     first use.
 
-    Stored frames (`npy` members) are read through a memory map, so only the pages of the
-    requested frames are touched; videos (`webm` members) and images (`jpg` members) are decoded
-    from their bytes.
+    Stored frames (`npy` members, or one `jpg` member each) are read through a memory map, so only
+    the pages of the requested frames are touched; videos (`webm` members) and images (`jpg`
+    members) are decoded from their bytes. What is read is compared with its checksum.
     """
 
     def __init__(self, folder: Path, split: str) -> None:
@@ -130,12 +154,16 @@ class ShardSamples:
         # workers.
         self._rows = np.stack([table[c].to_numpy().astype(np.int64) for c in columns], axis=1)
         self._storage = index["frames"]["storage"]
-        # The same for each layer that is there: (offset, size, header), offset -1 where absent.
+        self._crc32 = _Lists.of(table, "crc32")  # none in folders of earlier versions
+        self._frame_sizes = _Lists.of(table, "frame_sizes")
+        # The same for each layer that is there: (offset, size, header, CRC-32), -1 where absent.
         self._layers = {
             name: np.stack(
                 [
                     table[f"{name}.{c}"].fill_null(-1).to_numpy().astype(np.int64)
-                    for c in ("offset", "size", "header")
+                    if f"{name}.{c}" in table.column_names
+                    else np.full(len(table), -1)
+                    for c in ("offset", "size", "header", "crc32")
                 ],
                 axis=1,
             )
@@ -157,17 +185,57 @@ class ShardSamples:
         return int(self._rows[i, 3])
 
     def frames(self, i: int, indices: np.ndarray) -> np.ndarray:
-        """uint8 T H W 3 (RGB): the requested frames of sample i, in the requested order."""
+        """uint8 T H W 3 (RGB): the requested frames of sample i, in the requested order.
+
+        ValueError naming the key if they cannot be decoded or are not what was stored.
+        """
         offset, size, header, num_frames, height, width = self._rows[i].tolist()
         shard = self._map(int(self._shard[i]), end=offset + size)
-        if self._storage == "video":
-            return decode(shard[offset : offset + size], indices, key=self.keys[i])
-        if self._storage == "image":
-            image = decode_image(shard[offset : offset + size], name=self.keys[i])
+        if self._storage in ("video", "image"):
+            data = shard[offset : offset + size]
+            self._verify(i, 0, data)
+            if self._storage == "video":
+                return decode(data, indices, key=self.keys[i])
+            image = decode_image(data, name=self.keys[i])
             return np.take(image[None], indices, axis=0)
+        picked = np.arange(num_frames)[indices]
+        if self._storage == "jpeg":
+            return self._jpeg_frames(i, shard, picked)
         shape = (num_frames, height, width, 3)
         stored = np.ndarray(shape, np.uint8, buffer=shard, offset=offset + header)
-        return np.take(stored, indices, axis=0)
+        for t in np.unique(picked):
+            self._verify(i, t, stored[t].data)
+        return np.take(stored, picked, axis=0)
+
+    def _jpeg_frames(self, i: int, shard: mmap.mmap, picked: np.ndarray) -> np.ndarray:
+        offset, _, header, _, height, width = self._rows[i].tolist()
+        assert self._frame_sizes is not None
+        sizes = self._frame_sizes[i].astype(np.int64)
+        ends = np.cumsum(sizes + -sizes % tarfile.BLOCKSIZE + header)
+        frames = np.empty((len(picked), height, width, 3), np.uint8)
+        for t in np.unique(picked).tolist():
+            start = offset + (int(ends[t - 1]) if t else 0)
+            encoded = np.frombuffer(shard, np.uint8, int(sizes[t]), start)
+            self._verify(i, t, encoded.data)
+            try:
+                frames[picked == t] = decode_frame(encoded)
+            except ValueError as error:
+                raise ValueError(f"frame {t} of {self.keys[i]!r}: {error}") from error
+        return frames
+
+    def _verify(self, i: int, t: int, stored: bytes | memoryview) -> None:
+        """ValueError unless file or frame t of sample i has the CRC-32 that it was written with."""
+        if self._crc32 and zlib.crc32(stored) != self._crc32[i][t]:
+            what = "" if self._storage in ("video", "image") else f"frame {t} of "
+            raise ValueError(f"{what}{self.keys[i]!r} {self._damaged(i)}")
+
+    def _damaged(self, i: int) -> str:
+        path = self.folder / self._shards[int(self._shard[i])]
+        return (
+            f"is damaged: its bytes in {path} are not those that were written (CRC-32). Run the "
+            f"command that made the shards again, it rewrites what is damaged. "
+            f"{_remedy(self.folder)}"
+        )
 
     def with_layer(self, name: str) -> np.ndarray:
         """int64, sorted: the samples that have this layer."""
@@ -177,7 +245,8 @@ class ShardSamples:
 
     def layer(self, i: int, name: str) -> np.ndarray:
         """uint8 H W 3, or a mask of zeros and ones, uint8 H W, of the size of the image."""
-        offset, size, header = self._layers[name][i].tolist() if name in self._layers else (-1,) * 3
+        place = self._layers[name][i].tolist() if name in self._layers else (-1,) * 4
+        offset, size, header, crc32 = place
         if offset < 0:
             has = ", ".join(n for n, rows in self._layers.items() if rows[i, 0] >= 0) or "none"
             raise ValueError(
@@ -185,13 +254,15 @@ class ShardSamples:
                 f"it has {has}"
             )
         shard = self._map(int(self._shard[i]), end=offset + size)
+        data = shard[offset : offset + size]
+        if crc32 >= 0 and zlib.crc32(data) != crc32:
+            raise ValueError(f"{name} of {self.keys[i]!r} {self._damaged(i)}")
         if not header:
-            data = shard[offset : offset + size]
             return decode_image(data, name=f"{name} of {self.keys[i]}")
         height, width = self._rows[i, 4:6].tolist()
         is_mask = size - header == height * width
         shape = (height, width) if is_mask else (height, width, 3)
-        return np.ndarray(shape, np.uint8, buffer=shard, offset=offset + header).copy()
+        return np.frombuffer(data, np.uint8, offset=header).reshape(shape).copy()
 
     def _map(self, number: int, *, end: int) -> mmap.mmap:
         mapped = self._maps.get(number)
