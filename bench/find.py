@@ -17,6 +17,7 @@ from types import ModuleType
 
 PACKAGES = {
     "source": "bench.data.sources",
+    "decoder": "bench.data.decoders",
     "backbone": "bench.models.backbones",
     "objective": "tasks",
     "evaluation": "tasks",

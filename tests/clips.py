@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import struct
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from functools import cache
@@ -11,16 +13,20 @@ from tempfile import TemporaryDirectory
 import av
 import cv2
 import numpy as np
+from av.bitstream import BitStreamFilterContext
 
 FPS = 12
 BITS = 6
+# Alternate reference frames, which show nothing, in packets with the next frame that shows. Made from
+# `numbered_frames` by FFmpeg 5.1 in two passes (PyAV offers only one): -c:v libvpx-vp9 -b:v 200k
+# -deadline good -cpu-used 1 -auto-alt-ref 1 -lag-in-frames 25
+HIDDEN = "vp9-hidden.webm"
+SPLIT = "vp9-hidden.avi"  # the same, in packets of their own; its header counts them as frames
+_HIDDEN_FILE = Path(__file__).parent / "fixtures/vp9_hidden.webm"
 VP9 = {"deadline": "realtime", "cpu-used": "8", "crf": "18", "b": "0"}
-# alternate reference frames: packets that show nothing, packed with the next one that does
-HIDDEN = {"cpu-used": "4", "crf": "24", "b": "0", "auto-alt-ref": "1", "lag-in-frames": "16"}
 # name -> (codec, container, codec options, container options, frames at varying times?)
 KINDS: dict[str, tuple[str, str, Mapping[str, str], Mapping[str, str], bool]] = {
     "vp9.webm": ("libvpx-vp9", "webm", VP9, {}, False),
-    "vp9-hidden.webm": ("libvpx-vp9", "webm", HIDDEN, {}, False),
     "vp9-live.webm": ("libvpx-vp9", "webm", VP9, {"live": "1"}, False),
     "vp9-vfr.webm": ("libvpx-vp9", "webm", VP9, {}, True),
     "h264-b.mp4": ("libx264", "mp4", {"bf": "3", "crf": "20"}, {}, False),
@@ -36,6 +42,9 @@ KINDS: dict[str, tuple[str, str, Mapping[str, str], Mapping[str, str], bool]] = 
     "h264.mkv": ("libx264", "matroska", {"bf": "3"}, {}, False),
     "mpeg4.avi": ("mpeg4", "avi", {"qscale": "3"}, {}, False),
 }
+
+
+ALL = (*KINDS, HIDDEN, SPLIT)
 
 
 def numbered_frames(count: int = 43, height: int = 96, width: int = 128) -> np.ndarray:
@@ -57,12 +66,16 @@ def read_number(frame_HWC: np.ndarray) -> int:
     """The number painted into a frame."""
     height, width = frame_HWC.shape[:2]
     bars = [frame_HWC[height // 8, (2 * b + 1) * width // (2 * BITS)].mean() for b in range(BITS)]
-    return sum((bar > 128) << bit for bit, bar in enumerate(bars))
+    return sum(int(bar > 128) << bit for bit, bar in enumerate(bars))
 
 
 @cache
 def video(kind: str, count: int = 43, height: int = 96, width: int = 128) -> bytes:
-    """A file of one of KINDS with `numbered_frames`."""
+    """A file of one of KINDS with `numbered_frames`, or HIDDEN or SPLIT (of the default size)."""
+    if kind == HIDDEN:
+        return _HIDDEN_FILE.read_bytes()
+    if kind == SPLIT:
+        return _split(_HIDDEN_FILE.read_bytes())
     codec, container, options, file_options, varying = KINDS[kind]
     times = None
     if varying:
@@ -110,3 +123,30 @@ def _encode(
                 frame.pts, frame.time_base = times_ms[t], Fraction(1, 1000)
             file.mux(stream.encode(frame))
         file.mux(stream.encode())
+
+
+def _split(media: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with av.open(io.BytesIO(media)) as given, av.open(buffer, "w", format="avi") as file:
+        stream = given.streams.video[0]
+        copy = file.add_stream_from_template(stream)
+        copy.time_base = Fraction(1, FPS)
+        split = BitStreamFilterContext("vp9_superframe_split", stream)
+        count = 0
+        for packet in given.demux(stream):
+            for part in split.filter(packet if packet.size else None):
+                part.stream, part.time_base = copy, Fraction(1, FPS)
+                part.pts = part.dts = count
+                part.duration = 1
+                count += 1
+                file.mux(part)
+    return buffer.getvalue()
+
+
+def with_duration(media: bytes, factor: float) -> bytes:
+    """The same WebM file with another duration in its header."""
+    at = media.index(b"\x44\x89\x88") + 3
+    (duration,) = struct.unpack(">d", media[at : at + 8])
+    changed = media[:at] + struct.pack(">d", duration * factor) + media[at + 8 :]
+    text = b"00:00:03.583000000"  # FFmpeg repeats it as a tag, which wins
+    return changed.replace(text, f"00:00:{duration * factor / 1000:012.9f}".encode())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import random
-import struct
 from fractions import Fraction
 
 import av
@@ -13,7 +12,7 @@ import pytest
 
 from bench.data.damage import examine
 from bench.data.video import decode
-from tests.clips import KINDS, numbered_frames, read_number, video
+from tests.clips import ALL, KINDS, numbered_frames, read_number, video, with_duration
 
 
 def reason(media: bytes) -> str | None:
@@ -24,7 +23,7 @@ def reason(media: bytes) -> str | None:
     return None
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ALL)
 def test_healthy_files_are_accepted(kind: str) -> None:
     media = video(kind)
     assert reason(media) is None
@@ -47,15 +46,6 @@ def test_the_message_has_both_numbers() -> None:
     assert text == f"video '78687' {wanted}"
     tail = f"ends after {len(media) - 1:,} of {len(media):,} declared bytes"
     assert tail in (reason(media[:-1]) or "")
-
-
-def with_duration(media: bytes, factor: float) -> bytes:
-    """The same WebM file with another duration in its header."""
-    at = media.index(b"\x44\x89\x88") + 3
-    (duration,) = struct.unpack(">d", media[at : at + 8])
-    changed = media[:at] + struct.pack(">d", duration * factor) + media[at + 8 :]
-    text = b"00:00:03.583000000"  # FFmpeg repeats it as a tag, which wins
-    return changed.replace(text, f"00:00:{duration * factor / 1000:012.9f}".encode())
 
 
 def test_a_header_may_be_off_by_one_frame_but_not_by_many() -> None:

@@ -15,11 +15,11 @@ import webdataset
 from bench.data.pack import Clip, DataSetInfo, FrameRule, pack
 from bench.data.shards import open_split, read_index
 from bench.data.video import decode
-from tests.clips import read_number, video
+from tests.clips import HIDDEN, read_number, video
 
 OLD = Path(__file__).parent / "fixtures/old_shards"  # written before there were checksums
 INFO = DataSetInfo("made_up", 1, {}, ("a", "b"), {})
-KINDS_STORED = ("vp9-hidden.webm", "h264-b.mp4", "vp9-vfr.webm")
+KINDS_STORED = (HIDDEN, "h264-b.mp4", "vp9-vfr.webm")
 CLIPS = {"train": tuple(Clip(str(i), i % 2, {"kind": k}) for i, k in enumerate(KINDS_STORED))}
 RULES = {
     "video": FrameRule("video"),

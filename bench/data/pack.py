@@ -25,6 +25,7 @@ import cv2
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from bench.data import decoders
 from bench.data.plan import (
     RECEIPTS,
     Clip,
@@ -38,7 +39,6 @@ from bench.data.plan import (
 )
 from bench.data.shard_writer import write_atomically, write_shard
 from bench.data.shards import INDEX, SAMPLES, SCHEMA, BadData, require_source, sha256_of
-from bench.data.video import DECODER
 
 SHOWN = 5  # how many failures a message lists
 
@@ -77,7 +77,7 @@ def pack(
     are an error and no index is written, so that a data set never shrinks unnoticed.
     """
     if not info.made_by:
-        info = dataclasses.replace(info, made_by=DECODER)
+        info = dataclasses.replace(info, made_by=decoders.load(rule.decoder).version())
     jobs = list(plan_jobs(out, splits, read, read_layer, info, rule, shard_clips))
     _refuse_foreign(out, jobs, info)
     (out / RECEIPTS).mkdir(parents=True, exist_ok=True)

@@ -78,8 +78,9 @@ def encode_clip(job: Job, clip: Clip) -> tuple[dict[str, bytes], dict[str, Any]]
     else:
         assert isinstance(media, bytes), "only files can be stored as files"
         if job.rule.storage == "video":
-            num_frames = count_frames(media, key=clip.key)
-            height, width = decode(media, [0], key=clip.key).shape[1:3]
+            num_frames = count_frames(media, key=clip.key, decoder=job.rule.decoder)
+            first = decode(media, [0], key=clip.key, decoder=job.rule.decoder)
+            height, width = first.shape[1:3]
             members = {"webm": media}  # readers go by the content, whatever the container
         else:
             num_frames, height, width = _decoded(job, media, clip).shape[:3]
@@ -97,7 +98,7 @@ def _decoded(job: Job, media: bytes, clip: Clip) -> np.ndarray:
     """uint8 T H W 3 of a video or an image."""
     if job.media == "image":
         return decode_image(media, name=clip.meta.get("file", clip.key))[None]
-    return decode(media, key=clip.key)
+    return decode(media, key=clip.key, decoder=job.rule.decoder)
 
 
 def _frame_members(job: Job, frames_THWC: np.ndarray) -> tuple[dict[str, bytes], dict[str, Any]]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import mmap
 import tarfile
 import zlib
@@ -23,10 +24,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from bench.data import decoders
 from bench.data.jpeg import decode_frame
 from bench.data.photo import decode_image
 from bench.data.video import decode
 
+log = logging.getLogger(__name__)
 SCHEMA = 1
 INDEX = "index.json"
 SAMPLES = "samples.parquet"
@@ -143,7 +146,8 @@ class ShardSamples:
         self.split = split
         self.digest = index_digest(folder)
         self.classes = tuple(index["classes"])
-        self.provenance = f"{index['frames']['made_by']}; {index['frames']['rule']}"
+        self._decoder = index["frames"].get("decoder", "opencv")
+        self.provenance = f"{self._made_by(index)}; {index['frames']['rule']}"
         self.keys: tuple[str, ...] = tuple(table["key"].to_pylist())
         self.labels = table["label"].to_numpy().astype(np.int64)
         self._shards = tuple(index["splits"][split]["shards"])
@@ -175,6 +179,22 @@ class ShardSamples:
                 f"{path} and {INDEX} disagree on the size of {split!r}. {_remedy(folder)}"
             )
 
+    def _made_by(self, index: Mapping[str, Any]) -> str:
+        """What makes the frames: the decoder that packed them, or of stored videos the one here."""
+        made_by = str(index["frames"]["made_by"])
+        if index["frames"]["storage"] != "video":
+            return made_by
+        try:
+            here = decoders.load(self._decoder).version()
+        except ValueError as error:
+            raise ValueError(
+                f"the videos in {self.folder} were prepared with {made_by} and are decoded by the "
+                f"same when they are read, but {error}; or prepare them with another decoder"
+            ) from error
+        if here != made_by:
+            log.warning("%s was prepared with %s, decoding with %s", self.folder, made_by, here)
+        return here
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_maps": {}}
 
@@ -195,7 +215,7 @@ class ShardSamples:
             data = shard[offset : offset + size]
             self._verify(i, 0, data)
             if self._storage == "video":
-                return decode(data, indices, key=self.keys[i])
+                return decode(data, indices, key=self.keys[i], decoder=self._decoder)
             image = decode_image(data, name=self.keys[i])
             return np.take(image[None], indices, axis=0)
         picked = np.arange(num_frames)[indices]

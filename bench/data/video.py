@@ -1,84 +1,64 @@
-"""Video files -> RGB frames and back, with OpenCV. The lowest layer of the data side: `shards`
-and the sources use it.
-
-Frames are always decoded from the start and counted by decoding: headers over-report, and seeking
-in VP9 is not exact.
+"""Video files -> RGB frames and back. The lowest layer of the data side: `shards` and the sources
+use it; what decodes is a file in `decoders`.
 """
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import cv2
 import numpy as np
 
-DECODER = f"opencv-python-headless {cv2.__version__}, FFmpeg backend"
+from bench.data import decoders
+from bench.data.decoders import opencv
+
+DECODER = opencv.version()
 """What turned files into frames; stored with every data set, because decoders differ in pixels."""
 
 # Constant quality, and fast; without a two-pass look-ahead that would treat the first frames apart.
 _ENCODER = {"deadline": "realtime", "cpu-used": "8", "crf": "18", "b": "0", "lag-in-frames": "0"}
 
 
-def _open(source: bytes | Path, key: str) -> cv2.VideoCapture:
-    # Nobody calls release(): OpenCV 5.0.0 crashes in it when the capture reads from a stream; the
-    # destructor is fine.
-    stream: Any = io.BytesIO(source) if isinstance(source, bytes) else str(source)
-    try:
-        # One thread: parallelism belongs to the loader's workers, and clips are too small to
-        # share one.
-        capture = cv2.VideoCapture(stream, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
-    except cv2.error as error:
-        raise ValueError(f"video {key!r} cannot be opened: {error}") from error
-    if not capture.isOpened():
-        raise ValueError(f"video {key!r} cannot be opened; the file is broken or not a video")
-    return capture
-
-
 def decode(
-    source: bytes | Path, indices: Sequence[int] | np.ndarray | None = None, *, key: str = ""
+    source: bytes | Path,
+    indices: Sequence[int] | np.ndarray | None = None,
+    *,
+    key: str = "",
+    decoder: str = "opencv",
 ) -> np.ndarray:
     """uint8 T H W 3 (RGB): all frames, or those at `indices` (any order, repeats allowed).
 
-    Raises ValueError naming `key` if the video is broken or has no frame of a wanted index.
+    Raises ValueError naming `key` if the video is broken or has no frame of a wanted index, and
+    naming the package if the decoder is not installed.
     """
     key = key or (str(source) if isinstance(source, Path) else "<bytes>")
     wanted = None if indices is None else {int(i) for i in indices}
     last = None if wanted is None else max(wanted, default=-1)
-    capture = _open(source, key)
     frames: dict[int, np.ndarray] = {}
-    t = 0
-    while last is None or t <= last:
-        if not capture.grab():
+    count = 0
+    for t, convert in enumerate(decoders.load(decoder).frames(source, key)):
+        count = t + 1
+        if wanted is None or t in wanted:
+            frames[t] = convert()
+        if last is not None and t >= last:
             break
-        if wanted is None or t in wanted:  # only wanted frames pay for the colour conversion
-            ok, frame = capture.retrieve()
-            if not ok:
-                break
-            frames[t] = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
-        t += 1
-    if not t:
+    if not count:
         raise ValueError(f"video {key!r} has no decodable frame")
     if wanted is None:
         return np.stack(list(frames.values()))
     if missing := sorted(wanted - frames.keys()):
         raise ValueError(
-            f"video {key!r} has {t} decodable frames, frame {missing[0]} was asked for"
+            f"video {key!r} has {count} decodable frames, frame {missing[0]} was asked for"
         )
     assert indices is not None
     return np.stack([frames[int(i)] for i in indices])
 
 
-def count_frames(source: bytes | Path, *, key: str = "") -> int:
+def count_frames(source: bytes | Path, *, key: str = "", decoder: str = "opencv") -> int:
     """How many frames really decode (the header's number is not used)."""
     key = key or (str(source) if isinstance(source, Path) else "<bytes>")
-    capture = _open(source, key)
-    count = 0
-    while capture.grab():
-        count += 1
+    count = sum(1 for _ in decoders.load(decoder).frames(source, key))
     if not count:
         raise ValueError(f"video {key!r} has no decodable frame")
     return count
