@@ -7,8 +7,9 @@ an axis is a label that maps to a patch of the config; a cell takes one label pe
 
     scale <- scale.backbones[its model.name] <- sweep <- patches of its labels <- --set
 
-`resources` may stand in each of these. All mistakes of both files and all cells come back in one
-`Mistakes`, each with the place it was written at.
+where a layer that names another data set or backbone leaves the options of the former behind
+(`patch.merge_layer`). `resources` may stand in each of these. All mistakes of both files and all
+cells come back in one `Mistakes`, each with the place it was written at.
 
 `plan` makes all cells of a sweep; `read` and `Recipe.cell` make single cells from patches that are
 not in the file (bench.tune).
@@ -34,7 +35,7 @@ from bench.config import (
     parse,
     parse_resources,
 )
-from bench.patch import Patch, leaves, merge, nest, overlap, parse_settings, without
+from bench.patch import Patch, leaves, merge, merge_layer, nest, overlap, parse_settings, without
 
 SUITES_SCALES = Path(bench.__file__).parent.parent / "sweeps/scales"
 _SWEEP_KEYS = ("title", "scales", "base", "axes", "zip", "exclude", "when", "seeds", "resources")
@@ -125,10 +126,10 @@ class Recipe:
         layers = [*self.scale_layers, recipe, *self.sweep_layers, *layers]
         merged: Patch = {}
         for layer in layers:
-            merge(merged, layer.patch)
+            merge_layer(merged, layer.patch)
         options = set(_options(self.settings.patch))
         here = {path for path in options if path[1] in (merged.get(path[0]) or {})}
-        merge(merged, without(self.settings.patch, options - here))
+        merge_layer(merged, without(self.settings.patch, options - here))
         unused -= here
         layers.append(self.settings)
         found: list[Mistake] = []

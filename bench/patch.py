@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from bench import find, yaml
-from bench.config import KEYED, Mistake
+from bench.config import KEYED, NAMED, Mistake
 
 Patch = dict[str, Any]
 
@@ -66,6 +66,26 @@ def merge(target: Patch, patch: Mapping[str, Any]) -> None:
             merge(target[key], value)
         else:
             target[key] = copied(value)
+
+
+def merge_layer(target: Patch, patch: Mapping[str, Any]) -> None:
+    """`merge` for one layer of a config. Where it names another data set or backbone than the
+    layers below it, their options that only the former component has stay behind: those of a scale's
+    `{name: mini_ssv2, train: 24}` under `data.name=ssv2`. What neither component has is left for
+    `parse` to refuse, and so is what the layer itself says.
+    """
+    for section, kind in NAMED.items():
+        below, here = target.get(section), patch.get(section)
+        if isinstance(below, dict) and isinstance(here, Mapping) and "name" in here:
+            for option in _options_of(kind, below.get("name")) - _options_of(kind, here["name"]):
+                below.pop(option, None)
+    merge(target, patch)
+
+
+def _options_of(kind: str, name: Any) -> set[str]:
+    """Empty for a component that does not exist."""
+    known = name in find.names(kind)
+    return set(find.load(kind, name).Config.model_fields) if known else set()
 
 
 def copied(value: Any) -> Any:

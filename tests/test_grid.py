@@ -193,6 +193,48 @@ def test_mistakes(tmp_path: Path, change: dict[str, Any], expected: str) -> None
     assert expected in mistakes_of(tmp_path, {**SWEEP, **change})
 
 
+def test_another_data_set_leaves_the_options_of_the_scales_behind(tmp_path: Path) -> None:
+    path = write(tmp_path, SWEEP)
+    real = plan(path, "tiny", ["data.name=ssv2"]).cells[0].config.data
+    assert real.name == "ssv2" and real.dump(defaults=False) == {}
+    own = plan(path, "tiny", ["data.name=ssv2", "data.short_side=12"]).cells[0].config.data
+    assert own.dump(defaults=False) == {"short_side": 12}
+    images = ["data.name=mini_imagenet9", "input.frames=1"]  # it has `train` and `val` too
+    assert plan(path, "tiny", images).cells[0].config.data.dump(defaults=False) == {
+        "train": 24,
+        "val": 12,
+    }
+    same = plan(path, "tiny", ["data.name=mini_ssv2"]).cells[0].config.data
+    assert same.dump(defaults=False) == {"train": 24, "val": 12}
+
+
+def test_what_a_user_says_of_another_component_is_checked(tmp_path: Path) -> None:
+    assert "--set.data.train: unknown key" in mistakes_of(
+        tmp_path, SWEEP, "data.name=ssv2", "data.train=5"
+    )
+    misspelt = {**SWEEP, "base": {**SWEEP["base"], "data.trian": 5}}
+    assert "base.data.trian: unknown key" in mistakes_of(tmp_path, misspelt, "data.name=ssv2")
+    assert "did you mean 'ssv2'" in mistakes_of(tmp_path, SWEEP, "data.name=sssv2")
+
+
+def test_a_label_may_name_another_backbone_than_the_base(tmp_path: Path) -> None:
+    base = {**SWEEP["base"], "model": {"name": "xvit", "shift_div": 2, "dim": 32}}
+    base.pop("model.name")
+    axes = {"backbone": {"X-ViT": {}, "TimeSformer": {"model.name": "timesformer"}}}
+    xvit, other = plan(write(tmp_path, {**SWEEP, "base": base, "axes": axes}), "tiny").cells
+    assert xvit.config.model.config.shift_div == 2
+    assert (other.config.model.name, other.config.model.config.dim) == ("timesformer", 32)
+
+
+@pytest.mark.parametrize("scale", ["smoke", "mini"])
+@pytest.mark.parametrize(("sweep", "source"), [("ablation", "ssv2"), ("background", "imagenet9")])
+def test_the_real_data_at_the_scales_of_the_built_in_ones(
+    scale: str, sweep: str, source: str
+) -> None:
+    cells = plan(ROOT / f"sweeps/{sweep}.yaml", scale, [f"data.name={source}"]).cells
+    assert {cell.config.data.name for cell in cells} == {source}
+
+
 def test_bad_settings(tmp_path: Path) -> None:
     text = mistakes_of(tmp_path, SWEEP, "train.batc=3", "nonsense")
     assert "--set.train.batc: unknown key; did you mean 'batch'" in text
