@@ -11,8 +11,9 @@ import contextlib
 import fcntl
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import Any
 
 from bench.task import Config
 
@@ -26,9 +27,21 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
-def folder_name(source: str, version: int, config: Config) -> str:
+def stored(config: Config, later: Collection[str] = ()) -> dict[str, Any]:
+    """What index.json says of the options, and what names the folder. Those of `later`, which came
+    after the first data were made, only where they differ from their default.
+    """
+    defaults = type(config)().model_dump()
+    return {
+        name: value
+        for name, value in config.model_dump().items()
+        if name not in later or value != defaults[name]
+    }
+
+
+def folder_name(source: str, version: int, config: Config, later: Collection[str] = ()) -> str:
     """The folder of one configuration in the data root, e.g. mini-imagenet9-0123456789ab."""
-    content = json.dumps([version, config.model_dump()], sort_keys=True)
+    content = json.dumps([version, stored(config, later)], sort_keys=True)
     return f"{source}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
 
 
@@ -36,7 +49,7 @@ def remedy(source: str, config: Config, folder: Path) -> str:
     """The command that generates this configuration."""
     defaults = type(config)().model_dump()
     changed = {k: v for k, v in config.model_dump().items() if v != defaults[k]}
-    options = "".join(f" --{k.replace('_', '-')} {v}" for k, v in changed.items())
+    options = "".join(f" {_option(k)} {v}" for k, v in changed.items())
     return f"Run `python -m bench.prepare {source} --out {folder}{options}`"
 
 
@@ -45,10 +58,17 @@ def add_arguments(parser: argparse.ArgumentParser, config: type[Config]) -> None
     for name, info in config.model_fields.items():
         words = [w for w in getattr(info.annotation, "__args__", ()) if isinstance(w, str)]
         parser.add_argument(
-            f"--{name.replace('_', '-')}",
+            _option(name),
+            dest=name,
             type=str if words else float if info.annotation is float else int,
             default=info.default,
             choices=words or None,
             metavar=None if words else "N",
             help=f"default {info.default}",
         )
+        if name == "frames":  # its name of old
+            parser.add_argument("--frames", choices=words, help=argparse.SUPPRESS)
+
+
+def _option(field: str) -> str:
+    return "--store" if field == "frames" else f"--{field.replace('_', '-')}"

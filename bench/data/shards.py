@@ -85,16 +85,27 @@ def index_digest(folder: Path) -> str:
 
 
 def require_source(
-    folder: Path, *, source: str, version: int, config: Mapping[str, Any], remedy: str
+    folder: Path,
+    *,
+    source: str,
+    version: int,
+    config: Mapping[str, Any],
+    remedy: str,
+    defaults: Mapping[str, Any] | None = None,
 ) -> None:
-    """ValueError unless the folder was made by this version of this source with these options."""
+    """ValueError unless the folder was made by this version of this source with these options.
+
+    `defaults` are the values of options that the index does not hold, because it was written before
+    they existed. An option in `defaults` that `config` leaves out may have any value.
+    """
     index = read_index(folder)
-    found = {"source": index["source"], "version": index["source_version"], **index["config"]}
+    defaults = defaults or {}
+    made_by = {"source": index.get("source"), "version": index.get("source_version")}
+    found = {**defaults, **index.get("config", {}), **made_by}
     wanted = {"source": source, "version": version, **config}
+    asked = {**found, **wanted}.keys() - (defaults.keys() - wanted.keys())
     if differences := {
-        k: (found.get(k), wanted.get(k))
-        for k in {**found, **wanted}
-        if found.get(k) != wanted.get(k)
+        k: (found.get(k), wanted.get(k)) for k in asked if found.get(k) != wanted.get(k)
     }:
         listed = ", ".join(
             f"{k} is {a!r} there and {b!r} here" for k, (a, b) in sorted(differences.items())

@@ -128,6 +128,7 @@ def convert(
     workers: int | None = None,
     progress: Progress | None = None,
     allow_failed: bool = False,
+    allow_missing: int = 0,
 ) -> Path:
     """A folder of videos with annotations -> shards. Missing files are reported all at once,
     before any work.
@@ -152,4 +153,5 @@ def convert(
         workers=workers,
         progress=progress,
         allow_failed=allow_failed,
+        allow_missing=allow_missing,
     )

@@ -76,7 +76,7 @@ def remedy(config: Config, folder: Path) -> str:
     options = "" if config.train_set == "original" else f" --train-set {config.train_set}"
     if config.layers != DEFAULT_LAYERS:
         options += f" --layers {' '.join(config.layers)}"
-    options += "" if config.frames == "file" else f" --frames {config.frames}"
+    options += "" if config.frames == "file" else f" --store {config.frames}"
     return f"Run `python -m bench.prepare imagenet9 --train DIR --test DIR --out {folder}{options}`"
 
 
@@ -194,11 +194,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="LAYER",
     )
     parser.add_argument(
-        "--frames",
+        "--store",
+        dest="frames",
         choices=("file", "raw"),
         default="file",
         help="keep the JPEG files, or decode them now",
     )
+    parser.add_argument("--frames", choices=("file", "raw"), help=argparse.SUPPRESS)
     parser.add_argument(
         "--allow-unpaired",
         action="store_true",

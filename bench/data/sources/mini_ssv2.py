@@ -66,7 +66,9 @@ SUBSETS = {
 
 
 class Config(BaseConfig):
-    """What is generated. Everything but `frames` and `short_side` changes what the clips show."""
+    """What is generated. Everything but the last four, which say how shards hold the clips, changes
+    what the clips show.
+    """
 
     train: int = pydantic.Field(default=2400, ge=1)  # clips
     val: int = pydantic.Field(default=400, ge=1)  # clips in val, and in val_unbiased
@@ -78,8 +80,10 @@ class Config(BaseConfig):
     # strength of the camera's and the hands' unsteadiness
     jitter: float = pydantic.Field(default=0.3, ge=0)
     distractors: int = pydantic.Field(default=1, ge=0)  # at most so many objects that take no part
-    frames: Literal["raw", "video"] = "raw"
-    short_side: int | None = 36  # of stored raw frames, pixels
+    frames: Literal["raw", "jpeg", "video"] = "raw"
+    short_side: int | None = 36  # of stored frames, pixels
+    quality: int = pydantic.Field(default=90, ge=1, le=100)  # of jpeg
+    decoder: Literal["opencv", "pyav", "torchcodec"] = "opencv"
 
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -100,6 +104,10 @@ class Config(BaseConfig):
         return self.train if split == "train" else self.val
 
 
+LATER = ("quality", "decoder")
+DEFAULTS = Config().model_dump(include=set(LATER))
+
+
 def spec(config: Config) -> DataSpec:
     """Twenty classes in seven temporal pairs and six static ones."""
     return DataSpec(
@@ -109,7 +117,7 @@ def spec(config: Config) -> DataSpec:
 
 def locate(config: Config, data_root: Path) -> Path:
     """The cached folder of this configuration."""
-    return data_root / builtin.folder_name("mini-ssv2", VERSION, config)
+    return data_root / builtin.folder_name("mini-ssv2", VERSION, config, LATER)
 
 
 def missing(config: Config, data_root: Path) -> str | None:
@@ -142,6 +150,7 @@ def open(config: Config, data_root: Path, split: str) -> ShardSamples:
         version=VERSION,
         config=config.model_dump(),
         remedy=remedy(config, folder),
+        defaults=DEFAULTS,
     )
     return open_split(folder, split)
 
@@ -204,18 +213,25 @@ def build(
     config: Config, out: Path, *, workers: int | None = None, progress: Progress | None = None
 ) -> Path:
     """Generate the data set into `out`; nothing happens if it is already there."""
-    stored = config.model_dump()
     if (out / INDEX).is_file():
-        remedy = "Choose another --out"
-        require_source(out, source="mini_ssv2", version=VERSION, config=stored, remedy=remedy)
+        require_source(
+            out,
+            source="mini_ssv2",
+            version=VERSION,
+            config=config.model_dump(),
+            remedy="Choose another --out",
+            defaults=DEFAULTS,
+        )
         return out
     clips = {split: clips_of(config, split) for split in SPLITS}
     few = sum(map(len, clips.values())) < _PARALLEL_FROM
     workers = workers or (1 if few else available_cores())
-    rule = FrameRule(config.frames, config.short_side if config.frames == "raw" else None)
+    short_side = config.short_side if config.frames != "video" else None
+    rule = FrameRule(config.frames, short_side, config.quality, config.decoder)
     read = ClipRenderer(config.rule)
     write_videos(out, clips, read, workers=workers, progress=progress)
     annotations = read_annotations(out / "labels", SPLITS)
+    stored = builtin.stored(config, LATER)
     info = DataSetInfo("mini_ssv2", VERSION, stored, annotations.classes, SUBSETS)
     videos = VideoFolder(out / VIDEO_FOLDER)
     return convert(

@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Literal
 
-from bench.data.pack import DataSetInfo, FrameRule, Progress
+from bench.data.pack import DataSetInfo, Progress
 from bench.data.progress import report
-from bench.data.shards import INDEX, ShardSamples, open_split, require_source
+from bench.data.shards import ShardSamples
 from bench.data.ssv2_format import VideoFolder, read_annotations
 from bench.data.ssv2_format import convert as convert_videos
-from bench.task import Config as BaseConfig
+from bench.data.video_source import VideoConfig, VideoSource, frame_rule, options_of, stored
+from bench.data.video_source import add_arguments as add_storage
 from bench.task import DataSpec
 
 VERSION = 1
@@ -68,14 +68,13 @@ STATIC = {  # without the two of the printed list that contradict it (19, and 31
 SUBSETS = {"temporal": tuple(TEMPORAL), "static": tuple(STATIC)}
 
 
-class Config(BaseConfig):
-    """How the shards hold the videos. `raw` frames load faster and are larger; `video` keeps the
-    original files.
-    """
+class Config(VideoConfig):
+    """How the shards must hold the videos; by default a run takes them as they were prepared."""
 
-    frames: Literal["video", "raw"] = "video"
-    short_side: int | None = None  # raw only: pixels; None keeps the size
-    digest: str | None = None  # pin the data: SHA-256 of the shards' index.json
+
+SOURCE = VideoSource(
+    "ssv2", "Something-Something-v2", VERSION, inputs="--videos DIR --annotations DIR"
+)
 
 
 def spec(config: Config) -> DataSpec:
@@ -90,42 +89,16 @@ def locate(config: Config, data_root: Path) -> Path:
     return data_root / "ssv2"
 
 
-def remedy(folder: Path) -> str:
-    """The command that makes the shards."""
-    return f"Run `python -m bench.prepare ssv2 --videos DIR --annotations DIR --out {folder}`"
-
-
 def missing(config: Config, data_root: Path) -> str | None:
     """What is missing and the command that makes it; None if the data are there."""
-    folder = locate(config, data_root)
-    if not (folder / INDEX).is_file():
-        return f"no shards of Something-Something-v2 in {folder}. {remedy(folder)}"
-    try:
-        require_source(
-            folder, source="ssv2", version=VERSION, config=_stored(config), remedy=remedy(folder)
-        )
-    except ValueError as error:
-        return f"Something-Something-v2 is not usable: {error}"
-    return None
+    return SOURCE.missing(config, locate(config, data_root))
 
 
 def open(config: Config, data_root: Path, split: str) -> ShardSamples:
     """Random access to a split; ValueError with the remedy if the shards are absent or others
     than asked for.
     """
-    if problem := missing(config, data_root):
-        raise ValueError(problem)
-    samples = open_split(locate(config, data_root), split)
-    if config.digest not in (None, samples.digest):
-        raise ValueError(
-            f"the shards in {samples.folder} have digest {samples.digest}, "
-            f"the run asks for {config.digest}"
-        )
-    return samples
-
-
-def _stored(config: Config) -> dict[str, object]:
-    return config.model_dump(exclude={"digest"})
+    return SOURCE.open(config, locate(config, data_root), split)
 
 
 def convert(
@@ -137,6 +110,7 @@ def convert(
     workers: int | None = None,
     progress: Progress | None = None,
     allow_failed: bool = False,
+    allow_missing: int = 0,
 ) -> Path:
     """Videos `<id>.webm` and the JSON annotations (either naming scheme) -> shards in `out`."""
     absent = "" if videos.is_dir() else f"no folder {videos} (--videos)"
@@ -158,16 +132,17 @@ def convert(
             f"{len(read.classes)} classes ({NUM_CLASSES} expected), "
             f"{len(wrong)} of the known names differ\n  {listed}"
         )
-    info = DataSetInfo("ssv2", VERSION, _stored(config), read.classes, SUBSETS)
+    info = DataSetInfo("ssv2", VERSION, stored(config), read.classes, SUBSETS)
     return convert_videos(
         read,
         VideoFolder(videos),
         out,
         info,
-        FrameRule(config.frames, config.short_side),
+        frame_rule(config),
         workers=workers,
         progress=progress,
         allow_failed=allow_failed,
+        allow_missing=allow_missing,
     )
 
 
@@ -182,23 +157,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--annotations", type=Path, metavar="DIR", help="folder of labels.json, train.json, ..."
     )
-    parser.add_argument(
-        "--frames",
-        choices=("video", "raw"),
-        default="video",
-        help="keep the files, or decode them now",
-    )
-    parser.add_argument(
-        "--short-side",
-        type=int,
-        metavar="PIXELS",
-        help="with --frames raw: shrink the frames to this",
-    )
-    parser.add_argument(
-        "--allow-failed",
-        action="store_true",
-        help="leave out videos that do not decode, and list them",
-    )
+    add_storage(parser)
 
 
 def run(args: argparse.Namespace) -> Path:
@@ -207,7 +166,7 @@ def run(args: argparse.Namespace) -> Path:
         raise ValueError(
             f"ssv2 needs --{' and --'.join(lacking)}; see `python -m bench.prepare ssv2 --help`"
         )
-    config = Config(frames=args.frames, short_side=args.short_side)
+    config = Config(**options_of(args))
     with report("converting Something-Something-v2") as progress:
         return convert(
             config,
@@ -217,4 +176,5 @@ def run(args: argparse.Namespace) -> Path:
             workers=args.workers,
             progress=progress,
             allow_failed=args.allow_failed,
+            allow_missing=args.allow_missing,
         )
