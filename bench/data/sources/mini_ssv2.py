@@ -41,13 +41,12 @@ from bench.data.progress import report
 from bench.data.shards import INDEX, ShardSamples, open_split, require_source
 from bench.data.ssv2_format import (
     VIDEO_FOLDER,
-    VideoFolder,
-    convert,
     read_annotations,
     write_annotations,
 )
 from bench.data.stage import Rule
 from bench.data.video import encode_vp9
+from bench.data.video_list import convert
 from bench.task import Config as BaseConfig
 from bench.task import DataSpec
 
@@ -233,10 +232,9 @@ def build(
     annotations = read_annotations(out / "labels", SPLITS)
     stored = builtin.stored(config, LATER)
     info = DataSetInfo("mini_ssv2", VERSION, stored, annotations.classes, SUBSETS)
-    videos = VideoFolder(out / VIDEO_FOLDER)
     return convert(
         annotations,
-        videos,
+        [out / VIDEO_FOLDER],
         out,
         info,
         rule,
@@ -257,8 +255,8 @@ def write_videos(
     """Write the clips as Something-Something-v2 lies on disk; files that are there already are
     kept.
     """
-    folder = VideoFolder(out / VIDEO_FOLDER)
-    folder.folder.mkdir(parents=True, exist_ok=True)
+    folder = out / VIDEO_FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
     tasks = [(folder, read, split, clip) for split, part in clips.items() for clip in part]
     if workers <= 1:
         for done, task in enumerate(tasks, 1):
@@ -281,9 +279,9 @@ def write_videos(
     write_annotations(out / "labels", CLASSES, items)
 
 
-def _write_video(task: tuple[VideoFolder, ClipRenderer, str, Clip]) -> None:
+def _write_video(task: tuple[Path, ClipRenderer, str, Clip]) -> None:
     folder, read, split, clip = task
-    path = folder.path(clip.key)
+    path = folder / f"{clip.key}.webm"
     if not path.is_file():
         encode_vp9(path, read(split, clip), FPS)
 

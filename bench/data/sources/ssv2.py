@@ -12,13 +12,15 @@ at those ids.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from bench.data.pack import DataSetInfo, Progress
 from bench.data.progress import report
-from bench.data.shards import ShardSamples
-from bench.data.ssv2_format import VideoFolder, read_annotations
-from bench.data.ssv2_format import convert as convert_videos
+from bench.data.shards import BadData, ShardSamples
+from bench.data.ssv2_format import read_annotations
+from bench.data.video_list import absent_folders
+from bench.data.video_list import convert as convert_videos
 from bench.data.video_source import VideoConfig, VideoSource, frame_rule, options_of, stored
 from bench.data.video_source import add_arguments as add_storage
 from bench.task import DataSpec
@@ -104,7 +106,7 @@ def open(config: Config, data_root: Path, split: str) -> ShardSamples:
 def convert(
     config: Config,
     *,
-    videos: Path,
+    videos: Sequence[Path],
     annotations: Path,
     out: Path,
     workers: int | None = None,
@@ -112,14 +114,17 @@ def convert(
     allow_failed: bool = False,
     allow_missing: int = 0,
 ) -> Path:
-    """Videos `<id>.webm` and the JSON annotations (either naming scheme) -> shards in `out`."""
-    absent = "" if videos.is_dir() else f"no folder {videos} (--videos)"
+    """Videos `<id>.webm` (or .mp4, .avi, .mkv; also in sub-folders) and the JSON annotations, in
+    either naming scheme -> shards in `out`. ValueError for wrong use, BadData for data that fail.
+    """
+    rule = frame_rule(config)
+    absent = absent_folders(videos)
     try:
         read = read_annotations(annotations, SPLITS)
     except ValueError as error:
-        raise ValueError(f"{absent}; {error}" if absent else str(error)) from error
+        raise type(error)("; ".join([*absent, str(error)])) from error
     if absent:
-        raise ValueError(absent)
+        raise ValueError("; ".join(absent))
     wrong = [
         f"{i} is {read.classes[i] if i < len(read.classes) else 'absent'!r}, expected {name!r}"
         for i, name in (TEMPORAL | STATIC).items()
@@ -127,7 +132,7 @@ def convert(
     ]
     if len(read.classes) != NUM_CLASSES or wrong:
         listed = "\n  ".join(wrong[:5])
-        raise ValueError(
+        raise BadData(
             f"labels.json in {annotations} is not that of Something-Something-v2: "
             f"{len(read.classes)} classes ({NUM_CLASSES} expected), "
             f"{len(wrong)} of the known names differ\n  {listed}"
@@ -135,10 +140,10 @@ def convert(
     info = DataSetInfo("ssv2", VERSION, stored(config), read.classes, SUBSETS)
     return convert_videos(
         read,
-        VideoFolder(videos),
+        videos,
         out,
         info,
-        frame_rule(config),
+        rule,
         workers=workers,
         progress=progress,
         allow_failed=allow_failed,
@@ -151,8 +156,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--videos",
         type=Path,
+        nargs="+",
         metavar="DIR",
-        help="folder of <id>.webm (20bn-something-something-v2)",
+        help="folders of <id>.webm (20bn-something-something-v2), or .mp4, .avi, .mkv",
     )
     parser.add_argument(
         "--annotations", type=Path, metavar="DIR", help="folder of labels.json, train.json, ..."
