@@ -246,8 +246,11 @@ def context_for(
     """The context of a run's own evaluations."""
     planned = config.data_spec()
     opened = cache(partial(open_split, config, resources))
-    # The data know the names of all their classes; the plan, made without them, need not.
-    spec = replace(planned, classes=opened(planned.splits[1]).classes)
+    # The data know all their classes and which of them are in a subset; the plan, made without
+    # them, need not.
+    held_out = opened(planned.splits[1])
+    subsets = planned.subsets or held_out.subsets
+    spec = replace(planned, classes=held_out.classes, subsets=subsets)
     return Context(
         model=model.eval(),
         spec=spec,

@@ -46,7 +46,8 @@ class DataSpec:
     name: str
     media: Literal["video", "image"]
     classes: tuple[str, ...]
-    subsets: Mapping[str, tuple[int, ...]]  # e.g. {"temporal": class ids, "static": class ids}
+    # e.g. {"temporal": class ids, "static": class ids}; empty where only the data know the ids
+    subsets: Mapping[str, tuple[int, ...]]
     splits: tuple[str, ...]  # first the training split, then every split that can be evaluated
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)  # of the RGB channels in [0, 1]
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
@@ -115,6 +116,11 @@ class Samples(Protocol):
     @property
     def classes(self) -> tuple[str, ...]:
         """Names as stored with the data, by class id."""
+        ...
+
+    @property
+    def subsets(self) -> Mapping[str, tuple[int, ...]]:
+        """As `DataSpec.subsets`, stored with the data."""
         ...
 
     @property

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -125,6 +126,7 @@ class TreeSamples:
 
     classes = CLASSES
     provenance = PROVENANCE
+    subsets: Mapping[str, tuple[int, ...]] = MappingProxyType({})
 
     def __init__(
         self, split: str, files: Sequence[File], masks: Mapping[str, Path], digest: str

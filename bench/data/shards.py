@@ -157,6 +157,7 @@ class ShardSamples:
         self.split = split
         self.digest = index_digest(folder)
         self.classes = tuple(index["classes"])
+        self.subsets = {name: tuple(ids) for name, ids in index["subsets"].items()}
         self._decoder = index["frames"].get("decoder", "opencv")
         self.provenance = f"{self._made_by(index)}; {index['frames']['rule']}"
         self.keys: tuple[str, ...] = tuple(table["key"].to_pylist())
