@@ -26,6 +26,9 @@ examples:
   python -m bench.prepare mini-imagenet9 --out data/mini9      the built-in images, no download
   python -m bench.prepare ssv2 --videos 20bn-something-something-v2 --annotations labels \\
                                --out data/ssv2
+  python -m bench.prepare kinetics400 --videos k400 --annotations k400/annotations \\
+                               --store jpeg --short-side 256 --out data/kinetics400
+  python -m bench.prepare diving48 --videos rgb --annotations diving48 --out data/diving48
   python -m bench.prepare imagenet9 --train archives --test bg_challenge --out data/imagenet9
   python -m bench.prepare ssv2 --out data/ssv2 --check         verify what is there
   python -m bench.prepare ssv2 --out data/ssv2 --check --sheet ssv2.png    and look at it

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import difflib
+import json
 import os
 import re
 from collections import defaultdict
@@ -159,6 +160,40 @@ def _names_of_folders(entries: Sequence[Entry], lists: str) -> tuple[str, ...]:
             "of the classes; give them with --classes FILE, one name per line"
         )
     return tuple(names)
+
+
+def read_class_names(path: Path) -> tuple[str, ...]:
+    """Names by id: one per line, `id,name` (with or without a header), or a JSON list or mapping
+    name -> id. BadData for anything else.
+    """
+    text = path.read_text(encoding="utf-8-sig")
+    if path.suffix == ".json":
+        return _names_of_json(path, text)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if lines and lines[0].lower() in ("id,name", "id,label"):
+        lines = lines[1:]
+    pairs = [line.split(",", 1) for line in lines]
+    if all(len(pair) == 2 and pair[0].isdecimal() for pair in pairs):
+        return _by_id(path, {pair[1].strip(): int(pair[0]) for pair in pairs})
+    return tuple(lines)
+
+
+def _names_of_json(path: Path, text: str) -> tuple[str, ...]:
+    try:
+        names = json.loads(text)
+    except ValueError as error:
+        raise BadData(f"{path} is not valid JSON: {error}") from error
+    if isinstance(names, list):
+        return tuple(map(str, names))
+    if not isinstance(names, dict) or not all(str(n).isdecimal() for n in names.values()):
+        raise BadData(f"{path} is neither a list of names nor a mapping name -> id")
+    return _by_id(path, {name.strip('"'): int(number) for name, number in names.items()})
+
+
+def _by_id(path: Path, ids: Mapping[str, int]) -> tuple[str, ...]:
+    if sorted(ids.values()) != list(range(len(ids))):
+        raise BadData(f"{path}: the ids are not 0 .. {len(ids) - 1}")
+    return tuple(sorted(ids, key=ids.__getitem__))
 
 
 # -- files ---

@@ -11,11 +11,11 @@ import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import pydantic
 
-from bench.data.pack import FrameRule
+from bench.data.pack import FrameRule, Progress
 from bench.data.shards import INDEX, ShardSamples, open_split, require_source
 from bench.task import Config as BaseConfig
 
@@ -142,8 +142,19 @@ def frame_rule(config: VideoConfig) -> FrameRule:
     return FrameRule(storage, chosen["short_side"], chosen["quality"], chosen["decoder"])
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """How to store, and what may be left out."""
+class HowToPack(TypedDict, total=False):
+    """What `pack` may be told that changes no sample."""
+
+    workers: int | None
+    progress: Progress | None
+    allow_failed: bool
+    allow_missing: int
+
+
+def add_arguments(parser: argparse.ArgumentParser, *, videos: str, annotations: str) -> None:
+    """What to read, how to store it, and what may be left out; the two texts are for --help."""
+    parser.add_argument("--videos", type=Path, nargs="+", metavar="DIR", help=videos)
+    parser.add_argument("--annotations", type=Path, metavar="DIR", help=annotations)
     parser.add_argument(
         "--store",
         dest="frames",
@@ -177,6 +188,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="leave out all videos that do not decode, and list them",
     )
+
+
+def require_inputs(source: VideoSource, args: argparse.Namespace) -> None:
+    """ValueError: there is nothing to read."""
+    lacking = [name for name in ("videos", "annotations") if getattr(args, name) is None]
+    if lacking:
+        raise ValueError(
+            f"{source.command} needs --{' and --'.join(lacking)}; "
+            f"see `python -m bench.prepare {source.command} --help`"
+        )
+    if args.allow_missing < 0:
+        raise ValueError(f"--allow-missing must be at least 0, got {args.allow_missing}")
 
 
 def options_of(args: argparse.Namespace) -> dict[str, Any]:

@@ -14,15 +14,24 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Unpack
 
-from bench.data.pack import DataSetInfo, Progress
+from bench.data.pack import DataSetInfo
 from bench.data.progress import report
 from bench.data.shards import BadData, ShardSamples
 from bench.data.ssv2_format import read_annotations
 from bench.data.video_list import absent_folders
 from bench.data.video_list import convert as convert_videos
-from bench.data.video_source import VideoConfig, VideoSource, frame_rule, options_of, stored
-from bench.data.video_source import add_arguments as add_storage
+from bench.data.video_source import (
+    HowToPack,
+    VideoConfig,
+    VideoSource,
+    frame_rule,
+    options_of,
+    require_inputs,
+    stored,
+)
+from bench.data.video_source import add_arguments as add_video_arguments
 from bench.task import DataSpec
 
 VERSION = 1
@@ -109,10 +118,7 @@ def convert(
     videos: Sequence[Path],
     annotations: Path,
     out: Path,
-    workers: int | None = None,
-    progress: Progress | None = None,
-    allow_failed: bool = False,
-    allow_missing: int = 0,
+    **how: Unpack[HowToPack],
 ) -> Path:
     """Videos `<id>.webm` (or .mp4, .avi, .mkv; also in sub-folders) and the JSON annotations, in
     either naming scheme -> shards in `out`. ValueError for wrong use, BadData for data that fail.
@@ -138,40 +144,21 @@ def convert(
             f"{len(wrong)} of the known names differ\n  {listed}"
         )
     info = DataSetInfo("ssv2", VERSION, stored(config), read.classes, SUBSETS)
-    return convert_videos(
-        read,
-        videos,
-        out,
-        info,
-        rule,
-        workers=workers,
-        progress=progress,
-        allow_failed=allow_failed,
-        allow_missing=allow_missing,
-    )
+    return convert_videos(read, videos, out, info, rule, **how)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `python -m bench.prepare ssv2`."""
-    parser.add_argument(
-        "--videos",
-        type=Path,
-        nargs="+",
-        metavar="DIR",
-        help="folders of <id>.webm (20bn-something-something-v2), or .mp4, .avi, .mkv",
+    add_video_arguments(
+        parser,
+        videos="folders of <id>.webm (20bn-something-something-v2), or .mp4, .avi, .mkv",
+        annotations="folder of labels.json, train.json, ...",
     )
-    parser.add_argument(
-        "--annotations", type=Path, metavar="DIR", help="folder of labels.json, train.json, ..."
-    )
-    add_storage(parser)
 
 
 def run(args: argparse.Namespace) -> Path:
     """What `python -m bench.prepare ssv2` does."""
-    if lacking := [name for name in ("videos", "annotations") if getattr(args, name) is None]:
-        raise ValueError(
-            f"ssv2 needs --{' and --'.join(lacking)}; see `python -m bench.prepare ssv2 --help`"
-        )
+    require_inputs(SOURCE, args)
     config = Config(**options_of(args))
     with report("converting Something-Something-v2") as progress:
         return convert(
