@@ -1,5 +1,5 @@
-"""Data sets on disk -> shards: `python -m bench.prepare SOURCE ... --out DIR [--check]`. Run
-once, before the first sweep.
+"""Data sets on disk -> shards: `python -m bench.prepare SOURCE ... --out DIR [--check [--deep]]`.
+Run once, before the first sweep.
 
 The sources are the files in bench/data/sources: one that offers `add_arguments(parser)` and
 `run(args) -> folder` has a command here, under its name with hyphens. One message on bad
@@ -11,13 +11,17 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from bench import find
-from bench.data.shards import BadData, check, index_digest, open_split
+from bench.data.check import check
+from bench.data.pack import SHOWN
+from bench.data.progress import report
+from bench.data.shards import BadData, index_digest, open_split
 from bench.data.sheet import draw_sheet
 
 EXAMPLES = """\
@@ -31,6 +35,7 @@ examples:
   python -m bench.prepare diving48 --videos rgb --annotations diving48 --out data/diving48
   python -m bench.prepare imagenet9 --train archives --test bg_challenge --out data/imagenet9
   python -m bench.prepare ssv2 --out data/ssv2 --check         verify what is there
+  python -m bench.prepare ssv2 --out data/ssv2 --check --deep  and decode every clip
   python -m bench.prepare ssv2 --out data/ssv2 --check --sheet ssv2.png    and look at it
 
 An interrupted conversion continues when the same command is run again; finished shards are
@@ -62,7 +67,19 @@ def parser_for(modules: Mapping[str, ModuleType]) -> argparse.ArgumentParser:
             "--out", type=Path, required=True, metavar="DIR", help="the shard folder"
         )
         command.add_argument(
-            "--check", action="store_true", help="only verify DIR: counts and SHA-256 of every file"
+            "--check",
+            action="store_true",
+            help="only verify DIR: counts, classes, members and SHA-256 of every file",
+        )
+        command.add_argument(
+            "--deep", action="store_true", help="with --check: also decode every sample"
+        )
+        command.add_argument(
+            "--failures",
+            type=Path,
+            metavar="FILE",
+            help="where --check lists all that is wrong, if it is more than fits on a screen "
+            "(default DIR.failures.txt)",
         )
         command.add_argument(
             "--sheet", type=Path, metavar="FILE.png", help="also draw one sample of each class"
@@ -75,30 +92,49 @@ def parser_for(modules: Mapping[str, ModuleType]) -> argparse.ArgumentParser:
     return parser
 
 
-def verify(folder: Path, source: str) -> str:
-    """Check a shard folder and describe it in one line; images also with their counts per class."""
-    index = check(folder)
+def verify(
+    folder: Path,
+    source: str,
+    *,
+    deep: bool = False,
+    workers: int | None = None,
+    failures: Path | None = None,
+) -> str:
+    """Check a shard folder and describe it: a line, what is left out, and the counts per class."""
+    with report(f"checking {folder}") as progress:
+        index = check(folder, deep=deep, workers=workers, progress=progress, failures=failures)
     if index["source"] != source:
         raise ValueError(f"{folder} holds {index['source']!r}, not {source!r}")
     counts = ", ".join(f"{split} {entry['samples']:,}" for split, entry in index["splits"].items())
+    decoded = ", all decoded" if deep else ""
+    line = f"{folder}: {source}, {counts}{decoded}; digest {index_digest(folder)}"
+    return "\n".join([line, *_left_out(index), _per_class(folder, index)])
+
+
+def _left_out(index: Mapping[str, Any]) -> Iterator[str]:
+    """Nothing where the data set is complete."""
+    failed = index["failed"]
+    if not failed:
+        return
     media = index.get("media", "video")
-    left_out = f", {len(index['failed'])} {media}s left out" if index["failed"] else ""
-    line = f"{folder}: {source}, {counts}{left_out}; digest {index_digest(folder)}"
-    return f"{line}\n{_per_class(folder, index)}" if media == "image" else line
+    of_split = Counter(failure["split"] for failure in failed)
+    counts = ", ".join(f"{split} {count:,}" for split, count in of_split.items())
+    yield f"{len(failed):,} {media}s left out ({counts}), listed in index.json:"
+    yield from (f"  {f['split']}/{f['key']}: {f['reason']}" for f in failed[:SHOWN])
+    if len(failed) > SHOWN:
+        yield f"  ... and {len(failed) - SHOWN:,} more"
 
 
 def _per_class(folder: Path, index: Mapping[str, Any]) -> str:
-    """A table: images of each class in each split, then how many have each layer."""
+    """A table: samples of each class in each split, then how many have each layer."""
     opened = {split: open_split(folder, split) for split in index["splits"]}
-    names = [*index["classes"], *sorted({n for ls in index["layers"].values() for n in ls})]
-    classes = len(index["classes"])
+    layers = sorted({name for names in index.get("layers", {}).values() for name in names})
     lines = [["", *opened]]
-    for n, name in enumerate(names):
-        counts = [
-            int((samples.labels == n).sum()) if n < classes else len(samples.with_layer(name))
-            for samples in opened.values()
-        ]
-        lines.append([name if n < classes else f"with {name}", *(f"{c:,}" for c in counts)])
+    for n, name in enumerate(index["classes"]):
+        lines.append([name, *(f"{(s.labels == n).sum():,}" for s in opened.values())])
+    for name in layers:
+        counts = (len(samples.with_layer(name)) for samples in opened.values())
+        lines.append([f"with {name}", *(f"{count:,}" for count in counts)])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(w) if not i else cell.rjust(w) for i, (cell, w) in enumerate(cells))
@@ -111,9 +147,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     modules = preparable_sources()
     args = parser_for(modules).parse_args(arguments)
     try:
+        if args.deep and not args.check:
+            raise ValueError("--deep goes with --check: it decodes what is there")
         if not args.check:
             modules[args.source].run(args)
-        print(verify(args.out, args.source.replace("-", "_")))
+        source = args.source.replace("-", "_")
+        print(
+            verify(args.out, source, deep=args.deep, workers=args.workers, failures=args.failures)
+        )
         if args.sheet:
             draw_sheet(args.out, "train", args.sheet)
     except (ValueError, OSError) as error:

@@ -23,10 +23,11 @@ from PIL import Image
 
 from bench import prepare as command
 from bench.data import cutouts, imagenet9, pictures
+from bench.data.check import check
 from bench.data.imagenet9 import CLASSES, DERIVED, FG_MASK, FOLDERS, IN9_OF_IMAGENET, VARIANTS
 from bench.data.imagenet9_format import SPLITS, read_mask
 from bench.data.photo import DECODER, decode_image, encode_jpeg
-from bench.data.shards import check, open_split, read_index
+from bench.data.shards import open_split, read_index
 from bench.data.sources import imagenet9 as real
 from bench.data.sources import mini_imagenet9 as mini
 

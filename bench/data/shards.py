@@ -319,46 +319,6 @@ def open_split(folder: Path, split: str) -> ShardSamples:
     return ShardSamples(folder, split)
 
 
-def check(folder: Path) -> dict[str, Any]:
-    """Verify every count and SHA-256 of a shard folder against its index, which is returned.
-
-    ValueError lists all that is wrong, not just the first.
-    """
-    index = read_index(folder)
-    wrong: list[str] = []
-    for name, shard in index["shards"].items():
-        path = folder / name
-        if not path.is_file():
-            wrong.append(f"{name} is missing")
-        elif path.stat().st_size != shard["bytes"]:
-            wrong.append(f"{name} has {path.stat().st_size} bytes instead of {shard['bytes']}")
-        elif sha256_of(path) != shard["sha256"]:
-            wrong.append(f"{name} has another SHA-256 than when it was written")
-    if not (folder / SAMPLES).is_file() or sha256_of(folder / SAMPLES) != index["samples_sha256"]:
-        wrong.append(f"{SAMPLES} is missing or changed")
-    else:
-        wrong += _wrong_counts(folder, index)
-    if wrong:
-        listed = "\n  ".join(wrong)
-        raise BadData(
-            f"the shard folder {folder} is corrupt:\n  {listed}\nDelete it. {_remedy(folder)}"
-        )
-    return index
-
-
-def _wrong_counts(folder: Path, index: Mapping[str, Any]) -> list[str]:
-    table = pq.read_table(folder / SAMPLES, columns=["split", "shard"])
-    splits, shards = table["split"].to_pylist(), table["shard"].to_pylist()
-    wrong = []
-    for split, entry in index["splits"].items():
-        if (found := splits.count(split)) != entry["samples"]:
-            wrong.append(f"split {split!r} has {found} samples instead of {entry['samples']}")
-    for name, entry in index["shards"].items():
-        if (found := shards.count(name)) != entry["count"]:
-            wrong.append(f"{name} has {found} samples instead of {entry['count']}")
-    return wrong
-
-
 def sha256_of(path: Path) -> str:
     """Hex digest of a file, read in chunks."""
     with path.open("rb") as file:

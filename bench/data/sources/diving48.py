@@ -115,8 +115,9 @@ def _entries(path: Path, split: str, classes: Sequence[str]) -> Iterator[Entry]:
         )
     for item in items:
         name = item["vid_name"]
-        meta = {k: v for k, v in item.items() if k != "label"}
-        yield Entry(name, name, classes[item["label"]], split, str(path), meta)
+        label = classes[item["label"]]
+        meta = {k: v for k, v in item.items() if k != "label"} | {"class": label}
+        yield Entry(name, name, label, split, str(path), meta)
 
 
 def _is_clip(item: Any) -> bool:

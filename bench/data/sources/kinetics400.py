@@ -206,8 +206,12 @@ def _entry(path: Path, split: str, row: dict[str, str]) -> Entry:
 
 def _with_spaces(videos: VideoList) -> VideoList:
     """Names as released, where they were those of folders."""
-    entries = tuple(replace(e, label=e.label.replace("_", " ")) for e in videos.entries)
-    return VideoList(tuple(name.replace("_", " ") for name in videos.classes), entries)
+    names = {name: name.replace("_", " ") for name in videos.classes}
+    entries = tuple(
+        replace(e, label=names[e.label], meta={**e.meta, "class": names[e.label]})
+        for e in videos.entries
+    )
+    return VideoList(tuple(names.values()), entries)
 
 
 def _require_kinetics(videos: VideoList) -> None:
@@ -234,6 +238,16 @@ def _few(names: Sequence[str]) -> str:
 # -- shards ---
 
 
+def subsets_of(classes: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """The ids of the temporal and the static classes, given the names of all."""
+    number = {name: i for i, name in enumerate(classes)}
+    lists = {"temporal": TEMPORAL, "static": STATIC}
+    return {
+        subset: tuple(sorted(number[name] for name in names if name in number))
+        for subset, names in lists.items()
+    }
+
+
 def convert(
     config: Config,
     *,
@@ -247,9 +261,7 @@ def convert(
     """Clips and lists -> shards in `out`. ValueError for wrong use, BadData for data that fail."""
     rule = frame_rule(config)
     read = read_annotations(annotations, splits, classes)
-    number = {name: i for i, name in enumerate(read.classes)}
-    lists = {"temporal": TEMPORAL, "static": STATIC}
-    subsets = {name: sorted(number[c] for c in members) for name, members in lists.items()}
+    subsets = subsets_of(read.classes)
     info = DataSetInfo("kinetics400", VERSION, stored(config), read.classes, subsets)
     return convert_videos(read, videos, out, info, rule, **how)
 
