@@ -116,8 +116,8 @@ def test_everything_missing_is_listed_before_any_work(tmp_path: Path) -> None:
         packed(grey_list(*names), [tmp_path / "in"], tmp_path / "out")
     message = str(caught.value)
     assert "6 of 7 listed videos are not in" in message and "--allow-missing 6" in message
-    assert "v0{.webm,.mp4,.avi,.mkv} is not there; v0 (1).webm is, which is not listed" in message
-    assert "v1.webm.part is, which is not listed" in message
+    assert "v0{.webm,.mp4,.avi,.mkv} is not there; did you mean v0 (1).webm, which is" in message
+    assert "did you mean v1.webm.part, which is there and not listed?" in message
     assert "k4" in message and "k5" not in message and str(tmp_path / "out" / FAILED) in message
     with (tmp_path / "out" / FAILED).open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -139,6 +139,17 @@ def test_missing_videos_are_left_out_up_to_the_allowed_number(tmp_path: Path) ->
         ("k1", "the file is not there"),
         ("k3", "the file is not there"),
     ]
+
+
+def test_a_video_that_turns_up_after_a_failed_attempt_is_taken(tmp_path: Path) -> None:
+    video(tmp_path / "in/a.webm", 40)
+    (tmp_path / "in/b.webm").write_bytes(b"broken")
+    videos = grey_list("a", "b", "late")
+    with pytest.raises(BadData):
+        packed(videos, [tmp_path / "in"], tmp_path / "out", allow_missing=1)
+    video(tmp_path / "in/late.webm", 200)
+    samples = packed(videos, [tmp_path / "in"], tmp_path / "out", allow_missing=1)
+    assert greys(samples) == {"k0": 40, "k2": 200}
 
 
 def test_a_missing_folder_is_wrong_use(tmp_path: Path) -> None:

@@ -309,13 +309,16 @@ def convert(
     missing = []
     for entry in videos.entries:
         file = _file_of(entry, roots, found)
-        clips[entry.split].append(FileClip(entry.key, label[entry.label], entry.meta, file=file))
+        # never written, but a part of the plan: once the file is there its shard is made again
+        meta = entry.meta if file else {**entry.meta, "missing": True}
+        clips[entry.split].append(FileClip(entry.key, label[entry.label], meta, file=file))
         if file is None:
             missing.append(entry)
     _one_file_each(clips)
     if len(missing) > allow_missing:
         used = {clip.file for part in clips.values() for clip in part}
         raise _incomplete(videos, missing, roots, out, _unused_names(found, used))
+    (out / FAILED).unlink(missing_ok=True)  # of an attempt before this one
     return pack(
         out,
         clips,
@@ -352,7 +355,7 @@ def _incomplete(
     reasons = {entry.key: f"{_wanted(entry)} is not there" for entry in missing}
     for entry in missing[:SHOWN]:
         if guess := _nearest(Path(entry.file).name, near):
-            reasons[entry.key] += f"; {guess} is, which is not listed"
+            reasons[entry.key] += f"; did you mean {guess}, which is there and not listed?"
     write_failures(out / FAILED, [(e.split, e.key, reasons[e.key]) for e in missing])
     listed = "\n  ".join(f"{e.split}/{e.key}: {reasons[e.key]}" for e in missing[:SHOWN])
     more = f"\n  ... all of them: {out / FAILED}" if len(missing) > SHOWN else ""
@@ -360,8 +363,8 @@ def _incomplete(
     return BadData(
         f"{len(missing)} of {len(videos.entries)} listed videos are not in {where}:\n"
         f"  {listed}{more}\n"
-        "Are all parts of the download unpacked? If these are all there is, "
-        f"--allow-missing {len(missing)} leaves the others out and lists them in the index"
+        "Are all parts of the download unpacked? If there are no others, "
+        f"--allow-missing {len(missing)} leaves these out and lists them in the index"
     )
 
 
