@@ -23,6 +23,7 @@ from itertools import pairwise
 
 import cv2
 import numpy as np
+import torch
 import torch.nn.functional as F
 from einops import reduce
 from pydantic import Field
@@ -31,11 +32,14 @@ from torch import Tensor, nn
 from bench import task
 from bench.losses import smoothed_cross_entropy
 from bench.metrics import accuracy
+from tasks.video._farneback import farneback, polar
 
 VERSION = 1
 NUM_DIRECTIONS = 8
 # Rec. 601 luma, as in the release.
 LUMA = np.array([0.299, 0.587, 0.114])
+# On a GPU so many pixels (of all frames) are in work at once: 10 clips of 8 x 224 x 224, 0.6 GiB.
+PIXELS_AT_ONCE = 2**22
 
 
 class Config(task.Config):
@@ -104,11 +108,22 @@ def directions(flow_PNxy: np.ndarray, *, min_relative: float, min_pixels: float)
     # OpenCV's polar coordinates, not numpy's: its angles are approximate (0.3 degrees), and the
     # release has them.
     speed_PN, angle_PN = cv2.cartToPolar(flow_PNxy[..., 0], flow_PNxy[..., 1], angleInDegrees=False)
-    sector = np.clip(angle_PN * 180 / np.pi // 45, 0, NUM_DIRECTIONS - 1).astype(np.int64)
-    slowest = speed_PN.min(axis=1, keepdims=True).astype(np.float64)
-    span = speed_PN.max(axis=1, keepdims=True) - slowest
-    relative = (speed_PN - slowest) / np.where(span > np.finfo(np.float64).eps, span, np.inf)
-    moving = (relative >= min_relative) & (speed_PN > min_pixels)
+    labels = _label(
+        torch.from_numpy(speed_PN),
+        torch.from_numpy(angle_PN),
+        min_relative=min_relative,
+        min_pixels=min_pixels,
+    )
+    return labels.numpy()
+
+
+def _label(speed: Tensor, angle: Tensor, *, min_relative: float, min_pixels: float) -> Tensor:
+    """Speeds (pixels) and angles (radians in [0, 2 pi]) of patches (..., N) -> int64, the same shape."""
+    sector = (angle * 180 / np.pi).floor_divide(45).clamp(0, NUM_DIRECTIONS - 1).long()
+    slowest = speed.amin(-1, keepdim=True).double()
+    span = speed.amax(-1, keepdim=True) - slowest
+    span = span.where(span > np.finfo(np.float64).eps, np.inf)
+    moving = ((speed - slowest) / span >= min_relative) & (speed > min_pixels)
     return (sector + 1) * moving
 
 
@@ -116,11 +131,38 @@ def _grey(
     frames_THWC: np.ndarray, mean: tuple[float, float, float], std: tuple[float, float, float]
 ) -> np.ndarray:
     """Luma of the normalised frames times 128, float32 (T, H, W): one affine map of the bytes."""
-    scale = LUMA * 128 / np.asarray(std)
-    offset = -float((scale * np.asarray(mean)).sum())
-    affine = np.array([[*(scale / 255), offset]])
+    affine = np.array([_luma(mean, std)])
     rows = frames_THWC.reshape(-1, *frames_THWC.shape[2:]).astype(np.float32)
     return cv2.transform(rows, affine).reshape(frames_THWC.shape[:3])
+
+
+def _luma(mean: tuple[float, float, float], std: tuple[float, float, float]) -> tuple[float, ...]:
+    """Factors of R, G and B, and what is added."""
+    scale = LUMA * 128 / np.asarray(std)
+    return (*(scale / 255).tolist(), -float((scale * np.asarray(mean)).sum()))
+
+
+# -- the same on the device ---
+
+
+def prepare_batch(config: Config, model: task.ModelSpec, clip_BTHWC: Tensor) -> Tensor:
+    """Labels int64 (B, T-1, N) of augmented, cropped clips (uint8 RGB, on any device).
+
+    Those of `prepare`, but for about one label in 2000 (of patches that hardly move).
+    """
+    pixels = clip_BTHWC.shape[1:4].numel()
+    # A CPU takes one clip at a time: its cache holds no more. Either way a clip's labels are its own.
+    clips = max(1, PIXELS_AT_ONCE // pixels) if clip_BTHWC.is_cuda else 1
+    return torch.cat([_labels(config, model, part) for part in clip_BTHWC.split(clips)])
+
+
+def _labels(config: Config, model: task.ModelSpec, clip_BTHWC: Tensor) -> Tensor:
+    red, green, blue, constant = _luma(model.mean, model.std)
+    r, g, b = clip_BTHWC.unbind(-1)
+    flow = farneback(r.float() * red + g.float() * green + b.float() * blue + constant)
+    p = model.patch
+    dx, dy = reduce(flow, "c b t (h p) (w q) -> c b t (h w)", "mean", p=p, q=p)
+    return _label(*polar(dx, dy), min_relative=config.min_relative, min_pixels=config.min_pixels)
 
 
 class Objective(task.Objective):
