@@ -7,7 +7,7 @@ Between bench.learner (what is differentiated) and bench.train (the loop); `benc
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from bench import labels
 from bench.config import RunConfig, Train
 from bench.data import loader
 from bench.data.transforms import normalise
@@ -25,7 +26,7 @@ from bench.task import Batch, DataSpec
 
 
 class Optimisation:
-    """The optimiser step: copy, forward, backward, update. `Trainer` trains with it and
+    """The optimiser step: copy, labels, forward, backward, update. `Trainer` trains with it and
     `bench.speed` measures it.
 
     `part`: what this rank has of each step's batch, if not all of it. Nothing here waits for the
@@ -43,6 +44,7 @@ class Optimisation:
         self.learner, self.config, self.device = learner, config, target
         self.world, self.part = world, part
         self.spec: DataSpec = config.data_spec()
+        self.labels = labels.on_device(config, target)
         self.parallel = _parallel(learner, world)
         self.optimizer = build_optimizer(learner, config.train)
 
@@ -76,7 +78,7 @@ class Optimisation:
 
     def losses(self, raw: loader.RawBatch, *, number: int) -> LossReport:
         """The forward pass of one micro-batch of step `number`."""
-        batch = to_device(raw, self.device, self.spec)
+        batch = to_device(raw, self.device, self.spec, self.labels)
         step = TrainingStep(
             self.learner.classifier, run_seed=self.config.seed, number=number, draws=raw.draws
         )
@@ -109,14 +111,23 @@ def _parallel(learner: Learner, world: World) -> nn.Module:
     )
 
 
-def to_device(raw: loader.RawBatch, target: torch.device, spec: DataSpec) -> Batch:
-    """Copy (asynchronously from pinned memory) and normalise on the device."""
+def to_device(
+    raw: loader.RawBatch,
+    target: torch.device,
+    spec: DataSpec,
+    made_there: Mapping[str, labels.PrepareBatch] | None = None,
+) -> Batch:
+    """Copy (asynchronously from pinned memory) and normalise on the device, where also those labels
+    of objectives are made that the loader did not make.
+    """
     clip = raw.clip_BTHWC.to(target, non_blocking=True)
+    extras = {name: value.to(target, non_blocking=True) for name, value in raw.extras.items()}
+    extras |= {name: make(clip) for name, make in (made_there or {}).items()}
     return Batch(
         clip_BTCHW=normalise(clip, spec.mean, spec.std),
         labels_B=raw.labels_B.to(target, non_blocking=True),
         keys=raw.keys,
-        extras={name: value.to(target, non_blocking=True) for name, value in raw.extras.items()},
+        extras=extras,
         failed=raw.failed,
     )
 

@@ -32,7 +32,7 @@ import cv2
 import torch
 
 import bench
-from bench import checkpoint, environment, evaluate, find, interrupt
+from bench import checkpoint, environment, evaluate, find, interrupt, labels
 from bench.config import Resources, RunConfig, parse, parse_resources
 from bench.distributed import ALONE, World
 from bench.rundir import Failure, RunBusy, RunDir, State, write_json, write_text
@@ -157,12 +157,15 @@ class _Start:
         me = {"rank": self.world.rank, "pid": os.getpid(), "host": os.uname().nodename}
         env["ranks"] = self.world.gathered(me)
         env["data_digest"] = self.trainer.samples.digest
+        env["labels"] = labels.places(self.trainer.config, self.trainer.device)
         env["weights"] = getattr(self.trainer.learner.classifier.backbone, "loaded_weights", None)
         if self.world.first:
             write_json(self.run.env, env)
             name, commit = env["device"]["name"], env["code"]["commit"][:12]
             count = f"{self.world.size} x " if self.world.size > 1 else ""
             log.info("start %s on %s%s, commit %s", self.run.signature, count, name, commit)
+            for objective, place in env["labels"].items():
+                log.info("labels of %s: computed on the %s", objective, place)
         return env
 
     def _evaluate(

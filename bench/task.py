@@ -23,6 +23,13 @@ from torch import Tensor, nn
 Row = dict[str, Any]
 """One measured number: split, view, subset, metric, value, n."""
 
+Place = Literal["loader", "device"]
+"""Where an objective's labels are computed from a clip's pixels: by `prepare` on the loader's workers,
+or by `prepare_batch` on the device that trains."""
+
+Where = Literal["auto", "loader", "device"]
+"""The option `where` of an objective that has both; auto is the device if that is a GPU."""
+
 
 class Config(pydantic.BaseModel):
     """Base of every component's options: strict types, no unknown keys, immutable, every field with
@@ -97,7 +104,7 @@ class Batch:
     keys: tuple[str, ...]
     extras: dict[str, Tensor] = field(
         default_factory=dict
-    )  # objective name -> labels that its `prepare` computed
+    )  # objective name -> labels that its `prepare` or `prepare_batch` computed
     # of those that could not be decoded (their clips are black): key -> reason; in evaluation they
     # count as wrong
     failed: Mapping[str, str] = field(default_factory=dict)

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench import checkpoint, environment, find, interrupt
+from bench import checkpoint, environment, find, interrupt, labels
 from bench.config import Resources, RunConfig
 from bench.data import loader
 from bench.distributed import ALONE, World
@@ -102,7 +102,7 @@ class Trainer:
             self.samples,
             config.input,
             run_seed=config.seed,
-            prepare=_prepare_functions(config),
+            prepare=labels.on_loader(config, self.device),
             companions=_companion_functions(config),
             skip_bad=config.train.on_bad_sample == "skip",
         )
@@ -384,17 +384,6 @@ def _describe_non_finite(
     )
 
 
-def _prepare_functions(config: RunConfig) -> dict[str, loader.Prepare]:
-    """Labels that objectives compute on the loader's workers, by objective name."""
-    model_spec = config.model_spec()
-    found: dict[str, loader.Prepare] = {}
-    for name, part in config.objectives.items():
-        module = find.load("objective", name)
-        if hasattr(module, "prepare"):
-            found[name] = _Prepare(name, part.config, model_spec)
-    return found
-
-
 def _companion_functions(config: RunConfig) -> dict[str, loader.Companion]:
     """Second images that objectives make on the loader's workers, by objective name."""
     return {
@@ -414,19 +403,6 @@ class _Companion:
     def __call__(self, picture: Picture, generator: np.random.Generator) -> np.ndarray:
         module = find.load("objective", self.name)
         return module.companion(self.config, picture, generator)
-
-
-@dataclass(frozen=True)
-class _Prepare:
-    """An objective's `prepare`, in a form that pickles to a spawned worker."""
-
-    name: str
-    config: Any
-    model_spec: Any
-
-    def __call__(self, clip_THWC: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        module = find.load("objective", self.name)
-        return module.prepare(self.config, self.model_spec, clip_THWC, generator)
 
 
 def open_split(config: RunConfig, resources: Resources, split: str) -> Samples:

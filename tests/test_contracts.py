@@ -216,6 +216,21 @@ def test_objective_gives_a_finite_loss_and_gradients(name: str, options: str, me
     assert all(p.grad is not None for p in objective.parameters())
 
 
+@pytest.mark.parametrize("name", find.names("objective"))
+def test_labels_are_alike_wherever_they_are_computed(name: str) -> None:
+    module, config = find.load("objective", name), find.load("objective", name).Config.tiny()
+    if not hasattr(module, "prepare_batch"):
+        pytest.skip("its labels, if any, are the loader's")
+    spec, _ = _specs("video")
+    frames = rng(0, name).integers(0, 256, (BATCH, spec.frames, SIZE, SIZE, 3), dtype=np.uint8)
+    made = module.prepare_batch(config, spec, torch.from_numpy(frames))
+    assert len(made) == BATCH and made.device.type == "cpu"
+    if hasattr(module, "prepare"):
+        assert config.where == "auto"
+        loaders = _extras(name, config, spec, frames)[name]
+        assert (made.shape, made.dtype) == (loaders.shape, loaders.dtype)
+
+
 @pytest.mark.parametrize("kind", sorted(find.PACKAGES))
 def test_unknown_names_list_what_exists(kind: str) -> None:
     for bad in ("no_such_thing", "../secrets", "os", "Video", ""):

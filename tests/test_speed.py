@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,8 @@ def measurement(**changes: Any) -> step.Measurement:
 def optimisation_of(m: step.Measurement) -> tuple[Optimisation, Any]:
     config = step.config_of(m)
     learner = build(config, weights_dir=None)
-    return Optimisation(learner, config, torch.device("cpu")), step.random_batch(config, pin=False)
+    cpu = torch.device("cpu")
+    return Optimisation(learner, config, cpu), step.random_batch(config, cpu)
 
 
 def timesformer_forward_flops(*, T: int, N: int, patch: int, D: int, depth: int, K: int) -> int:
@@ -83,6 +85,24 @@ def test_random_batches_have_the_labels_of_every_objective(name: str) -> None:
     assert raw.clip_BTHWC.shape == (6, 4, 16, 16, 3) and raw.clip_BTHWC.dtype == torch.uint8
     assert set(raw.extras) == ({"video.flow"} & set(m.objectives))
     assert all(len(labels) == 6 for labels in raw.extras.values())
+
+
+def test_what_the_device_labels_is_part_of_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The batch comes without these labels then, and each step makes them."""
+    config = step.config_of(measurement(batch=2, step="classify,video.flow"))
+    name, part = "video.flow", config.objectives["video.flow"]
+    there = part.config.model_copy(update={"where": "device"})
+    config = replace(config, objectives={**config.objectives, name: replace(part, config=there)})
+    cpu = torch.device("cpu")
+    raw = step.random_batch(config, cpu)
+    assert raw.extras == {}
+    module, calls = find.load("objective", name), []
+    real = module.prepare_batch
+    monkeypatch.setattr(module, "prepare_batch", lambda *a: calls.append(1) or real(*a))
+    optimisation = Optimisation(build(config, weights_dir=None), config, cpu)
+    for number in (1, 2):
+        optimisation.step([raw], number=number, lr=1e-4)
+    assert len(calls) == 2
 
 
 def test_the_measured_step_is_the_trainers(

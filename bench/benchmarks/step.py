@@ -21,7 +21,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
-from bench import environment, find, yaml
+from bench import environment, find, labels, yaml
 from bench.benchmarks._measuring import (
     GIB,
     PRECISIONS,
@@ -145,7 +145,7 @@ def measure(m: Measurement, tell: Tell) -> Row:
     be_deterministic(target)  # as Trainer.fit does
     learner = build(config, weights_dir=None).to(target)
     optimisation = Optimisation(learner, config, target)
-    raw = random_batch(config, pin=target.type == "cuda")
+    raw = random_batch(config, target)
     tell("counting FLOPs")
     counted = count_flops(optimisation, raw)
     with compiled(learner, enabled=m.compile):
@@ -174,23 +174,19 @@ def measure(m: Measurement, tell: Tell) -> Row:
     }
 
 
-def random_batch(config: RunConfig, *, pin: bool) -> loader.RawBatch:
+def random_batch(config: RunConfig, target: torch.device) -> loader.RawBatch:
     """Clips of noise on the host, with the labels that the objectives' own `prepare` makes of them
-    (of the first few: a labels' values do not matter here).
+    (of the first few: a label's value does not matter here). What the device labels is not among
+    them: that is part of the step.
     """
     size, frames, batch = config.input.size, config.input.frames, config.train.batch
     generator = torch.Generator().manual_seed(0)
     clips = torch.empty((batch, frames, size, size, 3), dtype=torch.uint8)
     clips.random_(0, 256, generator=generator)
     extras = {}
-    for name, part in config.objectives.items():
-        module = find.load("objective", name)
-        if hasattr(module, "prepare"):
-            made = [
-                module.prepare(part.config, config.model_spec(), clip.numpy(), rng("speed", name))
-                for clip in clips[:4]
-            ]
-            extras[name] = torch.stack([torch.from_numpy(made[i % 4]) for i in range(batch)])
+    for name, make in labels.on_loader(config, target).items():
+        made = [make(clip.numpy(), rng("speed", name)) for clip in clips[:4]]
+        extras[name] = torch.stack([torch.from_numpy(made[i % 4]) for i in range(batch)])
     raw = loader.RawBatch(
         clip_BTHWC=clips,
         labels_B=torch.randint(config.data_spec().num_classes, (batch,), generator=generator),
@@ -198,7 +194,7 @@ def random_batch(config: RunConfig, *, pin: bool) -> loader.RawBatch:
         draws=tuple(loader.Draw(i, 0) for i in range(batch)),
         extras=extras,
     )
-    return raw.pin_memory() if pin else raw
+    return raw.pin_memory() if target.type == "cuda" else raw
 
 
 class _Uncounted(TorchDispatchMode):
