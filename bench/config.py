@@ -101,6 +101,12 @@ class Train(Config):
     )
     dropout: float = Field(0.0, ge=0, lt=1, description="before the classifier")
     validate_every: int = Field(1, ge=1, description="epochs between validations")
+    shuffle: Literal["global", "shards"] = Field(
+        "global",
+        description="order of an epoch: a permutation of all samples, or, for network disks, shards in "
+        "random order, each read from start to end into a buffer that is drawn from",
+    )
+    shuffle_buffer: int = Field(2000, ge=1, description="samples, where shuffle is shards")
     on_bad_sample: Literal["stop", "skip"] = Field(
         "stop",
         description="a training sample that cannot be decoded: stop the cell, or let another one "

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, Self
+from typing import Any, Literal, NamedTuple, Protocol, Self, runtime_checkable
 
 import numpy as np
 import pydantic
@@ -155,6 +155,20 @@ class Samples(Protocol):
 
         Raises ValueError when sample i has none, or it is broken.
         """
+        ...
+
+
+@runtime_checkable
+class Sharded(Protocol):
+    """Samples that lie in few large files."""
+
+    @property
+    def shards(self) -> np.ndarray:
+        """int32, the number of the file in which each sample lies."""
+        ...
+
+    def read_ahead(self) -> None:
+        """From now on a file is read as a whole when the first sample of it is asked for."""
         ...
 
 

@@ -42,13 +42,15 @@ from bench.optimise import (
     to_device,
 )
 from bench.rundir import RunDir
-from bench.task import DataSpec, Picture, Samples
+from bench.task import DataSpec, Picture, Samples, Sharded
 
 log = logging.getLogger("bench")
 
 Report = Callable[[dict[str, Any]], None]
 """Receives {phase, done, total, ...}; for progress displays only."""
 
+WELL_SHUFFLED = 0.9
+"""Of the classes that a batch has in a full permutation: with less an epoch's order is reported."""
 PRUNE_LOOK_S = 1.0
 """How often at most the run directory is asked whether a search wants the run to stop."""
 
@@ -106,6 +108,7 @@ class Trainer:
             companions=_companion_functions(config),
             skip_bad=config.train.on_bad_sample == "skip",
         )
+        self.order = self._order()
         self.optimisation = Optimisation(self.learner, config, self.device, world, self.part)
         self.optimizer = self.optimisation.optimizer
         self.steps_per_epoch = loader.steps_per_epoch(len(self.samples), config.train.batch)
@@ -128,6 +131,26 @@ class Trainer:
     def accumulation(self) -> int:
         """Micro-batches of a step."""
         return -(-self.part.size // self.micro_batch)
+
+    def _order(self) -> loader.Order:
+        """The order of the epochs. Warns when its batches are less mixed than they should be."""
+        settings, length = self.config.train, len(self.samples)
+        if settings.shuffle == "global":
+            return loader.Order(self.config.seed, length)
+        if not isinstance(self.samples, Sharded):
+            raise ValueError("train.shuffle: these data are not in shards; set it to global")
+        self.samples.read_ahead()
+        shards, buffer = self.samples.shards, settings.shuffle_buffer
+        order = loader.Order(self.config.seed, length, shards=shards, buffer=buffer)
+        quality = loader.shuffling_quality(order(0), self.samples.labels, settings.batch)
+        say = log.info if quality >= WELL_SHUFFLED else log.warning
+        say(
+            "train.shuffle: a batch has %.0f %% of the classes that it has in a full permutation "
+            "(train.shuffle_buffer is %d)",
+            100 * quality,
+            buffer,
+        )
+        return order
 
     # -- the loop ---
 
@@ -170,6 +193,7 @@ class Trainer:
             workers=self.resources.workers,
             pin=self.device.type == "cuda",
             part=self.part,
+            order=self.order,
         )
         while chunk := list(islice(batches, self.accumulation)):
             yield chunk
@@ -332,9 +356,7 @@ class Trainer:
 
     def _keys(self, step: int) -> tuple[str, ...]:
         """The samples of a step, of all ranks."""
-        draws = loader.step_draws(
-            len(self.samples), self.config.seed, batch=self.config.train.batch, step=step
-        )
+        draws = loader.step_draws(self.order, batch=self.config.train.batch, step=step)
         return tuple(self.samples.keys[draw.index] for draw in draws)
 
     def resume(self) -> None:

@@ -13,15 +13,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from test_distributed import only_trained
-from test_train import ROOT, make_run
+import torch
+from test_distributed import as_ranks, only_trained
+from test_train import ROOT, final_weights, make_run, trainer_of
 
 from bench.data.shards import SAMPLES
 from bench.data.sources import mini_ssv2
+from bench.run import run_cell
 from bench.rundir import Failure, RunDir, State, process_started
 
 PATIENCE_S = 10.0
@@ -218,3 +222,36 @@ def test_signals_of_others_do_not_end_a_worker(data: Path, tmp_path: Path) -> No
     supervisor.communicate(timeout=60)
     assert run.state() == State.PREEMPTED
     until(lambda: not Path(f"/proc/{worker}").exists(), PATIENCE_S)
+
+
+# -- going on with other workers and ranks ---
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shuffle", ["global", "shards"])
+def test_a_run_goes_on_in_the_middle_of_an_epoch_with_other_workers_and_ranks(
+    shuffle: str, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Real shards, gloo: the same samples in the same steps, so the same weights up to rounding."""
+    changes = {"data.frames": "video", "train.shuffle": shuffle, "train.shuffle_buffer": 10}
+    config = only_trained(**changes)
+    straight = make_run(tmp_path / "straight", config, videos)
+    trainer_of(straight).fit()
+    run = make_run(tmp_path / "cut", config, videos, checkpoint_steps=1, workers=1)
+    trainer = trainer_of(run)
+    step = trainer._train_step
+
+    def stopping(batches: Any) -> None:
+        if trainer.step == 2:
+            raise KeyboardInterrupt
+        step(batches)
+
+    monkeypatch.setattr(trainer, "_train_step", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit()
+    run.resources.unlink()
+    wider = make_run(tmp_path / "cut", config, videos, workers=2)
+    assert as_ranks(2, partial(run_cell, wider.path)) == [State.DONE] * 2
+    assert [start["step"] for start in wider.read_starts()] == [2]
+    a, b = final_weights(straight), final_weights(wider)
+    assert all(torch.allclose(a[k], b[k], atol=1e-4) for k in a)

@@ -283,7 +283,7 @@ def test_order_is_a_pure_function_of_seed_and_epoch(length: int, batch: int, fir
 
 
 def test_epochs_are_reshuffled_and_clips_replayable() -> None:
-    orders = [tuple(loader.epoch_order(0, e, 50)) for e in range(3)]
+    orders = [tuple(loader.Order(0, 50)(e)) for e in range(3)]
     assert len(set(orders)) == 3
     clips = loader.Clips(Fake(9), INPUT, run_seed=3)
     draw = loader.Draw(4, 1)

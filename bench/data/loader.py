@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import partial
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -286,10 +286,52 @@ def collate_images(items: list[Any]) -> list[Images] | ValueError:
     return batches
 
 
-@lru_cache(maxsize=1)
-def epoch_order(run_seed: int, epoch: int, length: int) -> np.ndarray:
-    """The permutation of an epoch."""
-    return rng(run_seed, "order", epoch).permutation(length)
+class Order:
+    """The order of the samples in each epoch, a pure function of (seed, epoch).
+
+    Without `shards` a permutation of all samples. With them (see `Samples.shards`) the shards come in
+    random order and each in stored order, through a buffer of `buffer` samples, of which a random one
+    leaves whenever another enters: neighbours in a shard stay within reach of one another.
+    """
+
+    def __init__(
+        self, run_seed: int, length: int, *, shards: np.ndarray | None = None, buffer: int = 0
+    ) -> None:
+        self.run_seed, self.length, self.shards, self.buffer = run_seed, length, shards, buffer
+        self._last: tuple[int, np.ndarray] | None = None
+
+    def __call__(self, epoch: int) -> np.ndarray:
+        if self._last is None or self._last[0] != epoch:
+            self._last = epoch, self._drawn(rng(self.run_seed, "order", epoch))
+        return self._last[1]
+
+    def _drawn(self, generator: np.random.Generator) -> np.ndarray:
+        if self.shards is None:
+            return generator.permutation(self.length)
+        place = generator.permutation(int(self.shards.max()) + 1)
+        waiting = np.argsort(place[self.shards], kind="stable")
+        size = min(self.buffer, self.length)
+        buffer, drawn = waiting[:size].copy(), np.empty(self.length, np.int64)
+        picks = generator.integers(size, size=self.length - size)
+        for n, pick in enumerate(picks):
+            drawn[n] = buffer[pick]
+            buffer[pick] = waiting[size + n]
+        drawn[self.length - size :] = generator.permutation(buffer)
+        return drawn
+
+
+def shuffling_quality(order: np.ndarray, labels: np.ndarray, batch: int) -> float:
+    """How mixed the batches of an order are: the mean number of different classes in one, as a share
+    of that in a full random permutation.
+    """
+
+    def classes(indices: np.ndarray) -> float:
+        whole = len(indices) - len(indices) % batch or len(indices)
+        parts = np.split(labels[indices[:whole]], max(1, whole // batch))
+        return float(np.mean([len(np.unique(part)) for part in parts]))
+
+    random = np.random.default_rng(0).permutation(len(order))
+    return classes(order) / classes(random)
 
 
 def steps_per_epoch(length: int, batch: int) -> int:
@@ -297,11 +339,11 @@ def steps_per_epoch(length: int, batch: int) -> int:
     return max(1, length // batch)
 
 
-def step_draws(length: int, run_seed: int, *, batch: int, step: int) -> list[Draw]:
+def step_draws(order: Order, *, batch: int, step: int) -> list[Draw]:
     """The samples of a step's global batch."""
-    epoch, position = divmod(step, steps_per_epoch(length, batch))
-    order = epoch_order(run_seed, epoch, length)
-    return [Draw(int(i), epoch) for i in order[position * batch : (position + 1) * batch]]
+    epoch, position = divmod(step, steps_per_epoch(order.length, batch))
+    drawn = order(epoch)[position * batch : (position + 1) * batch]
+    return [Draw(int(i), epoch) for i in drawn]
 
 
 class _Schedule:
@@ -311,8 +353,7 @@ class _Schedule:
 
     def __init__(
         self,
-        length: int,
-        run_seed: int,
+        order: Order,
         *,
         batch: int,
         micro: int,
@@ -320,13 +361,13 @@ class _Schedule:
         last_step: int,
         part: Part,
     ) -> None:
-        self.length, self.run_seed = length, run_seed
+        self.order = order
         self.batch, self.micro, self.part = batch, micro, part
         self.first_step, self.last_step = first_step, last_step
 
     def __iter__(self) -> Iterator[list[Draw]]:
         for step in range(self.first_step, self.last_step):
-            draws = step_draws(self.length, self.run_seed, batch=self.batch, step=step)
+            draws = step_draws(self.order, batch=self.batch, step=step)
             mine = draws[self.part.start : self.part.stop]
             for start in range(0, len(mine), self.micro):
                 yield mine[start : start + self.micro]
@@ -345,12 +386,12 @@ def training_batches(
     workers: int,
     pin: bool,
     part: Part | None = None,
+    order: Order | None = None,
 ) -> Iterator[RawBatch]:
     """Micro-batches of steps [first_step, last_step); of each step's batch only this `part`."""
     assert clips.run_seed is not None
     schedule = _Schedule(
-        len(clips),
-        clips.run_seed,
+        order or Order(clips.run_seed, len(clips)),
         batch=batch,
         micro=micro,
         first_step=first_step,

@@ -164,7 +164,7 @@ class ShardSamples:
         self.labels = table["label"].to_numpy().astype(np.int64)
         self._shards = tuple(index["splits"][split]["shards"])
         number = {name: i for i, name in enumerate(self._shards)}
-        self._shard = np.array([number[name] for name in table["shard"].to_pylist()], np.int32)
+        self.shards = np.array([number[name] for name in table["shard"].to_pylist()], np.int32)
         columns = ("offset", "size", "header", "num_frames", "height", "width")
         # One int64 row per sample: small to pickle, and no per-sample Python objects in the
         # workers.
@@ -186,6 +186,7 @@ class ShardSamples:
             for name in index.get("layers", {}).get(split, ())
         }
         self._maps: dict[int, mmap.mmap] = {}
+        self._read_ahead = False
         if len(self.keys) != index["splits"][split]["samples"]:
             raise ValueError(
                 f"{path} and {INDEX} disagree on the size of {split!r}. {_remedy(folder)}"
@@ -213,6 +214,12 @@ class ShardSamples:
     def __len__(self) -> int:
         return len(self.keys)
 
+    def read_ahead(self) -> None:
+        """From now on a shard is read from start to end, in the background, when it is first opened:
+        for an order that goes through the shards one by one (`train.shuffle`), on disks far away.
+        """
+        self._read_ahead = True
+
     def num_frames(self, i: int) -> int:
         return int(self._rows[i, 3])
 
@@ -222,7 +229,7 @@ class ShardSamples:
         ValueError naming the key if they cannot be decoded or are not what was stored.
         """
         offset, size, header, num_frames, height, width = self._rows[i].tolist()
-        shard = self._map(int(self._shard[i]), end=offset + size)
+        shard = self._map(int(self.shards[i]), end=offset + size)
         if self._storage in ("video", "image"):
             data = shard[offset : offset + size]
             self._verify(i, 0, data)
@@ -262,7 +269,7 @@ class ShardSamples:
             raise ValueError(f"{what}{self.keys[i]!r} {self._damaged(i)}")
 
     def _damaged(self, i: int) -> str:
-        path = self.folder / self._shards[int(self._shard[i])]
+        path = self.folder / self._shards[int(self.shards[i])]
         return (
             f"is damaged: its bytes in {path} are not those that were written (CRC-32). Run the "
             f"command that made the shards again, it rewrites what is damaged. "
@@ -285,7 +292,7 @@ class ShardSamples:
                 f"sample {self.keys[i]} of {self.split!r} in {self.folder} has no layer {name!r}; "
                 f"it has {has}"
             )
-        shard = self._map(int(self._shard[i]), end=offset + size)
+        shard = self._map(int(self.shards[i]), end=offset + size)
         data = shard[offset : offset + size]
         if crc32 >= 0 and zlib.crc32(data) != crc32:
             raise ValueError(f"{name} of {self.keys[i]!r} {self._damaged(i)}")
@@ -307,6 +314,8 @@ class ShardSamples:
                 raise ValueError(
                     f"shard {path} cannot be read ({error}). {_remedy(self.folder)}"
                 ) from error
+            if self._read_ahead:
+                mapped.madvise(mmap.MADV_WILLNEED)
             self._maps[number] = mapped
         if end > len(mapped):
             path = self.folder / self._shards[number]
