@@ -257,7 +257,7 @@ KILLED = """
     from bench.data.pack import FrameRule, pack
 
     def read(split, clip):
-        if int(clip.key) >= 6:  # two shards are done, the third is under way
+        if int(clip.key) >= 8:  # two shards and two clips of the third are done
             print("ready", flush=True)
             time.sleep(60)
         return np.full((2, 8, 8, 3), int(clip.key), np.uint8)
@@ -285,11 +285,17 @@ def test_killed_writer_leaves_complete_shards_and_the_next_run_continues(tmp_pat
     with pytest.raises(ValueError, match="incomplete"):
         read_index(out)
     written = {p.name: p.stat().st_mtime_ns for p in out.glob("*.tar")}
+    asked: dict[Path, list[str]] = {out: [], fresh: []}
     for folder in (out, fresh):
+
+        def read(split: str, clip: Clip, keys: list[str] = asked[folder]) -> np.ndarray:
+            keys.append(clip.key)
+            return constant_frames(split, clip)
+
         pack(
             folder,
             clips_to_pack(),
-            constant_frames,
+            read,
             INFO,
             FrameRule("raw"),
             shard_clips=3,
@@ -297,6 +303,7 @@ def test_killed_writer_leaves_complete_shards_and_the_next_run_continues(tmp_pat
         )
         check(folder)
     assert {name: (out / name).stat().st_mtime_ns for name in written} == written
+    assert "7" not in asked[out] and asked[out][-2:] == ["8", "9"] and "7" in asked[fresh]
     assert files_of(out) == files_of(fresh)
 
 

@@ -1,23 +1,28 @@
-"""Clips or images -> shards: writes the folder that `shards` reads. Every source ends here,
+"""Clips or images -> shards: makes the folder that `shards` reads. Every source ends here,
 built-in or real.
 
-Shards are written in parallel, each under a temporary name and renamed when complete; a small
-receipt per shard (in `.receipts/`) lets an interrupted run continue without rewriting it.
+Shards are written in parallel (`shard_writer`), each beside a journal and renamed when complete;
+receipts in `.receipts/` say what each holds, so an interrupted run continues after its last clip.
 `index.json` comes last. The bytes depend on the clips and the rule alone, not on the number of
 workers or on interruptions.
 """
 
 from __future__ import annotations
 
+import contextlib
+import csv
 import dataclasses
+import fcntl
+import io
 import json
+import logging
 import multiprocessing
 import os
 import shutil
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +30,7 @@ import cv2
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bench.data import decoders
+from bench.data import decoders, journal, present
 from bench.data.plan import (
     RECEIPTS,
     Clip,
@@ -37,9 +42,13 @@ from bench.data.plan import (
     ReadLayer,
     plan_jobs,
 )
-from bench.data.shard_writer import write_atomically, write_shard
+from bench.data.shard_writer import write_atomically, write_clips, write_shard
 from bench.data.shards import INDEX, SAMPLES, SCHEMA, BadData, require_source, sha256_of
+from bench.data.space import require_space
 
+log = logging.getLogger(__name__)
+FAILED = "failed.csv"
+POLL_S = 0.5  # between two looks at how far the workers are
 SHOWN = 5  # how many failures a message lists
 
 __all__ = [
@@ -69,37 +78,115 @@ def pack(
     workers: int | None = None,
     progress: Progress | None = None,
     allow_failed: bool = False,
+    allow_missing: int = 0,
 ) -> Path:
-    """Write all splits to `out` and return it. Restartable: finished shards of the same plan are
-    kept. Clips that name layers need `read_layer`.
+    """Write all splits to `out` and return it. Clips that name layers need `read_layer`.
 
-    Clips that `read` or the decoder rejects are listed in the index; unless `allow_failed`, they
-    are an error and no index is written, so that a data set never shrinks unnoticed.
+    A killed run is continued after its last complete clip. A folder that is complete and of the
+    same plan is verified: nothing is written, or only the shards that are damaged.
+
+    Clips that `read` or the decoder rejects are listed in `failed.csv` and in the index. More than
+    `allow_missing` of them, unless `allow_failed`, are an error (BadData) and no index is written,
+    so that a data set never shrinks unnoticed. ValueError if the disk is too small.
     """
     if not info.made_by:
         info = dataclasses.replace(info, made_by=decoders.load(rule.decoder).version())
     jobs = list(plan_jobs(out, splits, read, read_layer, info, rule, shard_clips))
     _refuse_foreign(out, jobs, info)
-    (out / RECEIPTS).mkdir(parents=True, exist_ok=True)
-    (out / INDEX).unlink(
-        missing_ok=True
-    )  # from here on the folder is incomplete and must not claim otherwise
-    total = sum(len(job.clips) for job in jobs)
-    done = 0
-    for job in _run(jobs, workers or available_cores()):
-        done += len(job.clips)
-        if progress:
-            progress(done, total)
-    receipts = [json.loads(job.receipt.read_bytes()) for job in jobs]
-    failed = [failure for receipt in receipts for failure in receipt["failed"]]
-    if failed and not allow_failed:
-        listed = "\n  ".join(f"{f['split']}/{f['key']}: {f['reason']}" for f in failed[:SHOWN])
-        raise BadData(
-            f"{len(failed)} of {total} {info.noun} cannot be decoded:\n  {listed}\n"
-            "Replace the files, or pass --allow-failed to leave them out (the index will list them)"
-        )
-    _write_index(out, jobs, receipts, failed, info, rule)
+    allowed = None if allow_failed else allow_missing
+    if _is_complete(out, present.verified(out, jobs), info, allowed):
+        return out
+    with _alone(out):
+        receipts = present.verified(out, jobs)
+        if _is_complete(out, receipts, info, allowed):  # another process has just done it
+            shutil.rmtree(out / RECEIPTS)
+            return out
+        _keep(out, jobs, receipts)
+        _write(out, jobs, workers or available_cores(), progress)
+        packed = [json.loads(job.receipt.read_bytes()) for job in jobs]
+        failed = _refuse_failures(out, packed, info, allowed)
+        _write_index(out, jobs, packed, failed, info, rule)
+        shutil.rmtree(out / RECEIPTS)
     return out
+
+
+def _is_complete(
+    out: Path,
+    receipts: Sequence[present.Receipt | None] | None,
+    info: DataSetInfo,
+    allowed: int | None,
+) -> bool:
+    whole = [receipt for receipt in receipts or () if receipt]
+    if not whole or len(whole) < len(receipts or ()):
+        return False
+    _refuse_failures(out, whole, info, allowed)
+    count = sum(receipt["count"] for receipt in whole)
+    log.info(
+        "%s: verified %d shards with %d %s, nothing to write", out, len(whole), count, info.noun
+    )
+    return True
+
+
+def _refuse_failures(
+    out: Path, receipts: Sequence[present.Receipt], info: DataSetInfo, allowed: int | None
+) -> list[dict[str, str]]:
+    """All clips that failed, written to failed.csv; BadData if there are more than allowed."""
+    failed = [failure for receipt in receipts for failure in receipt["failed"]]
+    path = out / FAILED
+    if not failed:
+        if path.is_file():
+            path.unlink()
+        return failed
+    table = io.StringIO()
+    writer = csv.DictWriter(table, ["split", "key", "reason"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(failed)
+    content = table.getvalue().encode()
+    if not path.is_file() or path.read_bytes() != content:
+        write_atomically(path, content)
+    if allowed is None or len(failed) <= allowed:
+        log.warning("%d %s left out, see %s", len(failed), info.noun, path)
+        return failed
+    total = len(failed) + sum(receipt["count"] for receipt in receipts)
+    listed = "\n  ".join(f"{f['split']}/{f['key']}: {f['reason']}" for f in failed[:SHOWN])
+    more = f"\n  ... all of them in {path}" if len(failed) > SHOWN else f"\n(also in {path})"
+    limit = f", {allowed} are allowed" if allowed else ""
+    raise BadData(
+        f"{len(failed)} of {total} {info.noun} cannot be decoded{limit}:\n  {listed}{more}\n"
+        "Replace the files, or pass --allow-failed to leave them out (the index will list them)"
+    )
+
+
+@contextlib.contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """One process at a time writes to a folder."""
+    path = out / RECEIPTS / "lock"
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                log.info("another process is writing %s, waiting for it", out)
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if path.is_file() and os.path.samestat(path.stat(), os.fstat(file.fileno())):
+                yield
+                return
+
+
+def _keep(
+    out: Path, jobs: Sequence[Job], receipts: Sequence[present.Receipt | None] | None
+) -> None:
+    """Make an incomplete folder of a complete one: what stands is kept by its receipts."""
+    for job, receipt in zip(jobs, receipts or (), strict=bool(receipts)):
+        journal.forget(job)
+        job.receipt.unlink(missing_ok=True)
+        if receipt:
+            write_atomically(job.receipt, json.dumps(receipt).encode())
+        else:
+            log.info("%s is damaged or of another plan, it is written anew", out / job.name)
+    # from here on the folder is incomplete and must not claim otherwise
+    (out / INDEX).unlink(missing_ok=True)
 
 
 def _refuse_foreign(out: Path, jobs: Sequence[Job], info: DataSetInfo) -> None:
@@ -136,41 +223,50 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _run(jobs: Sequence[Job], workers: int) -> Iterator[Job]:
-    """Write the shards that are not there yet; yields each job once its shard is complete."""
-    waiting = []
-    for job in jobs:
-        if _is_finished(job):
-            yield job
-        else:
-            waiting.append(job)
+def _write(out: Path, jobs: Sequence[Job], workers: int, progress: Progress | None) -> None:
+    """Write the shards that are not finished."""
+    waiting = [job for job in jobs if not present.finished(job)]
+    for job in waiting:
+        if job.receipt.is_file():  # a clip of it was mended, or it is of another plan
+            journal.forget(job)
+            job.receipt.unlink()
+    require_space(out, waiting)
+    total = sum(len(job.clips) for job in jobs)
+    before = total - sum(len(job.clips) for job in waiting)
+    for done in _run(waiting, workers):
+        if progress:
+            progress(before + done, total)
+
+
+def _run(waiting: Sequence[Job], workers: int) -> Iterator[int]:
+    """Yields now and then how many clips of these shards are done."""
     if workers <= 1 or len(waiting) <= 1:
-        for job in waiting:
-            write_shard(job)
-            yield job
+        yield from _run_here(waiting)
         return
     # spawn: forking after OpenCV or torch have started threads can deadlock.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(workers, len(waiting)), context, initializer=start_worker) as pool:
         running = {pool.submit(write_shard, job): job for job in waiting}
+        done = most = 0
         try:
-            for future in as_completed(running):
-                future.result()
-                yield running[future]
+            while running:
+                for future in wait(running, POLL_S, FIRST_COMPLETED).done:
+                    future.result()
+                    done += len(running.pop(future).clips)
+                most = max(most, done + sum(map(journal.clips_done, running.values())))
+                yield most
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
 
 
-def _is_finished(job: Job) -> bool:
-    path = job.out / job.name
-    if not (path.is_file() and job.receipt.is_file()):
-        return False
-    try:
-        receipt = json.loads(job.receipt.read_bytes())
-    except ValueError:
-        return False
-    return bool(receipt["plan"] == job.plan) and receipt["bytes"] == path.stat().st_size
+def _run_here(waiting: Sequence[Job]) -> Iterator[int]:
+    done = 0
+    for job in waiting:
+        for count in write_clips(job):
+            yield done + count
+        done += len(job.clips)
+        yield done
 
 
 def _write_index(
@@ -222,7 +318,7 @@ def _write_index(
         },
         "splits": splits,
         "shards": {
-            job.name: {k: receipt[k] for k in ("count", "bytes", "sha256")}
+            job.name: {k: receipt[k] for k in ("count", "bytes", "sha256", "plan")}
             for job, receipt in zip(jobs, receipts, strict=True)
         },
         "failed": list(failed),
@@ -231,4 +327,3 @@ def _write_index(
     for leftover in out.glob(".*.tmp-*"):  # of killed runs; ours are renamed by now
         leftover.unlink(missing_ok=True)
     write_atomically(out / INDEX, json.dumps(index, indent=1).encode())
-    shutil.rmtree(out / RECEIPTS)

@@ -12,12 +12,13 @@ import json
 import os
 import tarfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
+from bench.data import journal
 from bench.data.jpeg import encode_frame
 from bench.data.photo import decode_image
 from bench.data.plan import Clip, Job
@@ -35,32 +36,58 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def write_shard(job: Job) -> None:
-    """Write one tar and its receipt, each by temp + rename, the receipt last."""
-    temporary = job.out / f".{job.name}.tmp-{os.getpid()}"
-    rows: list[dict[str, Any]] = []
-    failed: list[dict[str, str]] = []
-    try:
-        with temporary.open("wb") as file:
-            for clip in job.clips:
-                try:
-                    members, row = encode_clip(job, clip)
-                except ValueError as error:
-                    failed.append({"split": job.split, "key": clip.key, "reason": str(error)})
-                    continue
-                rows.append(row | _append(file, clip.key, members))
-            _end_tar(file)
-        receipt = {
-            "plan": job.plan,
-            "count": len(rows),
-            "bytes": temporary.stat().st_size,
-            "sha256": sha256_of(temporary),
-            "rows": rows,
-            "failed": failed,
-        }
-        temporary.replace(job.out / job.name)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Write one tar and its receipt, the receipt last. Continues where a killed run ended."""
+    for _ in write_clips(job):
+        pass
+
+
+def write_clips(job: Job) -> Iterator[int]:
+    """The same; yields after each clip how many are done."""
+    with journal.claimed(job):
+        if read_receipt(job):  # the worker of a killed run had got that far
+            return
+        with journal.opened(job) as growing:
+            for done, clip in enumerate(job.clips[len(growing.entries) :], len(growing.entries)):
+                yield done
+                _write_clip(job, clip, growing)
+        _finish(job, growing.entries)
+
+
+def _finish(job: Job, entries: Sequence[Mapping[str, Any]]) -> None:
+    part = journal.part_of(job)
+    _end_tar(part)
+    receipt = {
+        "plan": job.plan,
+        "count": sum("row" in entry for entry in entries),
+        "bytes": part.stat().st_size,
+        "sha256": sha256_of(part),
+        "rows": [entry["row"] for entry in entries if "row" in entry],
+        "failed": [entry["failed"] for entry in entries if "failed" in entry],
+    }
+    part.replace(job.out / job.name)
     write_atomically(job.receipt, json.dumps(receipt).encode())
+    journal.forget(job)
+
+
+def read_receipt(job: Job) -> dict[str, Any] | None:
+    """What a finished shard of an incomplete folder holds; None if it is not finished."""
+    try:
+        receipt: dict[str, Any] = json.loads(job.receipt.read_bytes())
+        size = (job.out / job.name).stat().st_size
+    except (OSError, ValueError):
+        return None
+    return receipt if (receipt["plan"], receipt["bytes"]) == (job.plan, size) else None
+
+
+def _write_clip(job: Job, clip: Clip, growing: journal.Journal) -> None:
+    try:
+        members, row = encode_clip(job, clip)
+    except ValueError as error:
+        failure = {"split": job.split, "key": clip.key, "reason": str(error)}
+        growing.append(b"", failed=failure)
+        return
+    data, places = _tar_members(clip.key, members, growing.end)
+    growing.append(data, row=row | places)
 
 
 def encode_clip(job: Job, clip: Clip) -> tuple[dict[str, bytes], dict[str, Any]]:
@@ -128,21 +155,22 @@ def _npy(array: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _append(file: BinaryIO, key: str, members: Mapping[str, bytes]) -> dict[str, Any]:
-    """Write the members of a clip to the end of a tar; says where its frames and layers lie.
+def _tar_members(
+    key: str, members: Mapping[str, bytes], start: int
+) -> tuple[bytes, dict[str, Any]]:
+    """(The members of a clip as they lie in a tar from `start` on, where its frames and layers are).
 
     `offset` and `size` are those of a member's content, `header` the bytes of an npy file before
     its first pixel. Of JPEG frames: from the first file to the end of the last, and `header` are
     the bytes of the tar between one file, padded to 512, and the next.
     """
+    tar = bytearray()
     places: dict[str, Any] = {}
     for extension in sorted(members):  # as WebDataset's own writer orders them
         data = members[extension]
         head = _tar_header(f"{key}.{extension}", len(data))
-        offset = file.tell() + len(head)
-        file.write(head)
-        file.write(data)
-        file.write(bytes(-len(data) % tarfile.BLOCKSIZE))
+        offset = start + len(tar) + len(head)
+        tar += head + data + bytes(-len(data) % tarfile.BLOCKSIZE)
         if extension == "json":
             continue
         name, dot, encoding = extension.rpartition(".")
@@ -155,7 +183,7 @@ def _append(file: BinaryIO, key: str, members: Mapping[str, bytes]) -> dict[str,
         if name:
             place["crc32"] = zlib.crc32(data)
         places |= {f"{name}{dot}{k}": v for k, v in place.items()}
-    return places
+    return bytes(tar), places
 
 
 def _tar_header(name: str, size: int) -> bytes:
@@ -166,9 +194,10 @@ def _tar_header(name: str, size: int) -> bytes:
     return member.tobuf(tarfile.PAX_FORMAT)
 
 
-def _end_tar(file: BinaryIO) -> None:
-    file.write(bytes(2 * tarfile.BLOCKSIZE))
-    file.write(bytes(-file.tell() % tarfile.RECORDSIZE))
+def _end_tar(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(bytes(2 * tarfile.BLOCKSIZE))
+        file.write(bytes(-file.tell() % tarfile.RECORDSIZE))
 
 
 def _npy_header_bytes(data: bytes) -> int:
