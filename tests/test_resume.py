@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 
 from bench.data.pack import Clip, DataSetInfo, FrameRule, pack
+from bench.data.progress import time_left
 from bench.data.shards import BadData, check, open_split, read_index
 from tests.clips import read_number, video
 
@@ -38,6 +39,16 @@ class Folder:
 
     def __call__(self, split: str, clip: Clip) -> bytes:
         return (self.folder / f"{clip.key}.webm").read_bytes()
+
+
+@dataclass(frozen=True)
+class Slow(Folder):
+    """From a disk that takes its time; tells when it is asked."""
+
+    def __call__(self, split: str, clip: Clip) -> bytes:
+        (self.folder / "reading").touch()
+        time.sleep(0.2)
+        return super().__call__(split, clip)
 
 
 @pytest.fixture
@@ -183,6 +194,30 @@ def test_progress_counts_clips(tmp_path: Path, videos: Folder) -> None:
     assert {total for _, total in told} == {10}
 
 
+def test_progress_from_worker_processes_counts_clips_too(tmp_path: Path, videos: Folder) -> None:
+    told: list[tuple[int, int]] = []
+    packed(
+        tmp_path / "out",
+        Slow(videos.folder),
+        shard_clips=5,
+        workers=2,
+        progress=lambda done, total: told.append((done, total)),
+    )
+    counts = [done for done, _ in told]
+    assert counts == sorted(counts) and counts[-1] == 10 and {total for _, total in told} == {10}
+    assert {*counts} - {0, 5, 10}, "only whole shards were counted"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "done", "to_do", "text"),
+    [(10, 5, 20, ", about 0:00:40 left"), (3600, 10, 20, ", about 2:00:00 left"), (9, 0, 5, "")],
+)
+def test_time_left_follows_the_speed_so_far(
+    seconds: float, done: int, to_do: int, text: str
+) -> None:
+    assert time_left(seconds, done, to_do) == text
+
+
 def test_a_disk_that_is_too_small_is_refused_with_both_numbers(tmp_path: Path) -> None:
     frames = np.zeros((2, 1080, 1920, 3), np.uint8)
     count = shutil.disk_usage(tmp_path).free // frames.nbytes + 100
@@ -193,17 +228,9 @@ def test_a_disk_that_is_too_small_is_refused_with_both_numbers(tmp_path: Path) -
 
 
 KILLED = """
-    import sys, time
-    from dataclasses import dataclass
+    import sys
     from pathlib import Path
-    from tests.test_resume import Folder, packed
-
-    @dataclass(frozen=True)
-    class Slow(Folder):
-        def __call__(self, split, clip):
-            (self.folder / "reading").touch()
-            time.sleep(0.2)
-            return super().__call__(split, clip)
+    from tests.test_resume import Slow, packed
 
     if __name__ == "__main__":
         packed(Path(sys.argv[1]), Slow(Path(sys.argv[2])), workers=2)

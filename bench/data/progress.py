@@ -1,10 +1,11 @@
-"""Progress of long work: a rich bar on a terminal, now and then a log line without one. Used
-wherever data are prepared.
+"""Progress of long work and the time it still takes: a rich bar on a terminal, now and then a log
+line without one. Used wherever data are prepared.
 """
 
 from __future__ import annotations
 
 import contextlib
+import datetime
 import logging
 import sys
 import time
@@ -14,7 +15,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 log = logging.getLogger(__name__)
-QUIET_S = 2.0  # between two lines
+QUIET_S = 2.0  # at least, between two lines
+TELL_S = 60.0  # at most, while something happens
 
 
 @contextlib.contextmanager
@@ -32,17 +34,38 @@ def report(title: str) -> Iterator[Callable[[int, int], None]]:
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(title, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        first = True
+
+        def update(done: int, total: int) -> None:
+            nonlocal first
+            if first:  # what an earlier run did says nothing about the speed of this one
+                bar.reset(task, total=total, completed=done)
+                first = False
+            bar.update(task, completed=done, total=total)
+
+        yield update
 
 
 def _log_lines(title: str) -> Callable[[int, int], None]:
     tenth, told = 0, time.monotonic()
+    begun: tuple[float, int] | None = None
 
     def update(done: int, total: int) -> None:
-        nonlocal tenth, told
-        reached = 10 * done // max(total, 1)
-        if reached > tenth and time.monotonic() - told > QUIET_S:
-            tenth, told = reached, time.monotonic()
-            log.info("%s: %d of %d", title, done, total)
+        nonlocal tenth, told, begun
+        now, reached = time.monotonic(), 10 * done // max(total, 1)
+        begun = begun or (now, done)
+        quiet = now - told
+        if (reached > tenth and quiet > QUIET_S) or quiet > TELL_S:
+            tenth, told = reached, now
+            left = time_left(now - begun[0], done - begun[1], total - done)
+            log.info("%s: %s of %s%s", title, f"{done:,}", f"{total:,}", left)
 
     return update
+
+
+def time_left(seconds: float, done: int, to_do: int) -> str:
+    """', about 1:02:03 left' at the speed so far; nothing before there is a speed."""
+    if done <= 0 or to_do <= 0:
+        return ""
+    left = datetime.timedelta(seconds=round(seconds / done * to_do))
+    return f", about {left} left"
