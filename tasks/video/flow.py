@@ -39,7 +39,7 @@ VERSION = 1
 NUM_DIRECTIONS = 8
 # Rec. 601 luma, as in the release.
 LUMA = np.array([0.299, 0.587, 0.114])
-# On a GPU so many pixels (of all frames) are in work at once: 10 clips of 8 x 224 x 224, 0.6 GiB.
+# On a GPU so many pixels (of all frames) are in work at once: 10 clips of 8 x 224 x 224, 0.8 GiB.
 PIXELS_AT_ONCE = 2**22
 
 
