@@ -1,0 +1,275 @@
+"""The stages of loading a clip, one by one, in CPU time of one core: for `bench.speed loader`.
+
+A stage is given a draw (which clip, which epoch) and returns what is to be timed, its inputs ready.
+All stages of all storages see the same draws, hence the same frames, crops and augmentations.
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench import find
+from bench.benchmarks import _clips, _released_loader
+from bench.benchmarks._measuring import Row, Tell, spread
+from bench.config import Input
+from bench.data import loader, transforms
+from bench.data.loader import Clips, Crops, Draw
+from bench.identity import rng
+from bench.task import DataSpec, ModelSpec, Samples
+
+SEED = 0
+FLOW = "video.flow"
+RAND_AUGMENT = "rand-m20-mstd0.5-inc1"
+PATCH = 16  # pixels
+COMMON = "any"  # storage of the stages that come after decoding
+CEILINGS = {
+    "training": "decode alone, training",
+    "evaluation": "decode alone, evaluation",
+}
+AUGMENT, AUGMENT_RA = "augment: crop and resize", "augment with RandAugment"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a sample becomes."""
+
+    frames: int
+    size: int  # pixels
+
+    def input(self, **options: Any) -> Input:
+        return Input(frames=self.frames, size=self.size, **options)
+
+    def _model_spec(self) -> ModelSpec:
+        half = (0.5, 0.5, 0.5)
+        return ModelSpec(self.frames, self.size, PATCH, 768, 174, half, half)
+
+    def reason_against(self) -> str | None:
+        """Why these sizes have no flow labels."""
+        module = find.load("objective", FLOW)
+        spec = DataSpec("clips", "video", (), {}, (_clips.SPLIT,))
+        return module.skip(module.Config(), self._model_spec(), spec)
+
+    def flow(self) -> loader.Prepare:
+        module = find.load("objective", FLOW)
+        return partial(module.prepare, module.Config(), self._model_spec())
+
+    def training(self, samples: Samples, *, rand_augment: bool, flow: bool) -> Clips:
+        config = self.input(rand_augment=RAND_AUGMENT if rand_augment else None)
+        return Clips(samples, config, run_seed=SEED, prepare={FLOW: self.flow()} if flow else {})
+
+    def evaluation(self, samples: Samples) -> Clips:
+        return Clips(samples, self.input())
+
+
+@dataclass(frozen=True)
+class Stage:
+    storage: str
+    name: str
+    ready: Callable[[Draw], Callable[[], Any]]
+    clips: int = 1  # that one call handles
+
+
+class Stages:
+    """All stages over the first clips of each folder."""
+
+    def __init__(
+        self, shards: tuple[_clips.Shards, ...], clips: int, recipe: Recipe, batch: int
+    ) -> None:
+        self.samples = {part.name: part.samples(clips) for part in shards}
+        self.storages = {part.name: part.storage for part in shards}
+        self.clips = min(len(samples) for samples in self.samples.values())
+        self.stored = {
+            part.name: _clips.Stored(part, self.samples[part.name].keys) for part in shards
+        }
+        self.recipe, self.batch = recipe, batch
+        self._first = next(iter(self.samples.values()))
+        self._frames = lru_cache(maxsize=1)(self._decoded)
+
+    def all(self) -> list[Stage]:
+        return [stage for name in self.samples for stage in self._of_storage(name)] + self._common()
+
+    def _of_storage(self, name: str) -> list[Stage]:
+        samples, recipe = self.samples[name], self.recipe
+        train = partial(recipe.training, samples)
+
+        def read(draw: Draw) -> Callable[[], Any]:
+            return partial(self.stored[name].read, draw.index, self._drawn(draw)[0])
+
+        def frames(draw: Draw) -> Callable[[], Any]:
+            return partial(samples.frames, draw.index, self._drawn(draw)[0])
+
+        items = {
+            "training item": train(rand_augment=False, flow=False),
+            "training item + flow": train(rand_augment=False, flow=True),
+            "training item + RandAugment": train(rand_augment=True, flow=False),
+            "training item + RandAugment + flow": train(rand_augment=True, flow=True),
+            "evaluation item": recipe.evaluation(samples),
+            "evaluation item, 3 crops": Crops(samples, recipe.input(eval_crops=3)),
+        }
+        stages = [
+            Stage(name, CEILINGS["training"], self._alone(name, self._drawn)),
+            Stage(name, CEILINGS["evaluation"], self._alone(name, self._middles)),
+            Stage(name, "read", read),
+            Stage(name, "frames", frames),
+        ]
+        made = (Stage(name, item, self._item(clips)) for item, clips in items.items())
+        return [*stages, *made]
+
+    @staticmethod
+    def _item(clips: Clips) -> Callable[[Draw], Callable[[], Any]]:
+        return lambda draw: partial(clips.__getitem__, draw)
+
+    def _alone(
+        self, name: str, choose: Callable[[Draw], tuple[np.ndarray, Any]]
+    ) -> Callable[[Draw], Callable[[], Any]]:
+        def ready(draw: Draw) -> Callable[[], Any]:
+            indices = choose(draw)[0]
+            files = self.stored[name].read(draw.index, indices)
+            return _clips.decode_alone(self.storages[name], files, indices)
+
+        return ready
+
+    def _common(self) -> list[Stage]:
+        """What does not depend on the storage, on the frames of the first."""
+        plain, augmented = self.recipe.input(), self.recipe.input(rand_augment=RAND_AUGMENT)
+        flow = self.recipe.flow()
+
+        def indices(draw: Draw) -> Callable[[], Any]:
+            return partial(self._drawn, draw)
+
+        def augment(config: Input, draw: Draw) -> Callable[[], Any]:
+            frames = self._frames(draw)
+            return partial(transforms.train_clip, frames, config, self._drawn(draw)[1])
+
+        def labels(draw: Draw) -> Callable[[], Any]:
+            return partial(flow, augment(augmented, draw)(), rng(SEED, FLOW))
+
+        def collate(draw: Draw) -> Callable[[], Any]:
+            clip, *rest = self.recipe.training(self._first, rand_augment=False, flow=True)[draw]
+            items = [(clip.copy(), *rest) for _ in range(self.batch)]
+            return partial(loader.collate, items)
+
+        return [
+            Stage(COMMON, "sample indices", indices),
+            Stage(COMMON, AUGMENT, partial(augment, plain)),
+            Stage(COMMON, AUGMENT_RA, partial(augment, augmented)),
+            Stage(COMMON, "flow labels", labels),
+            Stage(COMMON, "collate", collate, clips=self.batch),
+        ]
+
+    def _decoded(self, draw: Draw) -> np.ndarray:
+        return self._first.frames(draw.index, self._drawn(draw)[0])
+
+    def _drawn(self, draw: Draw) -> tuple[np.ndarray, np.random.Generator]:
+        """The frames of a training item, and the generator that its augmentation goes on with."""
+        generator = rng(SEED, "augment", draw.epoch, draw.index)
+        length = self._first.num_frames(draw.index)
+        return transforms.segment_indices(length, self.recipe.frames, generator), generator
+
+    def _middles(self, draw: Draw) -> tuple[np.ndarray, None]:
+        length = self._first.num_frames(draw.index)
+        return transforms.segment_indices(length, self.recipe.frames, None), None
+
+    def peer(self, folder: Path) -> list[Stage]:
+        """The released pipeline over the clips that are stored as videos; empty without any."""
+        names = [name for name, storage in self.storages.items() if storage == "video"]
+        if not names:
+            return []
+        stored, config = self.stored[names[0]], self.recipe.input()
+        by_ffmpeg = _released_loader.has_ffmpeg()
+        decoder = "ffprobe + ffmpeg" if by_ffmpeg else "PyAV"
+
+        def decode(draw: Draw) -> Callable[[], np.ndarray]:
+            (data,) = stored.read(draw.index, np.zeros(1, np.int64))
+            if not by_ffmpeg:
+                return partial(_released_loader.decode_by_pyav, data)
+            path = folder / f"{draw.index}.webm"
+            if not path.exists():
+                path.write_bytes(data)
+            return partial(_released_loader.decode_by_ffmpeg, path)
+
+        def images(draw: Draw, frames_THWC: np.ndarray) -> Any:
+            indices, generator = self._drawn(draw)
+            kept = frames_THWC[indices]
+            size = self.recipe.size
+            return _released_loader.rand_augmented(kept, RAND_AUGMENT, size, generator), generator
+
+        def crop(draw: Draw, shown: tuple[Any, np.random.Generator]) -> Any:
+            return _released_loader.cropped(shown[0], config, shown[1])
+
+        def whole(draw: Draw) -> Any:
+            clip = crop(draw, images(draw, decode(draw)()))
+            return clip, _released_loader.flow_labels(clip, PATCH)
+
+        def ready_images(draw: Draw) -> Callable[[], Any]:
+            return partial(images, draw, decode(draw)())
+
+        def ready_crop(draw: Draw) -> Callable[[], Any]:
+            return partial(crop, draw, ready_images(draw)())
+
+        def ready_flow(draw: Draw) -> Callable[[], Any]:
+            return partial(_released_loader.flow_labels, ready_crop(draw)(), PATCH)
+
+        return [
+            Stage("released", f"all frames by {decoder}", decode),
+            Stage("released", "RandAugment frame by frame", ready_images),
+            Stage("released", "normalise, resize, crop", ready_crop),
+            Stage("released", "flow labels", ready_flow),
+            Stage("released", "training item + RandAugment + flow", lambda d: partial(whole, d)),
+        ]
+
+
+# -- timing them ---
+
+
+def take_turns(
+    stages: list[Stage], *, clips: int, turns: int, tell: Tell
+) -> dict[tuple[str, str], list[float]]:
+    """(storage, stage) -> CPU seconds per clip, of each turn over all clips."""
+    for stage in stages:  # imports and first calls
+        stage.ready(Draw(0, 0))()
+    seconds: dict[tuple[str, str], list[float]] = {(s.storage, s.name): [] for s in stages}
+    for turn in range(turns):
+        for times in seconds.values():
+            times.append(0.0)
+        for clip in range(clips):
+            tell(f"turn {turn + 1} of {turns}: clip {clip + 1} of {clips}")
+            for stage in stages:
+                work = stage.ready(Draw(clip, turn))
+                begun = cpu_s()
+                work()
+                taken = (cpu_s() - begun) / stage.clips / clips
+                seconds[stage.storage, stage.name][-1] += taken
+    return seconds
+
+
+def cpu_s() -> float:
+    """CPU time of this process, all its threads, and of the processes it has waited for."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
+
+
+def rows(seconds: Mapping[tuple[str, str], list[float]]) -> Iterator[Row]:
+    """A row for each stage; RandAugment's is the difference that it makes, turn by turn."""
+    for (storage, name), times in seconds.items():
+        ms = [1e3 * value for value in times]
+        row: Row = {"storage": storage, "stage": name}
+        if name == AUGMENT_RA:
+            without = seconds[storage, AUGMENT]
+            ms = [1e3 * (a - b) for a, b in zip(times, without, strict=True)]
+            row |= {"stage": "RandAugment", "note": "the difference that it makes to augment"}
+        row |= {"ms": spread(ms)}
+        row["clips_per_s"] = 1e3 / row["ms"]["median"] if row["ms"]["median"] > 0 else None
+        kind = "evaluation" if name.startswith("evaluation") else "training"
+        ceiling = seconds.get((storage, CEILINGS[kind]))
+        if ceiling and name not in (*CEILINGS.values(), "read"):
+            row["of_ceiling"] = 1e3 * spread(ceiling)["median"] / row["ms"]["median"]
+        yield row
