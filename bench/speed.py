@@ -1,6 +1,6 @@
 """How fast this machine runs the suite, beside what this machine could do at best.
 
-    python -m bench.speed {step,challenge,sweep} [options] [--out FILE.json]
+    python -m bench.speed {step,challenge,loader,sweep} [options] [--out FILE.json]
 
 Each benchmark is a file in bench/benchmarks/ (those without a leading underscore), found by its name.
 It has HELP, DESCRIPTION, EPILOG, `add_arguments(parser)` and `run(options)`, which returns the exit

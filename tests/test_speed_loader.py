@@ -4,13 +4,17 @@ decodes, the peer does what it stands for, and rows are consistent. No assertion
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
+from bench import speed
 from bench.benchmarks import _clips, _released_loader, _stages, _streams
+from bench.benchmarks import loader as benchmark
 from bench.data import loader, rand_augment
 from bench.data.loader import Draw
 from bench.identity import rng
@@ -252,3 +256,80 @@ def test_a_stream_counts_its_clips_and_looks_at_its_worker(
     (pid,) = stream._pids
     stream.close()
     assert not Path(f"/proc/{pid}").exists() or os.waitpid(pid, os.WNOHANG)[0] == pid
+
+
+def test_a_memory_row_names_the_largest_worker_and_its_growth() -> None:
+    mib = benchmark.MIB
+    seen = [
+        (clips, [_streams.Memory(300 * mib, own * mib), _streams.Memory(200 * mib, 90 * mib)])
+        for clips, own in ((8, 100), (500, 120), (1000, 125), (2000, 128))
+    ]
+    row = benchmark._memory_row("jpeg", seen)
+    assert row["growth_bytes"] == 8 * mib and row["after_clips"] == [8, 500, 1000, 2000]
+    assert "300, 300, 300 resident" in row["note"] and "100, 120, 128 not of files" in row["note"]
+
+
+# -- the command ---
+
+
+def test_every_mistake_is_in_one_message(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [f"--data={tmp_path / 'absent'}", "--clips=0", "--turns=x", "--memory-clips=-1"]
+    assert speed.main(["loader", *arguments, f"--out={tmp_path / 'no' / 'a.json'}"]) == 2
+    shown = capsys.readouterr()
+    assert "5 mistake(s), nothing was measured" in shown.err and not shown.out
+    for word in ("does not exist", "--clips", "--turns", "--memory-clips", "--out"):
+        assert word in shown.err, word
+    assert speed.main(["loader", "--size=40", "--height=33"]) == 2
+    assert "patches of 16" in (err := capsys.readouterr().err) and "--height" in err
+
+
+def test_the_stages_of_a_measurement(shards: tuple[_clips.Shards, ...]) -> None:
+    """In this process: a row for each stage of each storage, and the peer's."""
+    options = speed._parser().parse_args(
+        ["loader", "--clips=1", "--turns=2", "--frames=4", "--size=32", "--workers=1"]
+        + [f"--data={part.folder}" for part in shards]
+    )
+    plan = benchmark.read(options)
+    task = json.loads(json.dumps(benchmark.asdict(plan.shared)))
+    answer = benchmark.answer_stages(task, lambda _: None)
+    per_storage = {name: 0 for name in (*_clips.STORAGES, "any", "released")}
+    for row in answer["rows"]:
+        per_storage[row["storage"]] += 1
+        assert row["ms"]["n"] == 2
+    assert per_storage == {"video": 10, "jpeg": 10, "raw": 10, "any": 5, "released": 5}
+    assert cv2.getNumThreads() == 1 and answer["clips"] == 1
+    assert 0 < answer["kb_per_clip"]["video"] < answer["kb_per_clip"]["raw"]
+
+
+@pytest.mark.slow
+def test_the_whole_command(
+    shards: tuple[_clips.Shards, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "loader.json"
+    arguments = ["--clips=2", "--turns=2", "--frames=4", "--size=32", "--workers=1"]
+    arguments += [f"--data={shards[2].folder}", "--memory-clips=32", f"--out={out}"]
+    assert speed.main(["loader", *arguments]) == 0
+    saved = json.loads(out.read_text())
+    rows = {(row["storage"], row["stage"]): row for row in saved["rows"]}
+    assert {row["status"] for row in saved["rows"]} == {"ok"}
+    assert not any(storage in ("video", "released") for storage, _ in rows)
+    training = rows["raw", "training loader"]
+    ceiling = rows["raw", _stages.CEILINGS["training"]]["clips_per_s"]
+    assert training["of_ceiling"] == pytest.approx(training["clips_per_s"]["median"] / ceiling)
+    assert training["clips_per_s"]["n"] == benchmark.LOADER_TURNS
+    assert rows["raw", "evaluation loader"]["of_ceiling"] > 0
+    memory = rows["raw", "worker memory"]
+    assert memory["after_clips"][-1] >= 32 and len(memory["workers_bytes"]) == 5
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith("raw ") for line in lines) == 13
+    assert saved["workers"] == 1 and {"code", "versions"} <= set(saved["environment"])
+
+
+def test_loaders_that_do_not_fit_into_memory_are_refused(
+    shards: tuple[_clips.Shards, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(benchmark, "free_memory", lambda: 4 * benchmark.GIB)
+    assert benchmark._too_little_memory(2, 3) is None
+    assert "about 4.7 GiB, 4.0 are free" in (benchmark._too_little_memory(8, 1) or "")
