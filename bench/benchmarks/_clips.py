@@ -23,7 +23,6 @@ import numpy as np
 from bench import find
 from bench.data.pack import Clip, DataSetInfo, FrameRule, Progress, pack
 from bench.data.shards import ShardSamples, open_split, read_index
-from bench.data.ssv2_format import VideoFolder
 from bench.data.video import encode_vp9
 
 SPLIT = "train"
@@ -46,6 +45,19 @@ class Shards:
         return ClipCycle(open_split(Path(self.folder), self.split), count, length)
 
 
+@dataclass(frozen=True)
+class VideoFolder:
+    """Reads `<key>.webm`; pickles into the workers of `pack`."""
+
+    folder: Path
+
+    def path(self, key: str) -> Path:
+        return self.folder / f"{key}.webm"
+
+    def __call__(self, split: str, clip: Clip) -> bytes:
+        return self.path(clip.key).read_bytes()
+
+
 class ClipCycle:
     """The first `count` clips of a split, over and over up to `length`: `Samples` of bench.task."""
 
@@ -56,7 +68,7 @@ class ClipCycle:
         self.keys = tuple(samples.keys[i] for i in chosen)
         self.labels = samples.labels[chosen]
         self.classes, self.digest = samples.classes, samples.digest
-        self.provenance = samples.provenance
+        self.provenance, self.subsets = samples.provenance, samples.subsets
 
     def __len__(self) -> int:
         return len(self.keys)

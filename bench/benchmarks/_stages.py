@@ -153,8 +153,8 @@ class Stages:
             return partial(flow, augment(augmented, draw)(), rng(SEED, FLOW))
 
         def collate(draw: Draw) -> Callable[[], Any]:
-            clip, *rest = self.recipe.training(self._first, rand_augment=False, flow=True)[draw]
-            items = [(clip.copy(), *rest) for _ in range(self.batch)]
+            item = self.recipe.training(self._first, rand_augment=False, flow=True)[draw]
+            items = [item._replace(clip_THWC=item.clip_THWC.copy()) for _ in range(self.batch)]
             return partial(loader.collate, items)
 
         return [

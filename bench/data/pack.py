@@ -137,13 +137,7 @@ def _refuse_failures(
         if path.is_file():
             path.unlink()
         return failed
-    table = io.StringIO()
-    writer = csv.DictWriter(table, ["split", "key", "reason"], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(failed)
-    content = table.getvalue().encode()
-    if not path.is_file() or path.read_bytes() != content:
-        write_atomically(path, content)
+    write_failed(path, failed)
     if allowed is None or len(failed) <= allowed:
         log.warning("%d %s left out, see %s", len(failed), info.noun, path)
         return failed
@@ -155,6 +149,18 @@ def _refuse_failures(
         f"{len(failed)} of {total} {info.noun} cannot be decoded{limit}:\n  {listed}{more}\n"
         "Replace the files, or pass --allow-failed to leave them out (the index will list them)"
     )
+
+
+def write_failed(path: Path, failed: Sequence[Mapping[str, str]]) -> None:
+    """{split, key, reason} of each as CSV; a file that says so already is not touched."""
+    table = io.StringIO()
+    writer = csv.DictWriter(table, ["split", "key", "reason"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(failed)
+    content = table.getvalue().encode()
+    if not path.is_file() or path.read_bytes() != content:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, content)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,6 @@ serve to find files: what a file holds is for the decoder to say.
 
 from __future__ import annotations
 
-import csv
 import difflib
 import json
 import os
@@ -19,11 +18,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench.data.pack import SHOWN, Clip, DataSetInfo, FrameRule, Progress, pack
+from bench.data.pack import (
+    FAILED,
+    SHOWN,
+    Clip,
+    DataSetInfo,
+    FrameRule,
+    Progress,
+    pack,
+    write_failed,
+)
 from bench.data.shards import BadData
 
 EXTENSIONS = (".webm", ".mp4", ".avi", ".mkv")
-FAILED = "failed.csv"
+
 """In the folder of the shards: split, key and reason of each video that cannot be used."""
 _SAFE = re.compile(r"[A-Za-z0-9_~-]+(/[A-Za-z0-9_~-]+)*")
 _MOST_CANDIDATES = 5000  # names that are compared with a missing one; more take seconds
@@ -318,7 +326,6 @@ def convert(
     if len(missing) > allow_missing:
         used = {clip.file for part in clips.values() for clip in part}
         raise _incomplete(videos, missing, roots, out, _unused_names(found, used))
-    (out / FAILED).unlink(missing_ok=True)  # of an attempt before this one
     return pack(
         out,
         clips,
@@ -356,7 +363,8 @@ def _incomplete(
     for entry in missing[:SHOWN]:
         if guess := _nearest(Path(entry.file).name, near):
             reasons[entry.key] += f"; did you mean {guess}, which is there and not listed?"
-    write_failures(out / FAILED, [(e.split, e.key, reasons[e.key]) for e in missing])
+    failed = [{"split": e.split, "key": e.key, "reason": reasons[e.key]} for e in missing]
+    write_failed(out / FAILED, failed)
     listed = "\n  ".join(f"{e.split}/{e.key}: {reasons[e.key]}" for e in missing[:SHOWN])
     more = f"\n  ... all of them: {out / FAILED}" if len(missing) > SHOWN else ""
     where = " or ".join(map(str, roots))
@@ -381,14 +389,3 @@ def _nearest(name: str, present: list[str]) -> str | None:
         return holding[0]
     close = difflib.get_close_matches(name, present[:_MOST_CANDIDATES], n=1, cutoff=0.75)
     return close[0] if close else None
-
-
-def write_failures(path: Path, rows: Iterable[tuple[str, str, str]]) -> None:
-    """(split, key, reason) of each, as CSV."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    with temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(("split", "key", "reason"))
-        writer.writerows(rows)
-    temporary.replace(path)
