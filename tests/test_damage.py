@@ -12,7 +12,7 @@ import pytest
 
 from bench.data.damage import examine
 from bench.data.video import decode
-from tests.clips import ALL, KINDS, numbered_frames, read_number, video, with_duration
+from tests.clips import ALL, HIDDEN, KINDS, numbered_frames, read_number, video, with_duration
 
 
 def reason(media: bytes) -> str | None:
@@ -30,7 +30,7 @@ def test_healthy_files_are_accepted(kind: str) -> None:
     assert [read_number(frame) for frame in decode(media)] == list(range(43))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, HIDDEN])
 def test_a_truncated_file_is_refused_wherever_it_ends(kind: str) -> None:
     media = video(kind)
     ends = [len(media) * i // 20 for i in range(20)] + [len(media) - n for n in (1, 9, 40)]
@@ -89,7 +89,9 @@ def flip(media: bytes, rng: random.Random) -> bytes:
     return bytes(changed)
 
 
-@pytest.mark.parametrize(("kind", "at_least"), [("vp9.webm", 0.9), ("h264-b.mp4", 0.5)])
+@pytest.mark.parametrize(
+    ("kind", "at_least"), [("vp9.webm", 0.9), (HIDDEN, 0.9), ("h264-b.mp4", 0.5)]
+)
 def test_most_flipped_bits_that_change_a_pixel_are_found(kind: str, at_least: float) -> None:
     """Not all: a bit that turns a valid stream into another valid stream cannot be seen."""
     media, rng = video(kind), random.Random(0)

@@ -21,6 +21,7 @@ from typing import Any
 
 import av
 import av.logging
+from av.bitstream import BitStreamFilterContext
 
 # Where the duration is a field of the file; elsewhere FFmpeg guesses it from the bit rate.
 _DECLARE_DURATION = ("matroska", "mov", "avi")
@@ -105,10 +106,11 @@ def _scan(media: bytes) -> _Found:
         if file.duration and file.format.name.startswith(_DECLARE_DURATION):
             found.declared_end = file.duration / av.time_base
         decoder = _strict_decoder(stream)
+        split = BitStreamFilterContext("vp9_superframe_split", stream) if _is_vp9(stream) else None
         for packet in file.demux():
             _see(packet, found)
             if packet.stream_index == stream.index:
-                _decode(decoder, packet if packet.size else None, found)
+                _feed(decoder, split, packet, found)
     found.errors += [text.strip() for level, _, text in messages if level <= av.logging.ERROR]
     return found
 
@@ -132,6 +134,10 @@ def _strict_decoder(stream: Any) -> Any:
     return decoder
 
 
+def _is_vp9(stream: Any) -> bool:
+    return bool(stream.codec_context.name == "vp9")
+
+
 def _see(packet: Any, found: _Found) -> None:
     if not packet.size:
         return
@@ -144,6 +150,20 @@ def _see(packet: Any, found: _Found) -> None:
     if packet.stream.type == "video":
         found.packets += 1
         found.times.append(start)
+
+
+def _feed(decoder: Any, split: Any, packet: Any, found: _Found) -> None:
+    given = packet if packet.size else None  # empty: the end of the file
+    try:
+        # libvpx checks a hidden frame only if it comes in a packet of its own
+        parts = split.filter(given) if split else [given]
+    except av.FFmpegError as error:
+        found.errors.append(f"after frame {found.frames - 1}: {error.strerror}")
+        return
+    for part in parts:
+        _decode(decoder, part, found)
+    if split and given is None:
+        _decode(decoder, None, found)
 
 
 def _decode(decoder: Any, packet: Any, found: _Found) -> None:
