@@ -27,6 +27,7 @@ IDENTITY = (
 MADE_FROM = ("data", "data_digest", "provenance")
 NUMBER = ("evaluation", "split", "view", "subset", "metric", "value", "n")
 COLUMNS = (*IDENTITY, *MADE_FROM, *NUMBER)
+COUNTS = ("n_failed", "train_replaced")  # of samples that could not be decoded
 """The columns every frame has; any other column is an axis of a sweep."""
 
 METHODS = ("baseline", "+ order", "+ debias", "+ flow", "+ TIME")
@@ -246,7 +247,7 @@ def natural(label: str) -> tuple[float, str]:
 
 def axes(frame: pd.DataFrame) -> tuple[str, ...]:
     """The axis columns, sorted."""
-    return tuple(sorted(set(frame.columns) - set(COLUMNS)))
+    return tuple(sorted(set(frame.columns) - {*COLUMNS, *COUNTS}))
 
 
 def data_sets(frame: pd.DataFrame) -> tuple[str, ...]:

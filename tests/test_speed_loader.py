@@ -32,7 +32,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def shards(videos: Path) -> tuple[_clips.Shards, ...]:
-    folder = _clips.VideoFolder(videos)
+    folder = _clips.Videos(videos)
     return _clips.pack_all(folder, videos.parent / "shards", clips=CLIPS, height=HEIGHT)
 
 
@@ -309,7 +309,7 @@ def test_the_whole_command(
 ) -> None:
     out = tmp_path / "loader.json"
     arguments = ["--clips=2", "--turns=2", "--frames=4", "--size=32", "--workers=1"]
-    arguments += [f"--data={shards[2].folder}", "--memory-clips=32", f"--out={out}"]
+    arguments += [f"--data={shards[2].folder}", "--memory-clips=64", f"--out={out}"]
     assert speed.main(["loader", *arguments]) == 0
     saved = json.loads(out.read_text())
     rows = {(row["storage"], row["stage"]): row for row in saved["rows"]}
@@ -321,7 +321,7 @@ def test_the_whole_command(
     assert training["clips_per_s"]["n"] == benchmark.LOADER_TURNS
     assert rows["raw", "evaluation loader"]["of_ceiling"] > 0
     memory = rows["raw", "worker memory"]
-    assert memory["after_clips"][-1] >= 32 and len(memory["workers_bytes"]) == 5
+    assert memory["after_clips"][-1] >= 64 and len(memory["workers_bytes"]) == 5
     lines = capsys.readouterr().out.splitlines()
     assert sum(line.startswith("raw ") for line in lines) == 13
     assert saved["workers"] == 1 and {"code", "versions"} <= set(saved["environment"])

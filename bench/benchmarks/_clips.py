@@ -45,19 +45,6 @@ class Shards:
         return ClipCycle(open_split(Path(self.folder), self.split), count, length)
 
 
-@dataclass(frozen=True)
-class VideoFolder:
-    """Reads `<key>.webm`; pickles into the workers of `pack`."""
-
-    folder: Path
-
-    def path(self, key: str) -> Path:
-        return self.folder / f"{key}.webm"
-
-    def __call__(self, split: str, clip: Clip) -> bytes:
-        return self.path(clip.key).read_bytes()
-
-
 class ClipCycle:
     """The first `count` clips of a split, over and over up to `length`: `Samples` of bench.task."""
 
@@ -68,7 +55,7 @@ class ClipCycle:
         self.keys = tuple(samples.keys[i] for i in chosen)
         self.labels = samples.labels[chosen]
         self.classes, self.digest = samples.classes, samples.digest
-        self.provenance, self.subsets = samples.provenance, samples.subsets
+        self.subsets, self.provenance = samples.subsets, samples.provenance
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -90,13 +77,26 @@ class ClipCycle:
 # -- making them ---
 
 
-def generate(folder: Path, *, clips: int, height: int, progress: Progress) -> VideoFolder:
+@dataclass(frozen=True)
+class Videos:
+    """A folder of `<key>.webm`; pickles into the workers of `pack`."""
+
+    folder: Path
+
+    def path(self, key: str) -> Path:
+        return self.folder / f"{key}.webm"
+
+    def __call__(self, split: str, clip: Clip) -> bytes:
+        return self.path(clip.key).read_bytes()
+
+
+def generate(folder: Path, *, clips: int, height: int, progress: Progress) -> Videos:
     """Write `clips` WebM/VP9 files of 28 to 36 frames, `height` pixels high and 1.53 times as wide."""
     source = find.load("source", "mini_ssv2")
     rendered = round(height * MARGIN)
     config = source.Config(train=clips, height=rendered, min_frames=28, max_frames=36)
     render = source.ClipRenderer(config.rule)
-    videos = VideoFolder(folder)
+    videos = Videos(folder)
     folder.mkdir(parents=True)
     top = (rendered - height) // 2
     for done, clip in enumerate(_planned(clips, height), 1):
@@ -112,7 +112,7 @@ def _planned(clips: int, height: int) -> tuple[Clip, ...]:
     return source.clips_of(source.Config(train=clips, height=round(height * MARGIN)), SPLIT)
 
 
-def pack_all(videos: VideoFolder, out: Path, *, clips: int, height: int) -> tuple[Shards, ...]:
+def pack_all(videos: Videos, out: Path, *, clips: int, height: int) -> tuple[Shards, ...]:
     """The same videos as shards of each storage."""
     source = find.load("source", "mini_ssv2")
     rules = {

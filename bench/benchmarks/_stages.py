@@ -154,7 +154,8 @@ class Stages:
 
         def collate(draw: Draw) -> Callable[[], Any]:
             item = self.recipe.training(self._first, rand_augment=False, flow=True)[draw]
-            items = [item._replace(clip_THWC=item.clip_THWC.copy()) for _ in range(self.batch)]
+            copies = (item.clip_THWC.copy() for _ in range(self.batch))
+            items = [item._replace(clip_THWC=clip) for clip in copies]
             return partial(loader.collate, items)
 
         return [
@@ -172,11 +173,11 @@ class Stages:
         """The frames of a training item, and the generator that its augmentation goes on with."""
         generator = rng(SEED, "augment", draw.epoch, draw.index)
         length = self._first.num_frames(draw.index)
-        return transforms.segment_indices(length, self.recipe.frames, generator), generator
+        return transforms.train_indices(length, self.recipe.input(), generator), generator
 
     def _middles(self, draw: Draw) -> tuple[np.ndarray, None]:
         length = self._first.num_frames(draw.index)
-        return transforms.segment_indices(length, self.recipe.frames, None), None
+        return transforms.eval_indices(length, self.recipe.input())[0], None
 
     def peer(self, folder: Path) -> list[Stage]:
         """The released pipeline over the clips that are stored as videos; empty without any."""

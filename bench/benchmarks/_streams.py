@@ -76,7 +76,12 @@ class Stream:
         del self._batches
 
     def _take(self, count: int) -> int:
-        clips = sum(len(next(self._batches).keys) for _ in range(count))
+        clips = 0
+        for _ in range(count):
+            batch = next(self._batches)
+            if batch.failed:  # a black clip costs nothing
+                raise RuntimeError("; ".join(batch.failed.values()))
+            clips += len(batch.keys)
         self.clips += clips
         return clips
 

@@ -96,16 +96,16 @@ def answer_stages(task: dict[str, Any], tell: Tell) -> Row:
 def answer_training(task: dict[str, Any], tell: Tell) -> Row:
     """{"rows": ...}: the training loaders of all storages, open side by side, by turns."""
     m = measurement_of(task)
-    per_turn = -(-m.memory_clips // (LOADER_TURNS * m.batch))
-    batches = _whole_rounds(per_turn, m.workers)
+    batch = min(m.batch, *(len(part.samples(m.clips)) for part in m.shards))  # of an epoch at most
+    batches = _whole_rounds(-(-m.memory_clips // (LOADER_TURNS * batch)), m.workers)
 
     def stream(shards: _clips.Shards) -> _streams.Stream:
         items = m.recipe.training(shards.samples(m.clips), rand_augment=True, flow=True)
         return _streams.Stream(
             lambda: loader.training_batches(
                 items,
-                batch=m.batch,
-                micro=m.batch,
+                batch=batch,
+                micro=batch,
                 first_step=0,
                 last_step=ENDLESS,
                 workers=m.workers,
@@ -391,7 +391,7 @@ EPILOG = """what the columns say (docs/performance.md has the full definitions):
   of ceiling   clips/s / clips/s of decoding alone (of a loader: on as many cores)
 
 examples:
-  python -m bench.speed loader                                   generated clips, about 10 minutes on 2 cores
+  python -m bench.speed loader                                   generated clips; a quarter of an hour on 2 cores
   python -m bench.speed loader --memory-clips 0 --turns 3        quick
   python -m bench.speed loader --data data/ssv2 --clips 100 --out loader.json
 

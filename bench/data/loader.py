@@ -204,8 +204,10 @@ class Clips(Dataset[Any]):
         with the reason, where they cannot be decoded.
         """
         indices_VT = transforms.eval_indices(self.samples.num_frames(i), self.config)
-        wanted, places_VT = np.unique(indices_VT, return_inverse=True)
         try:
+            if len(indices_VT) == 1:
+                return self._frames(i, indices_VT[0])[None], {}
+            wanted, places_VT = np.unique(indices_VT, return_inverse=True)
             return self._frames(i, wanted)[places_VT.reshape(indices_VT.shape)], {}
         except BadSample as error:
             size = self.config.size

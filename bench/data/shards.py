@@ -252,12 +252,17 @@ class ShardSamples:
         sizes = self._frame_sizes[i].astype(np.int64)
         ends = np.cumsum(sizes + -sizes % tarfile.BLOCKSIZE + header)
         frames = np.empty((len(picked), height, width, 3), np.uint8)
-        for t in np.unique(picked).tolist():
+        first: dict[int, int] = {}  # where each frame already lies
+        for n, t in enumerate(picked.tolist()):
+            if t in first:
+                frames[n] = frames[first[t]]
+                continue
+            first[t] = n
             start = offset + (int(ends[t - 1]) if t else 0)
             encoded = np.frombuffer(shard, np.uint8, int(sizes[t]), start)
             self._verify(i, t, encoded.data)
             try:
-                frames[picked == t] = decode_frame(encoded)
+                frames[n] = decode_frame(encoded)
             except ValueError as error:
                 raise ValueError(f"frame {t} of {self.keys[i]!r}: {error}") from error
         return frames

@@ -166,10 +166,10 @@ def _crop(frames_THWC: np.ndarray, scale: float, y: float, x: float) -> rand_aug
 
 
 def _resize(crops_THWC: np.ndarray, size: int) -> np.ndarray:
-    """Square crops of any side -> T S S 3."""
+    """Square crops of any side -> T S S 3; a view of them where nothing is to be resized."""
     side = crops_THWC.shape[1]
     if side == size:
-        return np.ascontiguousarray(crops_THWC)
+        return crops_THWC
     how = cv2.INTER_AREA if side > size else cv2.INTER_LINEAR
     out = np.empty((len(crops_THWC), size, size, 3), np.uint8)
     for t, crop in enumerate(crops_THWC):
