@@ -7,6 +7,7 @@ checkpoint and raises `Interrupted`; everything else reads it where nothing is h
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -109,4 +110,14 @@ def _await_end(parent: int) -> None:
         told = signal.sigtimedwait((signal.SIGTERM,), 1.0)
         if told is not None and told.si_pid == parent:
             break
-    os._exit(1)
+    os._exit(0)  # torch takes another status for a worker that crashed
+
+
+def end_children() -> None:
+    """End what multiprocessing started here, without waiting for it.
+
+    After a failure: a worker that was killed can have held the lock of a queue, which the others
+    then wait for, and torch waits for each of them in turn.
+    """
+    for child in multiprocessing.active_children():
+        child.terminate()

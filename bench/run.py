@@ -93,6 +93,7 @@ class _Start:
                 return self._stopped(stop)
             except Exception as error:  # a cell must never take others down
                 self._failed(error)
+                interrupt.end_children()
                 return State.FAILED
             except (KeyboardInterrupt, SystemExit):
                 log.warning("interrupted; goes on from the last checkpoint when started again")
@@ -404,7 +405,12 @@ def main(arguments: list[str] | None = None) -> int:
             state = run_cell(run.path)
     except KeyboardInterrupt:
         return 130
-    if state == State.FAILED and world.size == 1:
+    if state == State.FAILED and world.size > 1:
+        # Everything is written. The usual way out takes leave of the other ranks, which wait for this
+        # one: seconds.
+        sys.stderr.flush()
+        os._exit(1)
+    if state == State.FAILED:
         print(
             f"{run.signature} failed: {run.error_line()}\nTraceback: {run.error}", file=sys.stderr
         )
