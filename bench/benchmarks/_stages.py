@@ -101,10 +101,10 @@ class Stages:
         train = partial(recipe.training, samples)
 
         def read(draw: Draw) -> Callable[[], Any]:
-            return partial(self.stored[name].read, draw.index, self._drawn(draw)[0])
+            return partial(self.stored[name].read, draw.index, self.drawn(draw)[0])
 
         def frames(draw: Draw) -> Callable[[], Any]:
-            return partial(samples.frames, draw.index, self._drawn(draw)[0])
+            return partial(samples.frames, draw.index, self.drawn(draw)[0])
 
         items = {
             "training item": train(rand_augment=False, flow=False),
@@ -115,7 +115,7 @@ class Stages:
             "evaluation item, 3 crops": Crops(samples, recipe.input(eval_crops=3)),
         }
         stages = [
-            Stage(name, CEILINGS["training"], self._alone(name, self._drawn)),
+            Stage(name, CEILINGS["training"], self._alone(name, self.drawn)),
             Stage(name, CEILINGS["evaluation"], self._alone(name, self._middles)),
             Stage(name, "read", read),
             Stage(name, "frames", frames),
@@ -143,11 +143,11 @@ class Stages:
         flow = self.recipe.flow()
 
         def indices(draw: Draw) -> Callable[[], Any]:
-            return partial(self._drawn, draw)
+            return partial(self.drawn, draw)
 
         def augment(config: Input, draw: Draw) -> Callable[[], Any]:
             frames = self._frames(draw)
-            return partial(transforms.train_clip, frames, config, self._drawn(draw)[1])
+            return partial(transforms.train_clip, frames, config, self.drawn(draw)[1])
 
         def labels(draw: Draw) -> Callable[[], Any]:
             return partial(flow, augment(augmented, draw)(), rng(SEED, FLOW))
@@ -167,9 +167,9 @@ class Stages:
         ]
 
     def _decoded(self, draw: Draw) -> np.ndarray:
-        return self._first.frames(draw.index, self._drawn(draw)[0])
+        return self._first.frames(draw.index, self.drawn(draw)[0])
 
-    def _drawn(self, draw: Draw) -> tuple[np.ndarray, np.random.Generator]:
+    def drawn(self, draw: Draw) -> tuple[np.ndarray, np.random.Generator]:
         """The frames of a training item, and the generator that its augmentation goes on with."""
         generator = rng(SEED, "augment", draw.epoch, draw.index)
         length = self._first.num_frames(draw.index)
@@ -182,50 +182,64 @@ class Stages:
     def peer(self, folder: Path) -> list[Stage]:
         """The released pipeline over the clips that are stored as videos; empty without any."""
         names = [name for name, storage in self.storages.items() if storage == "video"]
-        if not names:
-            return []
-        stored, config = self.stored[names[0]], self.recipe.input()
-        by_ffmpeg = _released_loader.has_ffmpeg()
-        decoder = "ffprobe + ffmpeg" if by_ffmpeg else "PyAV"
+        return ReleasedStages(self, self.stored[names[0]], folder).all() if names else []
 
-        def decode(draw: Draw) -> Callable[[], np.ndarray]:
-            (data,) = stored.read(draw.index, np.zeros(1, np.int64))
-            if not by_ffmpeg:
-                return partial(_released_loader.decode_by_pyav, data)
-            path = folder / f"{draw.index}.webm"
-            if not path.exists():
-                path.write_bytes(data)
-            return partial(_released_loader.decode_by_ffmpeg, path)
 
-        def images(draw: Draw, frames_THWC: np.ndarray) -> Any:
-            indices, generator = self._drawn(draw)
-            kept = frames_THWC[indices]
-            size = self.recipe.size
-            return _released_loader.rand_augmented(kept, RAND_AUGMENT, size, generator), generator
+class ReleasedStages:
+    """The stages of the released pipeline, over the same draws; `folder` is for its video files."""
 
-        def crop(draw: Draw, shown: tuple[Any, np.random.Generator]) -> Any:
-            return _released_loader.cropped(shown[0], config, shown[1])
+    def __init__(self, stages: Stages, stored: _clips.Stored, folder: Path) -> None:
+        self._drawn, self._recipe = stages.drawn, stages.recipe
+        self._stored, self._folder = stored, folder
+        self._by_ffmpeg = _released_loader.has_ffmpeg()
 
-        def whole(draw: Draw) -> Any:
-            clip = crop(draw, images(draw, decode(draw)()))
-            return clip, _released_loader.flow_labels(clip, PATCH)
-
-        def ready_images(draw: Draw) -> Callable[[], Any]:
-            return partial(images, draw, decode(draw)())
-
-        def ready_crop(draw: Draw) -> Callable[[], Any]:
-            return partial(crop, draw, ready_images(draw)())
-
-        def ready_flow(draw: Draw) -> Callable[[], Any]:
-            return partial(_released_loader.flow_labels, ready_crop(draw)(), PATCH)
-
+    def all(self) -> list[Stage]:
+        decoders = [Stage("released", "all frames by PyAV", self.pyav)]
+        if self._by_ffmpeg:
+            decoders.append(Stage("released", "all frames by ffprobe + ffmpeg", self.ffmpeg))
         return [
-            Stage("released", f"all frames by {decoder}", decode),
-            Stage("released", "RandAugment frame by frame", ready_images),
-            Stage("released", "normalise, resize, crop", ready_crop),
-            Stage("released", "flow labels", ready_flow),
-            Stage("released", "training item + RandAugment + flow", lambda d: partial(whole, d)),
+            *decoders,
+            Stage("released", "RandAugment frame by frame", self.rand_augment),
+            Stage("released", "normalise, resize, crop", self.crop),
+            Stage("released", "flow labels", self.flow),
+            Stage("released", "training item + RandAugment + flow", self.whole),
         ]
+
+    def pyav(self, draw: Draw) -> Callable[[], np.ndarray]:
+        (data,) = self._stored.read(draw.index, np.zeros(1, np.int64))
+        return partial(_released_loader.decode_by_pyav, data)
+
+    def ffmpeg(self, draw: Draw) -> Callable[[], np.ndarray]:
+        path = self._folder / f"{draw.index}.webm"
+        if not path.exists():
+            path.write_bytes(self._stored.read(draw.index, np.zeros(1, np.int64))[0])
+        return partial(_released_loader.decode_by_ffmpeg, path)
+
+    def rand_augment(self, draw: Draw) -> Callable[[], Any]:
+        return partial(self._augmented, draw, self.pyav(draw)())
+
+    def crop(self, draw: Draw) -> Callable[[], Any]:
+        return partial(self._cropped, *self.rand_augment(draw)())
+
+    def flow(self, draw: Draw) -> Callable[[], np.ndarray]:
+        return partial(_released_loader.flow_labels, self.crop(draw)(), PATCH)
+
+    def whole(self, draw: Draw) -> Callable[[], Any]:
+        decode = self.ffmpeg(draw) if self._by_ffmpeg else self.pyav(draw)
+
+        def make() -> Any:
+            clip_TCHW = self._cropped(*self._augmented(draw, decode()))
+            return clip_TCHW, _released_loader.flow_labels(clip_TCHW, PATCH)
+
+        return make
+
+    def _augmented(self, draw: Draw, frames_THWC: np.ndarray) -> tuple[Any, np.random.Generator]:
+        indices, generator = self._drawn(draw)
+        kept, size = frames_THWC[indices], self._recipe.size
+        return _released_loader.rand_augmented(kept, RAND_AUGMENT, size, generator), generator
+
+    def _cropped(self, images: Any, generator: np.random.Generator) -> Any:
+        return _released_loader.cropped(images, self._recipe.input(), generator)
 
 
 # -- timing them ---
@@ -243,7 +257,9 @@ def take_turns(
             times.append(0.0)
         for clip in range(clips):
             tell(f"turn {turn + 1} of {turns}: clip {clip + 1} of {clips}")
-            for stage in stages:
+            # in another order each time: what ran before leaves the caches as it likes
+            for place in rng("order of stages", turn, clip).permutation(len(stages)):
+                stage = stages[place]
                 work = stage.ready(Draw(clip, turn))
                 begun = cpu_s()
                 work()

@@ -42,6 +42,8 @@ from bench.rundir import write_json
 HELP = "the data loader: clips/s per core and per machine, stage by stage, memory of workers"
 DESCRIPTION = "Measure the stages of loading clips for each storage, beside decoding alone."
 LOADER_TURNS = 4  # so that the first ends at a quarter of the clips
+WITHOUT_FLOW = "training loader, no flow"
+BATCHES_PER_WORKER = 8  # in a turn, where memory is not looked at
 ENDLESS = 10**9  # steps
 MIB = 2**20
 WORKER_BYTES = 600 * MIB  # about what one has for itself
@@ -96,16 +98,27 @@ def answer_stages(task: dict[str, Any], tell: Tell) -> Row:
 def answer_training(task: dict[str, Any], tell: Tell) -> Row:
     """{"rows": ...}: the training loaders of all storages, open side by side, by turns."""
     m = measurement_of(task)
-    batch = min(m.batch, *(len(part.samples(m.clips)) for part in m.shards))  # of an epoch at most
-    batches = _whole_rounds(-(-m.memory_clips // (LOADER_TURNS * batch)), m.workers)
+    batch = _epoch_batch(m)
+    per_turn = -(-m.memory_clips // (LOADER_TURNS * batch))
+    return {"rows": list(_training_rows(m, "training loader", per_turn, tell))}
 
+
+def answer_training_without_flow(task: dict[str, Any], tell: Tell) -> Row:
+    """{"rows": ...}: the same where the labels of flow are made on the device."""
+    m = measurement_of(task)
+    batches = BATCHES_PER_WORKER * m.workers
+    return {"rows": list(_training_rows(m, WITHOUT_FLOW, batches, tell))}
+
+
+def _training_rows(m: Measurement, name: str, batches: int, tell: Tell) -> Iterator[Row]:
     def stream(shards: _clips.Shards) -> _streams.Stream:
-        items = m.recipe.training(shards.samples(m.clips), rand_augment=True, flow=True)
+        samples = shards.samples(m.clips)
+        items = m.recipe.training(samples, rand_augment=True, flow=name != WITHOUT_FLOW)
         return _streams.Stream(
             lambda: loader.training_batches(
                 items,
-                batch=batch,
-                micro=batch,
+                batch=_epoch_batch(m),
+                micro=_epoch_batch(m),
                 first_step=0,
                 last_step=ENDLESS,
                 workers=m.workers,
@@ -114,13 +127,18 @@ def answer_training(task: dict[str, Any], tell: Tell) -> Row:
             m.workers,
         )
 
-    return {"rows": list(_loader_rows(m, "training", stream, batches, tell))}
+    yield from _loader_rows(m, name, stream, _whole_rounds(batches, m.workers), tell)
+
+
+def _epoch_batch(m: Measurement) -> int:
+    """A batch is at most an epoch."""
+    return min(m.batch, *(len(part.samples(m.clips)) for part in m.shards))
 
 
 def answer_evaluation(task: dict[str, Any], tell: Tell) -> Row:
     """{"rows": ...}: the same of the evaluation loaders."""
     m = measurement_of(task)
-    batches = _whole_rounds(8 * m.workers, m.workers)
+    batches = BATCHES_PER_WORKER * m.workers
     ahead = _streams.PREFETCHED * m.workers
     needed = LOADER_TURNS * (batches + ahead) + m.workers + ahead
 
@@ -131,7 +149,7 @@ def answer_evaluation(task: dict[str, Any], tell: Tell) -> Row:
             m.workers,
         )
 
-    return {"rows": list(_loader_rows(m, "evaluation", stream, batches, tell))}
+    return {"rows": list(_loader_rows(m, "evaluation loader", stream, batches, tell))}
 
 
 def _whole_rounds(batches: int, workers: int) -> int:
@@ -144,19 +162,19 @@ def _loader_rows(
 ) -> Iterator[Row]:
     streams: dict[str, _streams.Stream] = {}
     for shards in m.shards:
-        tell(f"{kind} loader: starting the workers of {shards.name}")
+        tell(f"{kind}: starting the workers of {shards.name}")
         streams[shards.name] = open_stream(shards)
     windows: dict[str, list[_streams.Window]] = {name: [] for name in streams}
     memory = {name: [(s.clips, s.memory())] for name, s in streams.items()}
     for turn in range(LOADER_TURNS):
         for name, stream in streams.items():
-            tell(f"{kind} loader: {name}, turn {turn + 1} of {LOADER_TURNS}")
+            tell(f"{kind}: {name}, turn {turn + 1} of {LOADER_TURNS}")
             windows[name].append(stream.turn(batches))
             memory[name].append((stream.clips, stream.memory()))
     for name, stream in streams.items():
         stream.close()
         yield _loader_row(kind, name, windows[name], m)
-    if kind == "training" and m.memory_clips:
+    if kind == "training loader" and m.memory_clips:
         for name, seen in memory.items():
             yield _memory_row(name, seen)
 
@@ -169,7 +187,7 @@ def _loader_row(kind: str, name: str, windows: list[_streams.Window], m: Measure
     main, wait = (parts[part]["median"] for part in ("main_ms", "wait_ms"))
     return {
         "storage": name,
-        "stage": f"{kind} loader",
+        "stage": kind,
         "ms": spread([window.worker_ms + window.main_ms for window in windows]),
         "workers": m.workers,
         "cores": min(m.workers, available_cores()),
@@ -282,8 +300,8 @@ def run_loader(m: Measurement, plan: Plan, show: Show) -> list[Row]:
     """Measure everything; rows as they come."""
     rows: list[Row] = []
     about: Row = {}
-    for what in ("stages", "training", "evaluation"):
-        show.doing(what)
+    for what in ("stages", "training", "training_without_flow", "evaluation"):
+        show.doing(what.replace("_", " "))
         task = {"function": f"{__name__}:answer_{what}", **asdict(m)}
         answer = in_fresh_process(task, lambda text: show.doing(text, minor=True))
         if what == "stages":
@@ -302,7 +320,7 @@ def run_loader(m: Measurement, plan: Plan, show: Show) -> list[Row]:
 
 def _beside_the_ceiling(row: Row, before: list[Row]) -> Row:
     """With the share of the rate of decoding alone that a loader reaches on the cores it has."""
-    kind = row["stage"].removesuffix(" loader")
+    kind = row["stage"].partition(" ")[0]
     found = [
         other["ms"]["median"]
         for other in before
