@@ -409,7 +409,7 @@ EPILOG = """what the columns say (docs/performance.md has the full definitions):
   of ceiling   clips/s / clips/s of decoding alone (of a loader: on as many cores)
 
 examples:
-  python -m bench.speed loader                                   generated clips; a quarter of an hour on 2 cores
+  python -m bench.speed loader                                   generated clips; 20 minutes on 2 cores
   python -m bench.speed loader --memory-clips 0 --turns 3        quick
   python -m bench.speed loader --data data/ssv2 --clips 100 --out loader.json
 
