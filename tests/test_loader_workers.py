@@ -20,7 +20,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
-from test_distributed import as_ranks, only_trained
+from test_distributed import as_ranks, losses, only_trained
 from test_train import ROOT, final_weights, make_run, trainer_of
 
 from bench.data.shards import SAMPLES
@@ -28,6 +28,7 @@ from bench.data.sources import mini_ssv2
 from bench.run import run_cell
 from bench.rundir import Failure, RunDir, State, process_started
 
+pytestmark = pytest.mark.slow
 PATIENCE_S = 10.0
 
 
@@ -149,16 +150,11 @@ def cut_shard(shards: Path) -> str:
     return "is truncated"
 
 
-WORLDS = [
-    pytest.param(1, 1),
-    pytest.param(4, 1, marks=pytest.mark.slow),
-    pytest.param(1, 2, marks=pytest.mark.slow),
-    pytest.param(4, 2, marks=pytest.mark.slow),
-]
+WORLDS = [(1, 1), (4, 1), (1, 2), (4, 2)]
 
 
 @pytest.mark.parametrize(("workers", "ranks"), WORLDS)
-@pytest.mark.parametrize("damage", [break_clip, pytest.param(cut_shard, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("damage", [break_clip, cut_shard])
 def test_data_that_a_worker_cannot_read(
     damage: Callable[[Path], str],
     workers: int,
@@ -192,8 +188,7 @@ def test_a_worker_that_is_killed(
     assert run.read_ended()["kind"] == Failure.KILLED
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("workers", "ranks"), [(1, 1), (4, 1), (1, 2), (4, 2)])
+@pytest.mark.parametrize(("workers", "ranks"), WORLDS)
 def test_a_worker_without_memory(
     workers: int, ranks: int, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -207,7 +202,6 @@ def test_a_worker_without_memory(
     assert run.read_ended()["kind"] in (Failure.OOM, Failure.KILLED), text
 
 
-@pytest.mark.slow
 def test_signals_of_others_do_not_end_a_worker(data: Path, tmp_path: Path) -> None:
     """A terminal and SLURM signal all processes of a job; the workers must deliver what was begun."""
     run = cell(tmp_path, data, workers=1, ranks=1)
@@ -227,14 +221,14 @@ def test_signals_of_others_do_not_end_a_worker(data: Path, tmp_path: Path) -> No
 # -- going on with other workers and ranks ---
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("shuffle", ["global", "shards"])
 def test_a_run_goes_on_in_the_middle_of_an_epoch_with_other_workers_and_ranks(
     shuffle: str, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Real shards, gloo: the same samples in the same steps, so the same weights up to rounding."""
-    changes = {"data.frames": "video", "train.shuffle": shuffle, "train.shuffle_buffer": 10}
-    config = only_trained(**changes)
+    # without dropped paths, whose masks differ
+    order = {"train.shuffle": shuffle, "train.shuffle_buffer": 10, "train.clip_grad": 1.0}
+    config = only_trained(**{"data.frames": "video", "model.drop_path": 0.0, **order})
     straight = make_run(tmp_path / "straight", config, videos)
     trainer_of(straight).fit()
     run = make_run(tmp_path / "cut", config, videos, checkpoint_steps=1, workers=1)
@@ -253,5 +247,7 @@ def test_a_run_goes_on_in_the_middle_of_an_epoch_with_other_workers_and_ranks(
     wider = make_run(tmp_path / "cut", config, videos, workers=2)
     assert as_ranks(2, partial(run_cell, wider.path)) == [State.DONE] * 2
     assert [start["step"] for start in wider.read_starts()] == [2]
-    a, b = final_weights(straight), final_weights(wider)
-    assert all(torch.allclose(a[k], b[k], atol=1e-4) for k in a)
+    for one, many in zip(losses(straight), losses(wider), strict=True):
+        assert one == pytest.approx(many, abs=1e-4, rel=1e-4)
+    for name, value in final_weights(straight).items():
+        torch.testing.assert_close(value, final_weights(wider)[name], rtol=0, atol=4e-4)
