@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 
 import cv2
 import numpy as np
@@ -35,14 +35,20 @@ def segment_indices(
     (`place` None) its midpoint, or for view v of V (`place` is (v, V)) the index (v + 1/2) / V into
     it. Clips shorter than `frames` repeat frames.
     """
-    if length < 1:
-        raise ValueError("a clip needs at least one frame")
-    edges = np.round(np.arange(frames + 1) * (length - 1) / frames).astype(np.int64)
-    starts, ends = edges[:-1], edges[1:]
+    starts, ends = _segments(length, frames)
     if isinstance(place, np.random.Generator):
         return place.integers(starts, ends + 1)
     view, views = place or (0, 1)
     return starts + (ends - starts) * (2 * view + 1) // (2 * views)
+
+
+@lru_cache(maxsize=1024)
+def _segments(length: int, frames: int) -> tuple[np.ndarray, np.ndarray]:
+    """First and last index of each segment, not to be written to."""
+    if length < 1:
+        raise ValueError("a clip needs at least one frame")
+    edges = np.round(np.arange(frames + 1) * (length - 1) / frames).astype(np.int64)
+    return edges[:-1], edges[1:]
 
 
 def dense_indices(
