@@ -14,7 +14,7 @@ from typing import Any
 
 from bench.data.pack import SHOWN, write_atomically
 from bench.data.shards import BadData
-from bench.data.video_list import Entry, VideoList
+from bench.data.video_list import Entry, VideoList, read_json
 
 VIDEO_FOLDER = "20bn-something-something-v2"
 SCHEMES = ("something-something-v2-{}.json", "{}.json")
@@ -45,19 +45,8 @@ def _find(folder: Path, name: str) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
-def _load(path: Path | None, kind: type) -> Any:
-    assert path is not None
-    try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise BadData(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(content, kind):
-        raise BadData(f"{path} holds no {'list' if kind is list else 'mapping'}")
-    return content
-
-
 def _labels(path: Path | None) -> dict[str, int]:
-    raw = _load(path, dict)
+    raw = read_json(path, dict)
     ids = {name: int(number) for name, number in raw.items() if str(number).isdecimal()}
     if sorted(ids.values()) != list(range(len(raw))):
         raise BadData(f"{path}: the ids are not 0 .. {len(raw) - 1}")
@@ -66,7 +55,7 @@ def _labels(path: Path | None) -> dict[str, int]:
 
 def _entries(path: Path | None, split: str, labels: Mapping[str, int]) -> Iterator[Entry]:
     unknown, incomplete = [], []
-    for number, item in enumerate(_load(path, list)):
+    for number, item in enumerate(read_json(path, list)):
         if not isinstance(item, dict) or not {"id", "template"} <= item.keys():
             incomplete.append(number)
             continue

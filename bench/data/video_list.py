@@ -223,6 +223,18 @@ class Found(NamedTuple):
     others: tuple[str, ...]
 
 
+def read_json(path: Path | None, kind: type) -> Any:
+    """The list or mapping that an annotation file holds; BadData."""
+    assert path is not None
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise BadData(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(content, kind):
+        raise BadData(f"{path} holds no {'list' if kind is list else 'mapping'}")
+    return content
+
+
 def absent_folders(roots: Sequence[Path]) -> list[str]:
     """What to say of roots that are no folders."""
     return [f"no folder {root} (--videos)" for root in roots if not root.is_dir()]

@@ -15,7 +15,6 @@ somersaults, twists and position.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Unpack
@@ -23,7 +22,7 @@ from typing import Any, Unpack
 from bench.data.pack import DataSetInfo
 from bench.data.progress import report
 from bench.data.shards import BadData, ShardSamples
-from bench.data.video_list import Entry, VideoList
+from bench.data.video_list import Entry, VideoList, read_json
 from bench.data.video_list import convert as convert_videos
 from bench.data.video_source import (
     HowToPack,
@@ -89,25 +88,15 @@ def read_annotations(folder: Path) -> VideoList:
 
 
 def _classes(path: Path) -> tuple[str, ...]:
-    vocabulary = _load(path)
+    vocabulary = read_json(path, list)
     well_formed = all(isinstance(parts, list) and len(parts) == 4 for parts in vocabulary)
     if len(vocabulary) != NUM_CLASSES or not well_formed:
         raise BadData(f"{path} does not name {NUM_CLASSES} dives by four parts each")
     return tuple(" ".join(map(str, parts)) for parts in vocabulary)
 
 
-def _load(path: Path) -> list[Any]:
-    try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise BadData(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(content, list):
-        raise BadData(f"{path} holds no list")
-    return content
-
-
 def _entries(path: Path, split: str, classes: Sequence[str]) -> Iterator[Entry]:
-    items = _load(path)
+    items = read_json(path, list)
     if wrong := [number for number, item in enumerate(items) if not _is_clip(item)]:
         raise BadData(
             f"{path}: {len(wrong)} items lack `vid_name` or a `label` of 0 .. {NUM_CLASSES - 1}, "
