@@ -4,6 +4,7 @@ limits. What is disturbed must end as if nothing had happened.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -195,14 +196,26 @@ def frozen_in_training(sweep: Sweep, devices: int) -> tuple[RunDir, list[int]]:
     pids = ranks(run)
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
+    until(lambda: all(status(pid)["State"].startswith("T") for pid in pids), "the cell to stop")
     return run, pids
 
 
-def is_pending(pid: int, number: signal.Signals) -> bool:
-    """Whether a stopped process has been sent a signal."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    masks = [int(line.split()[1], 16) for line in lines if line.startswith(("SigPnd", "ShdPnd"))]
-    return any(mask >> (number - 1) & 1 for mask in masks)
+def status(pid: int) -> dict[str, str]:
+    """What Linux says about a process, by field."""
+    text = Path(f"/proc/{pid}/status").read_text()
+    return dict(line.split(":\t", 1) for line in text.splitlines())
+
+
+def was_sent(pid: int, number: signal.Signals) -> bool:
+    """Whether a stopped process has been sent a signal: it waits for it, or SLURM, which sends SIGCONT
+    with its warnings, has made it go on since, perhaps to its end.
+    """
+    try:
+        fields = status(pid)
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    masks = [int(fields[name], 16) for name in ("SigPnd", "ShdPnd")]
+    return not fields["State"].startswith("T") or any(mask >> (number - 1) & 1 for mask in masks)
 
 
 def warned_by_requeue(cluster: real.Cluster, job: str, pids: list[int]) -> None:
@@ -212,18 +225,19 @@ def warned_by_requeue(cluster: real.Cluster, job: str, pids: list[int]) -> None:
 
 def warned_by_signal(cluster: real.Cluster, job: str, pids: list[int]) -> None:
     cluster.ask("scancel", "--signal=USR2", job)
-    until(lambda: any(is_pending(pid, signal.SIGUSR2) for pid in pids), "the signal")
+    until(lambda: any(was_sent(pid, signal.SIGUSR2) for pid in pids), "the signal")
     thaw(pids)
 
 
 def warned_by_time_limit(cluster: real.Cluster, job: str, pids: list[int]) -> None:
-    until(lambda: any(is_pending(pid, signal.SIGUSR2) for pid in pids), "the time limit", 130)
+    until(lambda: any(was_sent(pid, signal.SIGUSR2) for pid in pids), "the time limit", 130)
     thaw(pids)
 
 
 def thaw(pids: list[int]) -> None:
     for pid in pids:
-        os.kill(pid, signal.SIGCONT)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
 
 
 # -- the whole way ---
