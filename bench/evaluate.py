@@ -127,13 +127,18 @@ class Context:
 
     def batches(self, split: str) -> Iterator[Batch]:
         """Every key exactly once, in stored order: the centre crop of each clip."""
-        clips = loader.Clips(self.open_split(split), self.input)
+        clips = loader.Clips(self.open_split(split), self.input, resized=self._resized)
         pin = self.device.type == "cuda"
         for raw in loader.evaluation_batches(
             clips, batch=self.batch, workers=self.workers, pin=pin
         ):
             self._note_failed(split, raw.failed)
             yield to_device(raw, self.device, self.spec)
+
+    @property
+    def _resized(self) -> bool:
+        """Whether loader workers resize crops: a GPU does the same in next to no time."""
+        return self.device.type == "cpu"
 
     @property
     def clips_per_sample(self) -> int:
@@ -161,7 +166,7 @@ class Context:
 
     def crops(self, split: str) -> Iterator[tuple[Batch, ...]]:
         """Every key exactly once, in stored order: its views and crops, one batch for each."""
-        clips = loader.Crops(self.open_split(split), self.input)
+        clips = loader.Crops(self.open_split(split), self.input, resized=self._resized)
         pin = self.device.type == "cuda"
         for raws in loader.evaluation_crops(clips, batch=self.batch, workers=self.workers, pin=pin):
             self._note_failed(split, raws[0].failed)

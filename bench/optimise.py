@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from bench import labels
 from bench.config import RunConfig, Train
 from bench.data import loader
-from bench.data.transforms import normalise
+from bench.data.transforms import normalise, resize_on_device
 from bench.distributed import ALONE, World
 from bench.identity import seed
 from bench.learner import Learner, LossReport, TrainingStep
@@ -117,10 +117,11 @@ def to_device(
     spec: DataSpec,
     made_there: Mapping[str, labels.PrepareBatch] | None = None,
 ) -> Batch:
-    """Copy (asynchronously from pinned memory) and normalise on the device, where also those labels
-    of objectives are made that the loader did not make.
+    """Copy (asynchronously from pinned memory), resize where the loader left that to the device, and
+    normalise; also those labels of objectives are made there that the loader did not make.
     """
     clip = raw.clip_BTHWC.to(target, non_blocking=True)
+    clip = resize_on_device(clip, raw.size or clip.shape[-2])
     extras = {name: value.to(target, non_blocking=True) for name, value in raw.extras.items()}
     extras |= {name: make(clip) for name, make in (made_there or {}).items()}
     return Batch(

@@ -114,7 +114,8 @@ class Trainer:
         self.steps_per_epoch = loader.steps_per_epoch(len(self.samples), config.train.batch)
         self.total_steps = config.train.epochs * self.steps_per_epoch
         held_out = open_split(config, resources, self.spec.splits[1])
-        self.held_out = loader.Clips(held_out, config.input)
+        on_cpu = self.device.type == "cpu"
+        self.held_out = loader.Clips(held_out, config.input, resized=on_cpu)
         self.step = 0
         self.best = -math.inf
         self._epoch_to_end = False  # the step was an epoch's last, and its validation is to come

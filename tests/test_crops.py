@@ -160,10 +160,10 @@ def test_three_crops_are_the_sum_of_their_logits_by_hand(
     summed = torch.zeros(len(samples), context.spec.num_classes)
     for place in range(3):
         for i in range(len(samples)):
-            (frames,), _ = clips._views(i)
+            (frames,), _ = clips._views(i, slice(None))
             clip = eval_crops(frames, context.input)[place]
             item = loader.Item(clip, int(samples.labels[i]), samples.keys[i], loader.Draw(i, 0), {})
-            raw = loader.collate([item])
+            raw = loader.collate([item], context.input.size)
             batch = to_device(raw, context.device, context.spec)
             summed[i] += context.model(batch.clip_BTCHW)[0]
     top1 = (summed.argmax(-1).numpy() == samples.labels).mean()

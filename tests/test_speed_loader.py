@@ -247,7 +247,7 @@ def test_the_peers_stages_end_in_a_whole_sample(stages: _stages.Stages, tmp_path
 def test_a_stream_counts_its_clips_and_looks_at_its_worker(
     shards: tuple[_clips.Shards, ...],
 ) -> None:
-    items = RECIPE.evaluation(shards[2].samples(CLIPS, length=60))
+    items = RECIPE.evaluation(shards[2].samples(CLIPS, length=60), resized=True)
     stream = _streams.Stream(
         lambda: loader.evaluation_batches(items, batch=3, workers=1, pin=False), workers=1
     )
@@ -303,7 +303,7 @@ def test_the_stages_of_a_measurement(shards: tuple[_clips.Shards, ...]) -> None:
     for row in answer["rows"]:
         per_storage[row["storage"]] += 1
         assert row["ms"]["n"] == 2
-    assert per_storage == {"video": 10, "jpeg": 10, "raw": 10, "any": 5, "released": peer}
+    assert per_storage == {"video": 11, "jpeg": 11, "raw": 11, "any": 5, "released": peer}
     assert cv2.getNumThreads() == 1 and answer["clips"] == 1
     assert 0 < answer["kb_per_clip"]["video"] < answer["kb_per_clip"]["raw"]
 

@@ -65,8 +65,8 @@ class Recipe:
         config = self.input(rand_augment=RAND_AUGMENT if rand_augment else None)
         return Clips(samples, config, run_seed=SEED, prepare={FLOW: self.flow()} if flow else {})
 
-    def evaluation(self, samples: Samples) -> Clips:
-        return Clips(samples, self.input())
+    def evaluation(self, samples: Samples, *, resized: bool) -> Clips:
+        return Clips(samples, self.input(), resized=resized)
 
 
 @dataclass(frozen=True)
@@ -106,13 +106,15 @@ class Stages:
         def frames(draw: Draw) -> Callable[[], Any]:
             return partial(samples.frames, draw.index, self.drawn(draw)[0])
 
+        three = recipe.input(eval_crops=3)
         items = {
             "training item": train(rand_augment=False, flow=False),
             "training item + flow": train(rand_augment=False, flow=True),
             "training item + RandAugment": train(rand_augment=True, flow=False),
             "training item + RandAugment + flow": train(rand_augment=True, flow=True),
-            "evaluation item": recipe.evaluation(samples),
-            "evaluation item, 3 crops": Crops(samples, recipe.input(eval_crops=3)),
+            "evaluation item": recipe.evaluation(samples, resized=False),
+            "evaluation item, 3 crops": Crops(samples, three, resized=False),
+            "evaluation item, resized here": recipe.evaluation(samples, resized=True),
         }
         stages = [
             Stage(name, CEILINGS["training"], self._alone(name, self.drawn)),
@@ -156,7 +158,7 @@ class Stages:
             item = self.recipe.training(self._first, rand_augment=False, flow=True)[draw]
             copies = (item.clip_THWC.copy() for _ in range(self.batch))
             items = [item._replace(clip_THWC=clip) for clip in copies]
-            return partial(loader.collate, items)
+            return partial(loader.collate, items, self.recipe.size)
 
         return [
             Stage(COMMON, "sample indices", indices),

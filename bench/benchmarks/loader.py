@@ -143,7 +143,8 @@ def answer_evaluation(task: dict[str, Any], tell: Tell) -> Row:
     needed = LOADER_TURNS * (batches + ahead) + m.workers + ahead
 
     def stream(shards: _clips.Shards) -> _streams.Stream:
-        items = m.recipe.evaluation(shards.samples(m.clips, length=(needed + 1) * m.batch))
+        samples = shards.samples(m.clips, length=(needed + 1) * m.batch)
+        items = m.recipe.evaluation(samples, resized=False)
         return _streams.Stream(
             lambda: loader.evaluation_batches(items, batch=m.batch, workers=m.workers, pin=False),
             m.workers,

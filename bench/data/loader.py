@@ -87,12 +87,13 @@ class Item(NamedTuple):
 class RawBatch:
     """What comes out of the loader, before it goes to the device."""
 
-    clip_BTHWC: Tensor  # uint8
+    clip_BTHWC: Tensor  # uint8; in evaluation perhaps larger than `size`
     labels_B: Tensor  # int64
     keys: tuple[str, ...]
     draws: tuple[Draw, ...]
     extras: dict[str, Tensor]
     failed: dict[str, str] = field(default_factory=dict)  # key -> why it could not be decoded
+    size: int | None = None  # H = W that the model sees, pixels; None: those of the clip
 
     def pin_memory(self) -> RawBatch:
         self.clip_BTHWC = self.clip_BTHWC.pin_memory()
@@ -105,7 +106,8 @@ class Clips(Dataset[Any]):
     """Draw -> Item. Augmented when `run_seed` is given.
 
     A sample that cannot be decoded raises BadSample, or, where `skip_bad`, another one takes its
-    place. In evaluation it is a black clip that says so.
+    place. In evaluation it is a black clip that says so. `resized`: else the device is to resize
+    the crops of evaluation where it can.
     """
 
     def __init__(
@@ -117,6 +119,7 @@ class Clips(Dataset[Any]):
         prepare: dict[str, Prepare] | None = None,
         companions: dict[str, Companion] | None = None,
         skip_bad: bool = False,
+        resized: bool = True,
     ) -> None:
         self.samples = samples
         self.config = config
@@ -124,6 +127,7 @@ class Clips(Dataset[Any]):
         self.prepare = prepare or {}
         self.companions = companions or {}
         self.skip_bad = skip_bad
+        self.resized = resized
         self.mirrored = transforms.mirrored_classes(samples.classes) if config.hflip else ()
 
     def __len__(self) -> int:
@@ -131,9 +135,10 @@ class Clips(Dataset[Any]):
 
     def __getitem__(self, draw: Draw) -> Any:
         if self.run_seed is None:
-            frames_VTHWC, failed = self._views(draw.index)
-            clip = transforms.eval_clip(frames_VTHWC[len(frames_VTHWC) // 2], self.config)
-            return self._item(clip, draw, {}, failed)
+            middle = slice(self.config.eval_views // 2, self.config.eval_views // 2 + 1)
+            frames_VTHWC, failed = self._views(draw.index, middle)
+            squares = transforms.eval_squares(frames_VTHWC[0], self.config)
+            return self._item(self._shown(squares[len(squares) // 2]), draw, {}, failed)
         try:
             return self._training_item(draw, self.run_seed)
         except BadSample as error:
@@ -199,11 +204,11 @@ class Clips(Dataset[Any]):
             for name, make in self.companions.items()
         ]
 
-    def _views(self, i: int) -> tuple[np.ndarray, dict[str, str]]:
-        """The frames that evaluation sees, decoded once and not yet cropped, V T H W 3; black ones,
-        with the reason, where they cannot be decoded.
+    def _views(self, i: int, which: slice) -> tuple[np.ndarray, dict[str, str]]:
+        """The frames of these temporal views, decoded once and not yet cropped, V T H W 3; black
+        ones, with the reason, where they cannot be decoded.
         """
-        indices_VT = transforms.eval_indices(self.samples.num_frames(i), self.config)
+        indices_VT = transforms.eval_indices(self.samples.num_frames(i), self.config)[which]
         try:
             if len(indices_VT) == 1:
                 return self._frames(i, indices_VT[0])[None], {}
@@ -214,17 +219,32 @@ class Clips(Dataset[Any]):
             black_VTHWC = np.zeros((*indices_VT.shape, size, size, 3), np.uint8)
             return black_VTHWC, {self.samples.keys[i]: str(error)}
 
+    def _shown(self, square_THWC: np.ndarray) -> np.ndarray:
+        """A crop of evaluation, resized unless the device can do that."""
+        size = self.config.size
+        if not self.resized and transforms.resizes_on_device(square_THWC.shape[1], size):
+            return square_THWC
+        return transforms.resize(square_THWC, size)
+
+    def collate(self, items: list[Any]) -> Any:
+        """Items -> RawBatch."""
+        return collate(items, self.config.size)
+
 
 class Crops(Clips):
     """Draw -> `Input.eval_clips` Items, views x crops; the clip is decoded once."""
 
     def __getitem__(self, draw: Draw) -> tuple[Item, ...]:
-        frames_VTHWC, failed = self._views(draw.index)
+        frames_VTHWC, failed = self._views(draw.index, slice(None))
         return tuple(
-            self._item(clip, draw, {}, failed)
+            self._item(self._shown(square), draw, {}, failed)
             for frames_THWC in frames_VTHWC
-            for clip in transforms.eval_crops(frames_THWC, self.config)
+            for square in transforms.eval_squares(frames_THWC, self.config)
         )
+
+    def collate(self, items: list[Any]) -> Any:
+        """Tuples of Items -> a RawBatch for each of the clips that are seen of a sample."""
+        return tuple(collate(list(same), self.config.size) for same in zip(*items, strict=True))
 
 
 class StoredImages(Dataset[Any]):
@@ -244,9 +264,15 @@ class StoredImages(Dataset[Any]):
             return error  # raised by a worker it would arrive wrapped in the worker's traceback
         return image_HWC, int(self.samples.labels[i]), self.samples.keys[i]
 
+    def collate(self, items: list[Any]) -> list[Images] | ValueError:
+        return collate_images(items)
 
-def collate(items: list[Item]) -> RawBatch:
+
+def collate(items: list[Item], size: int) -> RawBatch:
+    """Where crops of several sizes meet, none is left to the device."""
     clips, labels, keys, draws, extras, failed = zip(*items, strict=True)
+    if len({clip.shape for clip in clips}) > 1:
+        clips = tuple(transforms.resize(clip, size) for clip in clips)
     return RawBatch(
         clip_BTHWC=_stacked(clips),
         labels_B=torch.tensor(labels, dtype=torch.int64),
@@ -254,6 +280,7 @@ def collate(items: list[Item]) -> RawBatch:
         draws=tuple(draws),
         extras=default_collate(list(extras)) if extras[0] else {},
         failed={key: reason for each in failed for key, reason in each.items()},
+        size=size,
     )
 
 
@@ -269,11 +296,6 @@ def _stacked(clips: Sequence[np.ndarray]) -> Tensor:
         out.set_(shared).resize_(shape)
     np.stack(clips, out=out.numpy())
     return out
-
-
-def collate_crops(items: list[tuple[Item, ...]]) -> tuple[RawBatch, ...]:
-    """One batch per clip that is seen of each sample."""
-    return tuple(collate(list(same_crop)) for same_crop in zip(*items, strict=True))
 
 
 def collate_images(items: list[Any]) -> list[Images] | ValueError:
@@ -440,12 +462,14 @@ def _in_order(length: int, batch: int) -> list[list[Draw]]:
     return [draws[start : start + batch] for start in range(0, length, batch)]
 
 
-def _loader(clips: Dataset[Any], batches: Any, *, workers: int, pin: bool) -> DataLoader[Any]:
+def _loader(
+    clips: Clips | StoredImages, batches: Any, *, workers: int, pin: bool
+) -> DataLoader[Any]:
     return DataLoader(
         clips,
         batch_sampler=batches,
         num_workers=workers,
-        collate_fn=COLLATE[type(clips)],
+        collate_fn=clips.collate,
         pin_memory=pin,
         worker_init_fn=_start_worker,
         # OpenCV and video decoders do not survive a fork once they have started threads
@@ -462,13 +486,6 @@ def _iterate(batches: DataLoader[Any]) -> Iterator[Any]:
         return iter(batches)
     with interrupt.held_back():
         return iter(batches)
-
-
-COLLATE: dict[type, Callable[[list[Any]], Any]] = {
-    Clips: collate,
-    Crops: collate_crops,
-    StoredImages: collate_images,
-}
 
 
 def _start_worker(_: int) -> None:

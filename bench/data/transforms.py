@@ -11,6 +11,7 @@ Source of the rules: the SSv2 loader of the TIME release.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from functools import cache, lru_cache
@@ -100,7 +101,7 @@ def train_clip(frames_THWC: np.ndarray, config: Input, rng: np.random.Generator)
     # Inverse-uniform in the short side, as in SlowFast's loaders: 1 / scale is uniform.
     scale = 1.0 / rng.uniform(1.0 / high, 1.0 / low)
     box = _crop(frames_THWC, scale, rng.uniform(), rng.uniform())
-    return _resize(rand_augment.augment(frames_THWC, drawn, box), config.size)
+    return resize(rand_augment.augment(frames_THWC, drawn, box), config.size)
 
 
 def draws_mirror(config: Input, rng: np.random.Generator) -> bool:
@@ -133,45 +134,43 @@ def mirrored_classes(classes: Sequence[str]) -> tuple[int, ...]:
 
 
 def eval_clip(frames_THWC: np.ndarray, config: Input) -> np.ndarray:
-    """Resize to the evaluation scale and take the centre crop. uint8 T S S 3."""
-    return _crop_resize(frames_THWC, config.size, config.eval_scale, 0.5, 0.5)
+    """The centre crop as the model sees it, uint8 T S S 3."""
+    squares = eval_squares(frames_THWC, config)
+    return resize(squares[len(squares) // 2], config.size)
 
 
 def eval_crops(frames_THWC: np.ndarray, config: Input) -> tuple[np.ndarray, ...]:
-    """The `config.eval_crops` square crops of evaluation, each uint8 T S S 3, of one view.
+    """The crops of evaluation as the model sees them, each uint8 T S S 3, of one view."""
+    return tuple(resize(square, config.size) for square in eval_squares(frames_THWC, config))
+
+
+def eval_squares(frames_THWC: np.ndarray, config: Input) -> tuple[np.ndarray, ...]:
+    """The `config.eval_crops` square crops of evaluation, of one view, as large as they are stored:
+    uint8 T s s 3, parts of the frames.
 
     Of three: left, centre, right, or top, centre, bottom of frames that are higher than wide, at
-    the evaluation scale. The middle one is `eval_clip`. At an `eval_scale` of 1 the crops of frames
-    that are square already are identical.
+    the evaluation scale. Of squares at an `eval_scale` of 1 all three are the same.
     """
-    if config.eval_crops == 1:
-        return (eval_clip(frames_THWC, config),)
     _, height, width, _ = frames_THWC.shape
-    places = [(y, 0.5) if height > width else (0.5, y) for y in (0.0, 0.5, 1.0)]
-    return tuple(_crop_resize(frames_THWC, config.size, config.eval_scale, *at) for at in places)
-
-
-def _crop_resize(
-    frames_THWC: np.ndarray, size: int, scale: float, y: float, x: float
-) -> np.ndarray:
-    """The crop of `size` pixels that resizing the short side to `size * scale` would show at
-    fraction (y, x).
-
-    Cropping first and resizing the crop gives the same picture for the cost of the crop alone.
-    """
-    box = _crop(frames_THWC, scale, y, x)
-    return _resize(frames_THWC[:, box.top : box.bottom, box.left : box.right], size)
+    along = (0.5,) if config.eval_crops == 1 else (0.0, 0.5, 1.0)
+    boxes = [
+        _crop(frames_THWC, config.eval_scale, *((at, 0.5) if height > width else (0.5, at)))
+        for at in along
+    ]
+    return tuple(frames_THWC[:, box.top : box.bottom, box.left : box.right] for box in boxes)
 
 
 def _crop(frames_THWC: np.ndarray, scale: float, y: float, x: float) -> rand_augment.Box:
-    """The square of which `size * scale` pixels of the short side show `size`."""
+    """The square that, of frames resized to a short side of `size * scale`, would show `size` pixels
+    at fraction (y, x). To crop first and resize then costs the crop alone, for the same picture.
+    """
     _, height, width, _ = frames_THWC.shape
     side = max(1, min(round(min(height, width) / scale), height, width))
     top, left = round(y * (height - side)), round(x * (width - side))
     return rand_augment.Box(top, left, top + side, left + side)
 
 
-def _resize(crops_THWC: np.ndarray, size: int) -> np.ndarray:
+def resize(crops_THWC: np.ndarray, size: int) -> np.ndarray:
     """Square crops of any side -> T S S 3; a view of them where nothing is to be resized."""
     side = crops_THWC.shape[1]
     if side == size:
@@ -181,6 +180,64 @@ def _resize(crops_THWC: np.ndarray, size: int) -> np.ndarray:
     for t, crop in enumerate(crops_THWC):
         cv2.resize(np.ascontiguousarray(crop), (size, size), dst=out[t], interpolation=how)
     return out
+
+
+AREA_CHUNK = 128  # frames; 83 MB of float32 for 240 x 224 pixels
+
+
+def resizes_on_device(side: int, size: int) -> bool:
+    """Whether `resize_on_device` gives, bit by bit, what `resize` does. Twice the side and more it
+    leaves to the loader, which then hands over a quarter of the bytes.
+    """
+    return size < side < 2 * size
+
+
+def resize_on_device(clip_BTHWC: Tensor, size: int) -> Tensor:
+    """Square crops on any device, uint8 B T s s 3 -> B T S S 3, as `resize` (OpenCV's INTER_AREA).
+
+    To average takes twice as long as to decode a JPEG; on a GPU next to nothing. Each product and
+    sum is rounded to float32 by itself and in OpenCV's order, hence the same bits everywhere.
+    """
+    side = clip_BTHWC.shape[-2]
+    if side == size:
+        return clip_BTHWC
+    assert resizes_on_device(side, size), (side, size)
+    frames_NHWC = clip_BTHWC.flatten(0, 1)
+    out = frames_NHWC.new_empty((len(frames_NHWC), size, size, 3))
+    taps = _area_taps(side, size, clip_BTHWC.device)
+    for start in range(0, len(out), AREA_CHUNK):
+        frames = frames_NHWC[start : start + AREA_CHUNK].float()
+        rows = _weighted_sum(frames, 2, taps)
+        out[start : start + AREA_CHUNK] = _weighted_sum(rows, 1, taps).round().clamp(0, 255)
+    return out.unflatten(0, clip_BTHWC.shape[:2])
+
+
+def _weighted_sum(frames_NHWC: Tensor, dim: int, taps: list[tuple[Tensor, Tensor]]) -> Tensor:
+    (first, weights), *others = taps
+    shape = [-1 if d == dim else 1 for d in range(4)]
+    total = frames_NHWC.index_select(dim, first) * weights.view(shape)
+    for indices, weights in others:
+        total += frames_NHWC.index_select(dim, indices) * weights.view(shape)
+    return total
+
+
+@cache
+def _area_taps(side: int, size: int, target: torch.device) -> list[tuple[Tensor, Tensor]]:
+    """For the first, second ... pixel that overlaps each of `size` equal cells of `side` pixels: its
+    index and its share of the cell; overlaps under a thousandth are left out, as OpenCV does.
+    """
+    scale = side / size
+    starts = np.arange(size) * scale
+    cells = np.minimum(scale, side - starts)
+    first = np.floor(starts).astype(np.int64)
+    taps = []
+    for k in range(math.ceil(scale) + 1):
+        pixels = first + k
+        overlap = np.minimum(pixels + 1, starts + cells) - np.maximum(pixels, starts)
+        overlap = np.where(overlap > 1e-3, np.minimum(overlap, 1.0), 0.0)
+        weights = torch.from_numpy((overlap / cells).astype(np.float32))
+        taps.append((torch.from_numpy(np.minimum(pixels, side - 1)).to(target), weights.to(target)))
+    return taps
 
 
 def normalise(clip_BTHWC: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
