@@ -16,14 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.rundir import (
-    RunDir,
-    is_alive,
-    jobs_folder,
-    process_started,
-    read_json,
-    write_json,
-)
+from bench.process.machine import is_alive, process_started
+from bench.rundir import RunDir, jobs_folder, read_json, write_json
 from bench.standing import SETTLED, Standing, label
 
 _PATIENCE_S = 5.0

@@ -24,7 +24,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from bench.config import Resources
-from bench.interrupt import Interrupted
+from bench.process.interrupt import Interrupted
 from bench.rundir import RunDir, read_json, write_json
 
 PATIENCE = timedelta(minutes=30)

@@ -33,12 +33,12 @@ from torch import Tensor, nn
 from bench import find
 from bench.config import Input, Mistake, Mistakes, Resources, RunConfig, parse_options
 from bench.data import imagenet9, loader, progress, shards
-from bench.data.pack import available_cores
 from bench.data.transforms import centre_crop, normalise, normalise_exactly
 from bench.distributed import ALONE
 from bench.identity import digest
 from bench.optimise import autocast, to_device
 from bench.patch import parse_settings
+from bench.process.machine import available_cores
 from bench.rundir import RunDir, evaluated_path, replacing, write_json
 from bench.subject import TIMM, Subject, subject_of
 from bench.task import Batch, DataSpec, Images, ModelSpec, Released, Row, Samples

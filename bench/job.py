@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench import postmortem
-from bench.interrupt import EXIT_PREEMPTED, EXIT_PRUNED, SIGNALS
+from bench.process.interrupt import EXIT_PREEMPTED, EXIT_PRUNED, SIGNALS
 from bench.ranks import Rank
 from bench.rundir import Failure, RunDir, State, read_json
 

@@ -27,9 +27,9 @@ from typing import IO
 
 from bench import snapshot
 from bench.config import Resources
-from bench.data.pack import available_cores
-from bench.interrupt import SIGNALS
-from bench.rundir import Failure, RunDir, State, jobs_folder, process_started
+from bench.process.interrupt import SIGNALS
+from bench.process.machine import available_cores, process_started
+from bench.rundir import Failure, RunDir, State, jobs_folder
 from bench.slurm_queue import submitting
 
 POLL_S = 0.05

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from bench.interrupt import EXIT_PREEMPTED, EXIT_PRUNED
+from bench.process.interrupt import EXIT_PREEMPTED, EXIT_PRUNED
 from bench.ranks import Rank
 from bench.rundir import Failure, RunDir
 

@@ -32,9 +32,10 @@ import cv2
 import torch
 
 import bench
-from bench import checkpoint, environment, evaluate, find, interrupt, labels
+from bench import checkpoint, environment, evaluate, find, labels
 from bench.config import Resources, RunConfig, parse, parse_resources
 from bench.distributed import ALONE, World
+from bench.process import interrupt
 from bench.rundir import Failure, RunBusy, RunDir, State, write_json, write_text
 from bench.train import Trainer
 

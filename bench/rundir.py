@@ -22,6 +22,8 @@ from typing import IO, Any
 
 from ruamel.yaml import YAML
 
+from bench.process.machine import is_alive
+
 
 class State(StrEnum):
     """What is known of a cell. Only DONE is not submitted again."""
@@ -339,23 +341,6 @@ def _try_lock(handle: IO[str], kind: int) -> bool:
     except OSError:  # a file system without locks: claims and the queue must do
         return True
     return True
-
-
-def process_started(pid: int) -> str | None:
-    """When a local process started (clock ticks since boot; tells it from a later one of the same
-    pid), or None when it is gone or has died and is not yet fetched by its parent.
-    """
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return None if fields[0] == "Z" else fields[19]
-    except (OSError, IndexError):
-        return None
-
-
-def is_alive(process: Mapping[str, Any]) -> bool:
-    """Whether the process of this machine that was written down as {pid, pid_started} still runs."""
-    started = process_started(int(process.get("pid") or 0))
-    return started is not None and started == process.get("pid_started")
 
 
 @contextmanager

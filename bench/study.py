@@ -40,7 +40,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from bench import identity, winner
 from bench.config import Mistakes
 from bench.grid import Cell
-from bench.rundir import is_alive, process_started, read_json, write_json
+from bench.process.machine import is_alive, process_started
+from bench.rundir import read_json, write_json
 from bench.search import Dimension, Search
 
 RETRIES = 3

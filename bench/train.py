@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench import checkpoint, environment, find, interrupt, labels
+from bench import checkpoint, environment, find, labels
 from bench.config import Resources, RunConfig
 from bench.data import loader
 from bench.distributed import ALONE, World
@@ -41,6 +41,7 @@ from bench.optimise import (
     learning_rate,
     to_device,
 )
+from bench.process import interrupt
 from bench.rundir import RunDir
 from bench.task import DataSpec, Picture, Samples, Sharded
 

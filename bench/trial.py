@@ -16,8 +16,9 @@ from typing import Literal
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import Trial
 
-from bench import identity, interrupt
+from bench import identity
 from bench.grid import Cell
+from bench.process import interrupt
 from bench.rundir import Failure, RunDir, State, write_json
 from bench.search import VALIDATION, Search
 from bench.standing import stand

@@ -24,10 +24,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bench import interrupt
 from bench import search as searches
 from bench.config import Mistakes
 from bench.grid import Cell, Plan, plan
+from bench.process import interrupt
 from bench.rundir import RunDir, State
 from bench.search import Search
 from bench.watch import console as watch_console

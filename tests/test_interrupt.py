@@ -23,9 +23,10 @@ import torch
 from test_distributed import DROPPING, as_ranks, only_trained, rank_environment
 from test_train import ROOT, assert_same, make_run, smoke_config
 
-from bench import checkpoint, evaluate, interrupt, train
+from bench import checkpoint, evaluate, train
 from bench.data import loader
-from bench.interrupt import EXIT_PREEMPTED, Interrupted
+from bench.process import interrupt
+from bench.process.interrupt import EXIT_PREEMPTED, Interrupted
 from bench.run import NoProgress, failure, keep_checkpoints, prepare_data, run_cell
 from bench.rundir import Failure, RunDir, State, write_json
 from bench.subject import subject_of

@@ -18,7 +18,8 @@ import pytest
 import submitit
 
 from bench import job, postmortem
-from bench.rundir import Failure, RunDir, State, process_started, read_json, write_json
+from bench.process.machine import process_started
+from bench.rundir import Failure, RunDir, State, read_json, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 STANDIN = (sys.executable, str(ROOT / "tests/standins.py"))

@@ -21,7 +21,8 @@ from bench import identity, launcher, snapshot
 from bench.config import Resources
 from bench.grid import plan
 from bench.launcher import Gpu, Item
-from bench.rundir import Failure, RunDir, State, process_started, read_json
+from bench.process.machine import process_started
+from bench.rundir import Failure, RunDir, State, read_json
 
 ROOT = Path(__file__).resolve().parent.parent
 STANDIN = (sys.executable, str(ROOT / "tests/standins.py"))

@@ -25,8 +25,9 @@ from test_train import ROOT, final_weights, make_run, trainer_of
 
 from bench.data.shards import SAMPLES
 from bench.data.sources import mini_ssv2
+from bench.process.machine import process_started
 from bench.run import run_cell
-from bench.rundir import Failure, RunDir, State, process_started
+from bench.rundir import Failure, RunDir, State
 
 pytestmark = pytest.mark.slow
 PATIENCE_S = 10.0

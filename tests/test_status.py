@@ -16,8 +16,9 @@ import pytest
 
 from bench import identity, results, retry, sweep
 from bench.grid import Cell, Plan, plan
+from bench.process.machine import process_started
 from bench.retry import Choice, Left, Start
-from bench.rundir import Failure, RunDir, State, process_started, write_json
+from bench.rundir import Failure, RunDir, State, write_json
 from bench.standing import Standing, count_text, stand
 
 SCALE = {

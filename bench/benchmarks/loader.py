@@ -36,7 +36,7 @@ from bench.benchmarks._measuring import (
 )
 from bench.config import Mistake, Mistakes
 from bench.data import loader
-from bench.data.pack import available_cores
+from bench.process.machine import available_cores
 from bench.rundir import write_json
 
 HELP = "the data loader: clips/s per core and per machine, stage by stage, memory of workers"

@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 
-from bench import interrupt
 from bench.config import Input
 from bench.data import transforms
 from bench.identity import rng, seed
+from bench.process import interrupt
 from bench.task import Images, Picture, Samples
 
 Prepare = Callable[[np.ndarray, np.random.Generator], np.ndarray]

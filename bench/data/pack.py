@@ -45,6 +45,7 @@ from bench.data.plan import (
 from bench.data.shard_writer import write_atomically, write_clips, write_shard
 from bench.data.shards import INDEX, SAMPLES, SCHEMA, BadData, require_source, sha256_of
 from bench.data.space import require_space
+from bench.process.machine import available_cores
 
 log = logging.getLogger(__name__)
 FAILED = "failed.csv"
@@ -222,11 +223,6 @@ def _end_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(1.0)
     os._exit(1)
-
-
-def available_cores() -> int:
-    """The cores this process may use (cgroup pinning and SLURM respected)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _write(out: Path, jobs: Sequence[Job], workers: int, progress: Progress | None) -> None:

@@ -26,10 +26,11 @@ import pydantic
 from bench.data import builtin, imagenet9, pictures
 from bench.data.imagenet9 import CLASSES, FG_MASK
 from bench.data.imagenet9_format import SPLITS, TEST_FOLDER, convert, plan_of
-from bench.data.pack import DataSetInfo, FrameRule, Progress, available_cores, start_worker
+from bench.data.pack import DataSetInfo, FrameRule, Progress, start_worker
 from bench.data.photo import DECODER
 from bench.data.progress import report
 from bench.data.shards import INDEX, ShardSamples, open_split, require_source
+from bench.process.machine import available_cores
 from bench.task import Config as BaseConfig
 from bench.task import DataSpec
 

@@ -29,14 +29,7 @@ import pydantic
 
 from bench.data import builtin
 from bench.data.actions import ACTIONS, draw_scene, placeholders, render_clip
-from bench.data.pack import (
-    Clip,
-    DataSetInfo,
-    FrameRule,
-    Progress,
-    available_cores,
-    start_worker,
-)
+from bench.data.pack import Clip, DataSetInfo, FrameRule, Progress, start_worker
 from bench.data.progress import report
 from bench.data.shards import INDEX, ShardSamples, open_split, require_source
 from bench.data.ssv2_format import (
@@ -47,6 +40,7 @@ from bench.data.ssv2_format import (
 from bench.data.stage import Rule
 from bench.data.video import encode_vp9
 from bench.data.video_list import convert
+from bench.process.machine import available_cores
 from bench.task import Config as BaseConfig
 from bench.task import DataSpec
 
