@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from bench.distributed import World
-from bench.rundir import replacing
+from bench.store.files import replacing
 
 STALE_S = 120.0
 """How long a network file system may show a machine the version before the last one."""

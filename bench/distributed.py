@@ -25,7 +25,8 @@ from torch import Tensor
 
 from bench.config import Resources
 from bench.process.interrupt import Interrupted
-from bench.rundir import RunDir, read_json, write_json
+from bench.store.files import read_json, write_json
+from bench.store.rundir import RunDir
 
 PATIENCE = timedelta(minutes=30)
 """How long ranks wait for one another: data are made, weights are read, checkpoints are written at

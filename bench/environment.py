@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from bench.snapshot import code_version
+from bench.store.snapshot import code_version
 
 _PACKAGES = ("torch", "timm", "numpy", "opencv-python-headless", "webdataset", "submitit", "optuna")
 

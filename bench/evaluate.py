@@ -39,7 +39,8 @@ from bench.identity import digest
 from bench.optimise import autocast, to_device
 from bench.patch import parse_settings
 from bench.process.machine import available_cores
-from bench.rundir import RunDir, evaluated_path, replacing, write_json
+from bench.store.files import replacing, write_json
+from bench.store.rundir import RunDir, evaluated_path
 from bench.subject import TIMM, Subject, subject_of
 from bench.task import Batch, DataSpec, Images, ModelSpec, Released, Row, Samples
 from bench.train import open_split

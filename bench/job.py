@@ -27,7 +27,8 @@ from typing import Any, NamedTuple
 from bench import postmortem
 from bench.process.interrupt import EXIT_PREEMPTED, EXIT_PRUNED, SIGNALS
 from bench.ranks import Rank
-from bench.rundir import Failure, RunDir, State, read_json
+from bench.store.files import read_json
+from bench.store.rundir import Failure, RunDir, State
 
 COMMAND = (sys.executable, "-m", "bench.run")
 """What computes a cell, less its run directory."""

@@ -25,12 +25,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import IO
 
-from bench import snapshot
 from bench.config import Resources
 from bench.process.interrupt import SIGNALS
 from bench.process.machine import available_cores, process_started
-from bench.rundir import Failure, RunDir, State, jobs_folder
-from bench.slurm_queue import submitting
+from bench.store import snapshot
+from bench.store.claims import submitting
+from bench.store.rundir import Failure, RunDir, State, jobs_folder
 
 POLL_S = 0.05
 OTHERS_POLL_S = 0.5

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from bench.process.interrupt import EXIT_PREEMPTED, EXIT_PRUNED
 from bench.ranks import Rank
-from bench.rundir import Failure, RunDir
+from bench.store.rundir import Failure, RunDir
 
 TAIL_LINES = 20
 _LOST = re.compile(

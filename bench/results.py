@@ -17,7 +17,8 @@ import pandas as pd
 from PIL import Image
 from ruamel.yaml.error import YAMLError
 
-from bench.rundir import RunDir, State, manifests, read_json
+from bench.store.files import read_json
+from bench.store.rundir import RunDir, State, manifests
 
 COLUMNS = (
     "sweep", "scale", "overrides", "seed", "signature", "run_dir", "state", "reason", "evaluations",

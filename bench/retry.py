@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from functools import cache
 
 from bench.config import Mistakes, Resources, parse_resources
-from bench.rundir import Failure, RunDir, State, dump_yaml, write_text
 from bench.standing import SETTLED, Standing
+from bench.store.files import dump_yaml, write_text
+from bench.store.rundir import Failure, RunDir, State
 
 _REDUCED = "# out of memory: micro_batch "
 

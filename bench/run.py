@@ -36,7 +36,8 @@ from bench import checkpoint, environment, evaluate, find, labels
 from bench.config import Resources, RunConfig, parse, parse_resources
 from bench.distributed import ALONE, World
 from bench.process import interrupt
-from bench.rundir import Failure, RunBusy, RunDir, State, write_json, write_text
+from bench.store.files import write_json, write_text
+from bench.store.rundir import Failure, RunBusy, RunDir, State
 from bench.train import Trainer
 
 log = logging.getLogger("bench")

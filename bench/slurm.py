@@ -18,12 +18,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import snapshot
 from bench.config import Resources
-from bench.rundir import Failure, RunDir, State, jobs_folder, read_json, write_json
-from bench.slurm_queue import Look, Queue, ask, batch_folder, began, submitting
+from bench.slurm_queue import Look, Queue, ask, batch_folder, began
 from bench.slurm_script import Cluster, Script, by_shape, cores_per_node, packed, scripts
 from bench.slurm_submit import Answer, Batch, Mark, Outcome, Seen, submit
+from bench.store import snapshot
+from bench.store.claims import submitting
+from bench.store.files import read_json, write_json
+from bench.store.rundir import Failure, RunDir, State, jobs_folder
 
 if TYPE_CHECKING:
     from bench.launcher import Item, OnChange

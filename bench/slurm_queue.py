@@ -8,26 +8,23 @@ When squeue does not answer, nothing is concluded: every open cell stays open.
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import pwd
 import re
 import subprocess
-import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench.rundir import Failure, RunDir, State, jobs_folder
+from bench.store.claims import LOCK_PATIENCE_S, submitting
+from bench.store.rundir import Failure, RunDir, State, jobs_folder
 
 log = logging.getLogger(__name__)
 
 _FORMAT = "%i|%U|%T|%N|%S|%r|%j"  # of Row, in this order
 COMMAND_TIMEOUT_S = 60.0
-LOCK_PATIENCE_S = 5.0
 TAIL_LINES = 20
 
 _PREFIXES = (
@@ -97,35 +94,6 @@ def ask(command: list[str], *, timeout_s: float = COMMAND_TIMEOUT_S) -> Answer:
     except OSError as error:
         return Answer(False, "", f"{command[0]}: {error.strerror}")
     return Answer(done.returncode == 0, done.stdout, done.stderr.strip())
-
-
-@contextmanager
-def submitting(runs: Path, *, patience_s: float = float("inf")) -> Iterator[int]:
-    """Hold the lock under which cells are claimed and handed to sbatch; yields its descriptor.
-
-    sbatch inherits the descriptor and so keeps the lock when the client dies: whoever gets the lock
-    knows that no sbatch is under way. Raises TimeoutError after `patience_s` seconds.
-    """
-    path = jobs_folder(runs) / "submit.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as handle:
-        begun, said = time.monotonic(), False
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                pass
-            except OSError:  # a file system without locks: the claims must do
-                break
-            waited = time.monotonic() - begun
-            if waited > patience_s:
-                raise TimeoutError(f"{path} is held by another submission")
-            if waited > LOCK_PATIENCE_S and not said:
-                log.info("another client is submitting into %s; waiting for it", runs)
-                said = True
-            time.sleep(0.02)
-        yield handle.fileno()
 
 
 def batch_folder(runs: Path, batch: str) -> Path:

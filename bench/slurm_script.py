@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, TypeVar
 import submitit
 
 from bench.config import Resources
-from bench.rundir import jobs_folder
 from bench.slurm_queue import ask, batch_folder
+from bench.store.rundir import jobs_folder
 
 if TYPE_CHECKING:
     from bench.launcher import Item

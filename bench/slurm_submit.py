@@ -22,9 +22,11 @@ from submitit.helpers import DelayedSubmission
 
 from bench.config import Resources
 from bench.job import Task
-from bench.rundir import RunDir, write_json, write_text
-from bench.slurm_queue import batch_folder, clean_environment, submitting
+from bench.slurm_queue import batch_folder, clean_environment
 from bench.slurm_script import LONG_TIMEOUTS, job_name, script_text
+from bench.store.claims import submitting
+from bench.store.files import write_json, write_text
+from bench.store.rundir import RunDir
 
 
 class Answer(Enum):

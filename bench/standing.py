@@ -14,7 +14,7 @@ from pathlib import Path
 
 from bench import identity
 from bench.grid import Cell
-from bench.rundir import Failure, RunDir, State
+from bench.store.rundir import Failure, RunDir, State
 
 SETTLED = (State.DONE, State.STALE, State.SKIPPED)
 """States in which a cell is not submitted again without --force."""

@@ -21,8 +21,8 @@ from rich.text import Text
 
 from bench.config import Resources
 from bench.grid import Plan
-from bench.rundir import RunDir, State, jobs_folder
 from bench.standing import Standing, count_text
+from bench.store.rundir import RunDir, State, jobs_folder
 from bench.watch import STYLE, clock, progress_text, time_left
 
 SHOWN_ROWS = 60

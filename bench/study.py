@@ -41,8 +41,8 @@ from bench import identity, winner
 from bench.config import Mistakes
 from bench.grid import Cell
 from bench.process.machine import is_alive, process_started
-from bench.rundir import read_json, write_json
 from bench.search import Dimension, Search
+from bench.store.files import read_json, write_json
 
 RETRIES = 3
 """How often parameters are given out again after their worker, machine or cell was killed. Not

@@ -21,7 +21,7 @@ from bench.config import Input, parse
 from bench.data import shards
 from bench.learner import build
 from bench.models import pretrained, released
-from bench.rundir import RunDir
+from bench.store.rundir import RunDir
 
 TIMM = "timm:"
 

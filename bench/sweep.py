@@ -22,12 +22,14 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console, Group
 from rich.markup import escape
 
-from bench import cancel, find, identity, retry, snapshot, status
+from bench import cancel, find, identity, retry, status
 from bench.config import Mistakes
 from bench.grid import Plan, plan
 from bench.retry import Choice
-from bench.rundir import State, manifest_path, write_json
 from bench.standing import Standing, count_text, label, stand
+from bench.store import snapshot
+from bench.store.files import write_json
+from bench.store.rundir import State, manifest_path
 from bench.watch import Watcher
 from bench.watch import console as watch_console
 

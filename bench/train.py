@@ -42,7 +42,7 @@ from bench.optimise import (
     to_device,
 )
 from bench.process import interrupt
-from bench.rundir import RunDir
+from bench.store.rundir import RunDir
 from bench.task import DataSpec, Picture, Samples, Sharded
 
 log = logging.getLogger("bench")

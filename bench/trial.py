@@ -19,9 +19,10 @@ from optuna.trial import Trial
 from bench import identity
 from bench.grid import Cell
 from bench.process import interrupt
-from bench.rundir import Failure, RunDir, State, write_json
 from bench.search import VALIDATION, Search
 from bench.standing import stand
+from bench.store.files import write_json
+from bench.store.rundir import Failure, RunDir, State
 from bench.study import STOPPED, Lost
 
 TRANSIENT = (Failure.KILLED, Failure.DEVICE, Failure.NODE_FAIL, Failure.TIMEOUT)

@@ -28,8 +28,8 @@ from bench import search as searches
 from bench.config import Mistakes
 from bench.grid import Cell, Plan, plan
 from bench.process import interrupt
-from bench.rundir import RunDir, State
 from bench.search import Search
+from bench.store.rundir import RunDir, State
 from bench.watch import console as watch_console
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from bench.rundir import RunDir, State
+from bench.store.rundir import RunDir, State
 
 STYLE = {
     State.DONE: "green",

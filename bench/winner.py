@@ -15,8 +15,8 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from bench.grid import SUITES_SCALES
-from bench.rundir import dump_yaml, write_text
 from bench.search import WINNER_AXIS, Search
+from bench.store.files import dump_yaml, write_text
 
 SEEDS = [0, 1, 2]
 BEST = 5

@@ -25,7 +25,7 @@ from bench.data.loader import BadSample, Draw
 from bench.data.shards import SAMPLES
 from bench.distributed import World
 from bench.run import run_cell
-from bench.rundir import RunDir, State
+from bench.store.rundir import RunDir, State
 
 
 def break_clips(shards: Path, split: str, count: int) -> list[str]:

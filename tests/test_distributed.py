@@ -38,7 +38,7 @@ from bench.distributed import ALONE, World
 from bench.identity import seed
 from bench.learner import build
 from bench.run import prepare_data, run_cell
-from bench.rundir import RunDir, State
+from bench.store.rundir import RunDir, State
 from bench.train import Trainer, part_of
 
 DROPPING = {"model.drop_path": 0.3, "train.dropout": 0.2}

@@ -13,7 +13,7 @@ from bench import checkpoint, evaluate, find, identity
 from bench.config import parse_resources
 from bench.grid import Cell, plan
 from bench.run import run_cell
-from bench.rundir import RunDir, State
+from bench.store.rundir import RunDir, State
 
 ROOT = Path(__file__).resolve().parent.parent
 

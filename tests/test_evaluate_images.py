@@ -21,7 +21,7 @@ from bench.data.imagenet9 import FOLDERS, IN9_OF_IMAGENET, MEAN, STD, VARIANTS
 from bench.grid import plan
 from bench.learner import build
 from bench.run import prepare_data, run_cell
-from bench.rundir import RunDir, State
+from bench.store.rundir import RunDir, State
 
 ROOT = Path(__file__).resolve().parent.parent
 SHIFT, CHALLENGE = "image.background_shift", "image.background_challenge"

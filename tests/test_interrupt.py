@@ -28,7 +28,8 @@ from bench.data import loader
 from bench.process import interrupt
 from bench.process.interrupt import EXIT_PREEMPTED, Interrupted
 from bench.run import NoProgress, failure, keep_checkpoints, prepare_data, run_cell
-from bench.rundir import Failure, RunDir, State, write_json
+from bench.store.files import write_json
+from bench.store.rundir import Failure, RunDir, State
 from bench.subject import subject_of
 from bench.train import Trainer
 

@@ -19,7 +19,8 @@ import submitit
 
 from bench import job, postmortem
 from bench.process.machine import process_started
-from bench.rundir import Failure, RunDir, State, read_json, write_json
+from bench.store.files import read_json, write_json
+from bench.store.rundir import Failure, RunDir, State
 
 ROOT = Path(__file__).resolve().parent.parent
 STANDIN = (sys.executable, str(ROOT / "tests/standins.py"))

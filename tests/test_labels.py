@@ -15,7 +15,7 @@ from bench import identity, labels
 from bench.data.loader import RawBatch
 from bench.optimise import Optimisation
 from bench.run import prepare_data, run_cell
-from bench.rundir import State
+from bench.store.rundir import State
 from tasks.video import flow
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")

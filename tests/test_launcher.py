@@ -17,12 +17,14 @@ from typing import Any
 import pytest
 import torch
 
-from bench import identity, launcher, snapshot
+from bench import identity, launcher
 from bench.config import Resources
 from bench.grid import plan
 from bench.launcher import Gpu, Item
 from bench.process.machine import process_started
-from bench.rundir import Failure, RunDir, State, read_json
+from bench.store import snapshot
+from bench.store.files import read_json
+from bench.store.rundir import Failure, RunDir, State
 
 ROOT = Path(__file__).resolve().parent.parent
 STANDIN = (sys.executable, str(ROOT / "tests/standins.py"))
@@ -326,7 +328,7 @@ import sys
 from pathlib import Path
 from bench import launcher
 from bench.config import Resources
-from bench.rundir import RunDir
+from bench.store.rundir import RunDir
 launcher.available_cores = lambda: 1
 runs, resources = Path(sys.argv[1]), Resources(device="cpu")
 items = [launcher.Item(RunDir(runs / name), resources, name) for name in "ab"]

@@ -27,7 +27,7 @@ from bench.data.shards import SAMPLES
 from bench.data.sources import mini_ssv2
 from bench.process.machine import process_started
 from bench.run import run_cell
-from bench.rundir import Failure, RunDir, State
+from bench.store.rundir import Failure, RunDir, State
 
 pytestmark = pytest.mark.slow
 PATIENCE_S = 10.0

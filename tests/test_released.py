@@ -32,7 +32,7 @@ from bench.models.weights import (
     state_dict_of,
 )
 from bench.run import run_cell
-from bench.rundir import RunDir, State
+from bench.store.rundir import RunDir, State
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = timesformer.Config(patch=8, dim=16, depth=2, heads=2)

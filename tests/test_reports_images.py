@@ -26,7 +26,7 @@ from PIL import Image
 from test_reports import by_label, contents, from_html, from_json, from_markdown, from_tex, full
 
 from bench import results
-from bench.rundir import RunDir
+from bench.store.rundir import RunDir
 from reports import build, formats, published, stats, style, table
 
 SHIFT, CHALLENGE = "image.background_shift", "image.background_challenge"

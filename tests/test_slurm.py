@@ -23,7 +23,7 @@ import torch
 from bench import slurm
 from bench.config import Resources, Slurm
 from bench.launcher import Item
-from bench.rundir import Failure, RunDir, State, jobs_folder
+from bench.store.rundir import Failure, RunDir, State, jobs_folder
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
 ROOT = Path(__file__).resolve().parent.parent
@@ -48,7 +48,7 @@ from bench import slurm, slurm_submit
 from bench.config import Resources, Slurm
 from bench.job import Task
 from bench.launcher import Item
-from bench.rundir import RunDir
+from bench.store.rundir import RunDir
 runs, count, pack = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 slurm_submit.Task = functools.partial(Task, command=("/bin/sh", str(runs.parent / "cell.sh")))
 resources = Resources(device="cpu", pack=pack, slurm=Slurm(time=5, signal_delay_s=10))

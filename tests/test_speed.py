@@ -18,7 +18,7 @@ from bench import environment, find, speed
 from bench.benchmarks import _measuring, challenge, step
 from bench.learner import build
 from bench.run import prepare_data
-from bench.rundir import RunDir
+from bench.store.rundir import RunDir
 from bench.train import Optimisation, compiled
 
 TINY = ["--frames=4", "--size=16", "--classes=5", "--threads=1", "--device=cpu"] + [

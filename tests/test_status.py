@@ -18,8 +18,9 @@ from bench import identity, results, retry, sweep
 from bench.grid import Cell, Plan, plan
 from bench.process.machine import process_started
 from bench.retry import Choice, Left, Start
-from bench.rundir import Failure, RunDir, State, write_json
 from bench.standing import Standing, count_text, stand
+from bench.store.files import write_json
+from bench.store.rundir import Failure, RunDir, State
 
 SCALE = {
     "base": {

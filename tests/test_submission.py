@@ -15,10 +15,11 @@ from typing import Any
 
 import pytest
 
-from bench import slurm, snapshot
+from bench import slurm
 from bench.config import Resources, Slurm
 from bench.launcher import Item
-from bench.rundir import Failure, RunDir, State, jobs_folder
+from bench.store import snapshot
+from bench.store.rundir import Failure, RunDir, State, jobs_folder
 
 # sbatch, squeue, scontrol, sinfo, sacct and scancel in one file, by the name they are called with.
 # state.json has the jobs and what the test wants: limits, answers. Time passes at each squeue.

@@ -19,8 +19,9 @@ import pytest
 
 from bench import identity, results
 from bench.grid import plan
-from bench.rundir import RunDir, State, load_yaml, read_json
 from bench.standing import stand
+from bench.store.files import load_yaml, read_json
+from bench.store.rundir import RunDir, State
 from bench.sweep import main
 
 ROOT = Path(__file__).resolve().parent.parent

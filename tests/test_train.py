@@ -28,7 +28,7 @@ from bench.data.transforms import eval_clip, segment_indices, train_clip
 from bench.grid import plan
 from bench.patch import merge, nest
 from bench.run import prepare_data, run_cell
-from bench.rundir import RunDir, State
+from bench.store.rundir import RunDir, State
 from bench.train import NonFiniteLoss, Trainer, learning_rate
 
 ROOT = Path(__file__).resolve().parent.parent

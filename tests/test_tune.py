@@ -29,7 +29,7 @@ from bench import search as searches
 from bench import sweep as bench_sweep
 from bench.config import Mistakes
 from bench.grid import plan
-from bench.rundir import RunDir
+from bench.store.rundir import RunDir
 from bench.study import RETRIES, STOPPED, Lost, Study
 from reports import style
 
@@ -40,7 +40,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CELL = """
 import json, os, pathlib, sys, time
 run = pathlib.Path(sys.argv[1])
-from bench.rundir import Failure, RunDir, State, write_json
+from bench.store.rundir import Failure, RunDir, State, write_json
 this = RunDir(run)
 config = this.read_config()
 weight, lr = config["objectives"]["video.order"]["weight"], config["train"]["lr"]

@@ -46,7 +46,7 @@ from bench.data.imagenet9 import CLASSES, FG_MASK, IN9_OF_IMAGENET, MEAN, STD
 from bench.identity import rng
 from bench.models.classifier import Classifier
 from bench.process.machine import available_cores
-from bench.rundir import write_json
+from bench.store.files import write_json
 from bench.subject import Subject, subject_of
 from bench.task import Samples
 

@@ -37,7 +37,7 @@ from bench.benchmarks._measuring import (
 from bench.config import Mistake, Mistakes
 from bench.data import loader
 from bench.process.machine import available_cores
-from bench.rundir import write_json
+from bench.store.files import write_json
 
 HELP = "the data loader: clips/s per core and per machine, stage by stage, memory of workers"
 DESCRIPTION = "Measure the stages of loading clips for each storage, beside decoding alone."

@@ -54,7 +54,7 @@ from bench.config import (
 from bench.data import loader
 from bench.identity import rng
 from bench.learner import build
-from bench.rundir import write_json
+from bench.store.files import write_json
 from bench.task import Config, DataSpec
 from bench.train import Optimisation, be_deterministic, compiled
 

@@ -23,11 +23,13 @@ from typing import Any
 
 import torch
 
-from bench import environment, identity, launcher, snapshot
+from bench import environment, identity, launcher
 from bench.benchmarks._measuring import Column, Numbers, Row, Show, check_out, spread
 from bench.config import Mistake, Mistakes, Resources
 from bench.grid import plan
-from bench.rundir import RunDir, write_json
+from bench.store import snapshot
+from bench.store.files import write_json
+from bench.store.rundir import RunDir
 
 HELP = "the machinery around cells: seconds per cell that computes nothing, --plan and --status"
 DESCRIPTION = (
@@ -40,7 +42,7 @@ NO_OP = """
 import sys
 from pathlib import Path
 import bench.run
-from bench.rundir import RunDir, write_json
+from bench.store.rundir import RunDir, write_json
 run = RunDir(Path(sys.argv[1]))
 with run.hold():
     write_json(run.result, {})

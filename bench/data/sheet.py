@@ -12,7 +12,7 @@ import numpy as np
 
 from bench.data.shards import ShardSamples, open_split, read_index
 from bench.data.transforms import segment_indices
-from bench.rundir import replacing
+from bench.store.files import replacing
 
 MOST_ROWS = 40
 NAMES = 3.4  # inches for the names of the classes

@@ -16,13 +16,11 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
-from io import StringIO
 from pathlib import Path
 from typing import IO, Any
 
-from ruamel.yaml import YAML
-
 from bench.process.machine import is_alive
+from bench.store.files import dump_yaml, load_yaml, read_json, write_json, write_text
 
 
 class State(StrEnum):
@@ -341,54 +339,6 @@ def _try_lock(handle: IO[str], kind: int) -> bool:
     except OSError:  # a file system without locks: claims and the queue must do
         return True
     return True
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path that takes the place of `path` when the block ends well: a kill leaves the
-    old version.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        with temporary.open("rb") as handle:
-            os.fsync(handle.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def write_json(path: Path, value: Any) -> None:
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The JSON mapping in a file, or None when the file is absent or was cut short by something
-    other than us.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def dump_yaml(value: Mapping[str, Any]) -> str:
-    yaml = YAML(typ="safe", pure=True)
-    yaml.default_flow_style = False
-    stream = StringIO()
-    yaml.dump(json.loads(json.dumps(value)), stream)
-    return stream.getvalue()
-
-
-def load_yaml(path: Path) -> dict[str, Any]:
-    return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
 
 
 def manifest_path(runs: Path, name: str) -> Path:

@@ -21,7 +21,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.rundir import jobs_folder, read_json, write_json
+from bench.store.files import read_json, write_json
+from bench.store.rundir import jobs_folder
 
 PACKAGES = ("bench", "tasks")
 _ABANDONED_S = 3600.0
@@ -76,7 +77,7 @@ def code_version() -> dict[str, Any]:
     """{commit, dirty}: the commit of this code and, if it has uncommitted changes, a digest of them.
     In a snapshot: those of the code that it was taken from, with `tree`, the digest of all files.
     """
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
     if (recorded := read_json(root / "code.json")) and "commit" in recorded:
         return recorded
     commit = _git(root, "rev-parse", "HEAD").strip()
