@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import find
-from bench.config import Mistake
+from bench.config.mistakes import Mistake
 from bench.patch import Patch, has, leaves, nest, overlap
 
 Labels = dict[str, str]

@@ -23,7 +23,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from bench.config import Resources
+from bench.config.resources import Resources
 from bench.process.interrupt import Interrupted
 from bench.store.files import read_json, write_json
 from bench.store.rundir import RunDir

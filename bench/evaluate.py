@@ -31,11 +31,13 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from bench import find
-from bench.config import Input, Mistake, Mistakes, Resources, RunConfig, parse_options
+from bench.config.mistakes import Mistake, Mistakes
+from bench.config.resources import Resources
+from bench.config.science import Input, RunConfig, parse_options
+from bench.config.signature import digest
 from bench.data import imagenet9, loader, progress, shards
 from bench.data.transforms import centre_crop, normalise, normalise_exactly
 from bench.distributed import ALONE
-from bench.identity import digest
 from bench.optimise import autocast, to_device
 from bench.patch import parse_settings
 from bench.process.machine import available_cores

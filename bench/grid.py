@@ -24,17 +24,12 @@ from pathlib import Path
 from typing import Any
 
 import bench
-from bench import find, identity, yaml
+from bench import find, yaml
 from bench.axes import Axes, Labels, Layer, check_conflicts, label_sets, locate, read_axes
-from bench.config import (
-    KEYED,
-    Mistake,
-    Mistakes,
-    Resources,
-    RunConfig,
-    parse,
-    parse_resources,
-)
+from bench.config import signature as identity
+from bench.config.mistakes import Mistake, Mistakes
+from bench.config.resources import Resources, parse_resources
+from bench.config.science import KEYED, RunConfig, parse
 from bench.patch import Patch, leaves, merge, merge_layer, nest, overlap, parse_settings, without
 
 SUITES_SCALES = Path(bench.__file__).parent.parent / "sweeps/scales"

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from bench import find
-from bench.config import RunConfig
+from bench.config.science import RunConfig
 from bench.data.loader import Prepare
 from bench.task import Place
 

@@ -25,7 +25,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import IO
 
-from bench.config import Resources
+from bench.config.resources import Resources
 from bench.process.interrupt import SIGNALS
 from bench.process.machine import available_cores, process_started
 from bench.store import snapshot

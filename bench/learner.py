@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from bench import find
-from bench.config import RunConfig
+from bench.config.science import RunConfig
+from bench.config.seeds import rng, seed
 from bench.data.loader import Draw
-from bench.identity import rng, seed
 from bench.models.classifier import Classifier
 from bench.task import Batch, Features, Objective
 

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from bench import labels
-from bench.config import RunConfig, Train
+from bench.config.science import RunConfig, Train
+from bench.config.seeds import seed
 from bench.data import loader
 from bench.data.transforms import normalise, resize_on_device
 from bench.distributed import ALONE, World
-from bench.identity import seed
 from bench.learner import Learner, LossReport, TrainingStep
 from bench.task import Batch, DataSpec
 

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from bench import find, yaml
-from bench.config import KEYED, NAMED, Mistake
+from bench.config.mistakes import Mistake
+from bench.config.science import KEYED, NAMED
 
 Patch = dict[str, Any]
 

@@ -13,7 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
-from bench.config import Mistakes, Resources, parse_resources
+from bench.config.mistakes import Mistakes
+from bench.config.resources import Resources, parse_resources
 from bench.standing import SETTLED, Standing
 from bench.store.files import dump_yaml, write_text
 from bench.store.rundir import Failure, RunDir, State

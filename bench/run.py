@@ -33,7 +33,8 @@ import torch
 
 import bench
 from bench import checkpoint, environment, evaluate, find, labels
-from bench.config import Resources, RunConfig, parse, parse_resources
+from bench.config.resources import Resources, parse_resources
+from bench.config.science import RunConfig, parse
 from bench.distributed import ALONE, World
 from bench.process import interrupt
 from bench.store.files import write_json, write_text

@@ -18,9 +18,11 @@ from typing import Any, Literal
 import pydantic
 from pydantic import Field
 
-from bench import find, identity
+from bench import find
 from bench.axes import Labels, Layer, read_axes
-from bench.config import Mistake, Mistakes, _part
+from bench.config import signature
+from bench.config.mistakes import Mistake, Mistakes
+from bench.config.validate import validated
 from bench.grid import Cell, Recipe
 from bench.grid import read as read_recipe
 from bench.patch import nest
@@ -139,7 +141,7 @@ class Search:
             "pruner": self.pruner.model_dump(mode="json"),
             "space": {key: d.model_dump(mode="json") for key, d in self.space.items()},
         }
-        return f"{self.recipe.sweep.stem}-{self.recipe.scale}-{identity.digest(asked)[:6]}"
+        return f"{self.recipe.sweep.stem}-{self.recipe.scale}-{signature.digest(asked)[:6]}"
 
     @property
     def metric_name(self) -> str:
@@ -220,22 +222,22 @@ def _parts(
             text = f"must be {VALIDATION} or {{evaluation, view, subset, metric}}; got {metric!r}"
             mistakes.append(Mistake(("search", "metric"), text))
     else:
-        row = _part(Row, metric, ("search", "metric"), mistakes)
+        row = validated(Row, metric, ("search", "metric"), mistakes)
     if not isinstance(space, dict) or not space:
         text = "required: e.g. {train.lr: {low: 1e-4, high: 1e-2, log: true}}"
         mistakes.append(Mistake(("search", "space"), text))
         space = {}
     return (
-        _part(Options, options, ("search",), mistakes),
+        validated(Options, options, ("search",), mistakes),
         row,
-        _part(
+        validated(
             Pruner,
             {"name": pruner} if isinstance(pruner, str) else pruner,
             ("search", "pruner"),
             mistakes,
         ),
         {
-            str(key): _part(Dimension, dimension, ("search", "space", str(key)), mistakes)
+            str(key): validated(Dimension, dimension, ("search", "space", str(key)), mistakes)
             for key, dimension in space.items()
         },
     )

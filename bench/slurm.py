@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.config import Resources
+from bench.config.resources import Resources
 from bench.slurm_queue import Look, Queue, ask, batch_folder, began
 from bench.slurm_script import Cluster, Script, by_shape, cores_per_node, packed, scripts
 from bench.slurm_submit import Answer, Batch, Mark, Outcome, Seen, submit

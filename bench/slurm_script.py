@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import submitit
 
-from bench.config import Resources
+from bench.config.resources import Resources
 from bench.slurm_queue import ask, batch_folder
 from bench.store.rundir import jobs_folder
 

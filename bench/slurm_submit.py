@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from submitit.helpers import DelayedSubmission
 
-from bench.config import Resources
+from bench.config.resources import Resources
 from bench.job import Task
 from bench.slurm_queue import batch_folder, clean_environment
 from bench.slurm_script import LONG_TIMEOUTS, job_name, script_text

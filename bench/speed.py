@@ -16,7 +16,7 @@ import signal
 import sys
 
 from bench import benchmarks
-from bench.config import Mistakes
+from bench.config.mistakes import Mistakes
 
 
 def names() -> list[str]:

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bench import identity
+from bench.config import signature
 from bench.grid import Cell
 from bench.store.rundir import Failure, RunDir, State
 
@@ -94,9 +94,9 @@ def _checked(s: Standing) -> Standing:
     """STALE, where a default has changed since the run was made."""
     if s.busy or s.state in (State.NEW, State.SKIPPED):
         return s
-    if s.run.config_digest() == identity.digest(s.cell.config.dump()):
+    if s.run.config_digest() == signature.digest(s.cell.config.dump()):
         return s
-    changes = identity.drift(s.run.read_config(), s.cell.config)
+    changes = signature.drift(s.run.read_config(), s.cell.config)
     if not changes:
         return s
     note = f"{'; '.join(changes)}; --force runs it afresh"

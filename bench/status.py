@@ -19,7 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from bench.config import Resources
+from bench.config.resources import Resources
 from bench.grid import Plan
 from bench.standing import Standing, count_text
 from bench.store.rundir import RunDir, State, jobs_folder

@@ -37,8 +37,9 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from bench import identity, winner
-from bench.config import Mistakes
+from bench import winner
+from bench.config import seeds
+from bench.config.mistakes import Mistakes
 from bench.grid import Cell
 from bench.process.machine import is_alive, process_started
 from bench.search import Dimension, Search
@@ -377,7 +378,7 @@ def _sampler(search: Search, asked: int) -> optuna.samplers.BaseSampler:
     """A sampler for one question. Its seed depends on how many were asked before: with one seed
     for all, every worker would draw the same numbers.
     """
-    seed = identity.seed("search", search.options.seed, asked) % 2**32
+    seed = seeds.seed("search", search.options.seed, asked) % 2**32
     if search.options.sampler == "tpe":
         return optuna.samplers.TPESampler(seed=seed)
     return optuna.samplers.RandomSampler(seed=seed)  # of a grid every value is fixed

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from torch import nn
 
 from bench import checkpoint
-from bench.config import Input, parse
+from bench.config.science import Input, parse
 from bench.data import shards
 from bench.learner import build
 from bench.models import pretrained, released

@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console, Group
 from rich.markup import escape
 
-from bench import cancel, find, identity, retry, status
-from bench.config import Mistakes
+from bench import cancel, find, retry, status
+from bench.config import signature
+from bench.config.mistakes import Mistakes
 from bench.grid import Plan, plan
 from bench.retry import Choice
 from bench.standing import Standing, count_text, label, stand
@@ -283,7 +284,7 @@ def launch(grid: Plan, standings: list[Standing], options: Any, console: Console
             if options.force:
                 start.standing.run.set_aside()
             dump = start.standing.cell.config.dump()
-            retry.prepare(start, dump, identity.digest(dump))
+            retry.prepare(start, dump, signature.digest(dump))
         try:
             with cancel.known_client(options.runs, grid.name, options.launcher):
                 _run(grid, _items(choice, live), options, console)

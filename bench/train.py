@@ -28,7 +28,8 @@ import torch
 from torch import Tensor
 
 from bench import checkpoint, environment, find, labels
-from bench.config import Resources, RunConfig
+from bench.config.resources import Resources
+from bench.config.science import RunConfig
 from bench.data import loader
 from bench.distributed import ALONE, World
 from bench.learner import Learner, build

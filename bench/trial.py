@@ -16,7 +16,7 @@ from typing import Literal
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import Trial
 
-from bench import identity
+from bench.config import signature
 from bench.grid import Cell
 from bench.process import interrupt
 from bench.search import VALIDATION, Search
@@ -54,7 +54,7 @@ def carry_out(search: Search, trial: Trial, cell: Cell, runs: Path, start: Start
         return Ended("FAIL", lost=f"{before.state}: {before.note}")
     if before.state != State.DONE:
         dump = cell.config.dump()
-        run.create(dump, cell.resources.model_dump(mode="json"), identity.digest(dump))
+        run.create(dump, cell.resources.model_dump(mode="json"), signature.digest(dump))
         try:
             start(cell, run, curve.tick)
         except ValueError as error:  # more GPUs than there are, or a job that SLURM refuses

@@ -25,7 +25,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from bench import search as searches
-from bench.config import Mistakes
+from bench.config.mistakes import Mistakes
 from bench.grid import Cell, Plan, plan
 from bench.process import interrupt
 from bench.search import Search

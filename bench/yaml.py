@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
-from bench.config import Mistake
+from bench.config.mistakes import Mistake
 
 
 def read(path: Path, mistakes: list[Mistake]) -> dict[str, Any] | None:

@@ -19,7 +19,7 @@ from test_loader_workers import data, videos  # noqa: F401  fixtures
 from test_train import assert_same, make_run, smoke_config, trainer_of
 
 from bench import evaluate, results
-from bench.config import Resources
+from bench.config.resources import Resources
 from bench.data import loader
 from bench.data.loader import BadSample, Draw
 from bench.data.shards import SAMPLES

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from bench import find
+from bench.config.seeds import rng
 from bench.data.loader import Draw
 from bench.data.transforms import normalise
-from bench.identity import rng
 from bench.learner import Learner, TrainingStep
 from bench.models.classifier import Classifier
 from bench.task import Batch, Config, DataSpec, ModelSpec, Picture

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from bench import evaluate
-from bench.config import Input, Resources, RunConfig, parse
+from bench.config.resources import Resources
+from bench.config.science import Input, RunConfig, parse
 from bench.data import loader
 from bench.data.transforms import eval_clip, eval_crops
 from bench.grid import plan

@@ -32,10 +32,11 @@ from test_train import (
 )
 
 from bench import optimise
-from bench.config import Resources, RunConfig, parse
+from bench.config.resources import Resources
+from bench.config.science import RunConfig, parse
+from bench.config.seeds import seed
 from bench.data import loader
 from bench.distributed import ALONE, World
-from bench.identity import seed
 from bench.learner import build
 from bench.run import prepare_data, run_cell
 from bench.store.rundir import RunDir, State

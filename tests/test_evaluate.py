@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from bench import checkpoint, evaluate, find, identity
-from bench.config import parse_resources
+from bench import checkpoint, evaluate, find
+from bench.config import signature
+from bench.config.resources import parse_resources
 from bench.grid import Cell, plan
 from bench.run import run_cell
 from bench.store.rundir import RunDir, State
@@ -29,7 +30,7 @@ def trained(media: str, runs: Path, data_dir: Path) -> RunDir:
     cell = first_cell(media)
     run = RunDir(runs / cell.signature)
     places = parse_resources({"data_dir": str(data_dir), "device": "cpu"}).model_dump(mode="json")
-    run.create(cell.config.dump(), places, identity.digest(cell.config.dump()))
+    run.create(cell.config.dump(), places, signature.digest(cell.config.dump()))
     assert run_cell(run.path) == State.DONE
     return run
 

@@ -15,8 +15,9 @@ import timm
 import torch
 from PIL import Image
 
-from bench import evaluate, find, identity, results
-from bench.config import Resources, parse_resources
+from bench import evaluate, find, results
+from bench.config import signature
+from bench.config.resources import Resources, parse_resources
 from bench.data.imagenet9 import FOLDERS, IN9_OF_IMAGENET, MEAN, STD, VARIANTS
 from bench.grid import plan
 from bench.learner import build
@@ -33,7 +34,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> RunDir:
     cell = plan(ROOT / "sweeps/background.yaml", "smoke").cells[-1]
     made = RunDir(tmp_path_factory.mktemp("runs") / cell.signature)
     places = parse_resources({"data_dir": str(data_dir), "device": "cpu"}).model_dump(mode="json")
-    made.create(cell.config.dump(), places, identity.digest(cell.config.dump()))
+    made.create(cell.config.dump(), places, signature.digest(cell.config.dump()))
     assert run_cell(made.path) == State.DONE
     return made
 

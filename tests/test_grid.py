@@ -15,9 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench import find, identity
+from bench import find
 from bench.axes import Layer
-from bench.config import Mistakes, RunConfig, parse
+from bench.config import seeds, signature
+from bench.config.mistakes import Mistakes
+from bench.config.science import RunConfig, parse
 from bench.grid import Cell, plan, read
 from bench.patch import merge, nest, split_path
 
@@ -306,7 +308,7 @@ def test_signature_ignores_the_order_of_keys(sections: list[str], random: Any) -
         return {k: shuffle(v) for k, v in items}
 
     shuffled = {**{s: shuffle(raw[s]) for s in sections}, "seed": 0}
-    assert identity.signature(parse(shuffled)) == identity.signature(config())
+    assert signature.signature(parse(shuffled)) == signature.signature(config())
 
 
 @given(
@@ -320,17 +322,17 @@ def test_signature_ignores_the_order_of_keys(sections: list[str], random: Any) -
 def test_different_science_has_different_signatures(changes: dict[str, float]) -> None:
     plain, changed = config(), config(**changes)
     same = plain.dump() == changed.dump()
-    assert (identity.signature(plain) == identity.signature(changed)) == same
+    assert (signature.signature(plain) == signature.signature(changed)) == same
 
 
 def test_an_explicit_default_is_the_same_run_and_presence_counts() -> None:
-    assert identity.signature(config(**{"train.lr": 1e-4})) == identity.signature(config())
-    assert identity.signature(config(**{"train.clip_grad": 1})) == identity.signature(
+    assert signature.signature(config(**{"train.lr": 1e-4})) == signature.signature(config())
+    assert signature.signature(config(**{"train.clip_grad": 1})) == signature.signature(
         config(**{"train.clip_grad": 1.0})
     )
     with_order = config(**{"objectives": {"classify": {}, "video.order": {}}})
-    assert identity.signature(with_order) != identity.signature(config())
-    assert identity.signature(config(seed=1)) != identity.signature(config())
+    assert signature.signature(with_order) != signature.signature(config())
+    assert signature.signature(config(seed=1)) != signature.signature(config())
 
 
 def test_golden_signatures() -> None:
@@ -345,23 +347,23 @@ def test_golden_signatures() -> None:
 
 def test_a_changed_default_is_drift_and_an_added_field_is_not() -> None:
     stored = config().dump()
-    assert identity.drift(stored, config()) == []
+    assert signature.drift(stored, config()) == []
     stored["train"]["gamma"] = 0.5
-    assert identity.drift(stored, config()) == ["train.gamma was 0.5, is now 0.1"]
+    assert signature.drift(stored, config()) == ["train.gamma was 0.5, is now 0.1"]
     del stored["train"]["gamma"]
-    assert identity.drift(stored, config()) == []
+    assert signature.drift(stored, config()) == []
 
 
 def test_versions_above_one_are_in_the_signature(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = identity.signature(config())
+    before = signature.signature(config())
     monkeypatch.setattr(find.load("objective", "classify"), "VERSION", 2)
-    assert identity.signature(config()) != before
+    assert signature.signature(config()) != before
 
 
 def test_named_seeds_are_independent() -> None:
-    draws = [identity.rng(0, name, i).integers(2**62) for name in ("a", "b") for i in range(3)]
+    draws = [seeds.rng(0, name, i).integers(2**62) for name in ("a", "b") for i in range(3)]
     assert len(set(draws)) == 6
-    assert identity.rng(0, "a", 0).integers(2**62) == draws[0]
+    assert seeds.rng(0, "a", 0).integers(2**62) == draws[0]
 
 
 # -- size ---
@@ -472,7 +474,7 @@ def test_sensitivity_changes_one_thing_at_a_time(scale: str) -> None:
     assert len(cells) == 15 and not any(cell.skip for cell in cells)
     (released,) = (cell for cell in cells if cell.labels["variant"] == "as released")
     for cell in cells:
-        changes = identity.drift(released.config.dump(), cell.config)
+        changes = signature.drift(released.config.dump(), cell.config)
         expected = 0 if cell is released or cell.labels["method"] == "baseline" else 1
         if (cell.labels["method"], cell.labels["frames"]) != ("baseline", "8"):
             assert len(changes) == max(expected, cell.labels["frames"] != "8"), cell.labels

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from torchvision import transforms as torchvision
 
 from bench import find
-from bench.config import Input
+from bench.config.science import Input
+from bench.config.seeds import rng
 from bench.data import imagenet9, loader, transforms
 from bench.data.loader import Draw
-from bench.identity import rng
 from bench.learner import Learner, TrainingStep
 from bench.models.classifier import Classifier
 from bench.task import Batch, DataSpec, Features, ModelSpec, Picture

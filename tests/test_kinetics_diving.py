@@ -10,7 +10,8 @@ from test_video_list import video
 from torch import nn
 
 from bench import evaluate, prepare
-from bench.config import Resources, parse
+from bench.config.resources import Resources
+from bench.config.science import parse
 from bench.data.shards import BadData, open_split, read_index
 from bench.data.sources import diving48, kinetics400
 

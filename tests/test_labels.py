@@ -11,7 +11,8 @@ import pytest
 import torch
 from test_train import Stop, assert_same, make_run, smoke_config, trainer_of
 
-from bench import identity, labels
+from bench import labels
+from bench.config import signature
 from bench.data.loader import RawBatch
 from bench.optimise import Optimisation
 from bench.run import prepare_data, run_cell
@@ -47,9 +48,9 @@ def test_the_device_is_the_default_on_a_gpu() -> None:
 
 
 def test_auto_is_the_run_that_was_and_a_choice_is_another() -> None:
-    plain = identity.signature(smoke_config())
-    assert identity.signature(smoke_config(**{"objectives.video.flow.where": "auto"})) == plain
-    assert identity.signature(smoke_config(**ON_DEVICE)) != plain
+    plain = signature.signature(smoke_config())
+    assert signature.signature(smoke_config(**{"objectives.video.flow.where": "auto"})) == plain
+    assert signature.signature(smoke_config(**ON_DEVICE)) != plain
 
 
 @pytest.mark.usefixtures("_no_loader_labels")

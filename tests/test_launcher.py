@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 import torch
 
-from bench import identity, launcher
-from bench.config import Resources
+from bench import launcher
+from bench.config import signature
+from bench.config.resources import Resources
 from bench.grid import plan
 from bench.launcher import Gpu, Item
 from bench.process.machine import process_started
@@ -358,7 +359,7 @@ def test_a_killed_rank_of_a_real_cell_fails_it_and_a_second_start_repairs_it(
     cell = plan(ROOT / "sweeps/ablation.yaml", "smoke", LONG).cells[0]
     resources = Resources(device="cpu", devices=2, data_dir=str(data_dir), checkpoint_steps=5)
     run, dump = RunDir(tmp_path / cell.signature), cell.config.dump()
-    run.create(dump, resources.model_dump(mode="json"), identity.digest(dump))
+    run.create(dump, resources.model_dump(mode="json"), signature.digest(dump))
     item = Item(run, resources, "two ranks")
     killed: list[float] = []
 

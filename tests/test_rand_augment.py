@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 from timm.data import auto_augment
 
-from bench import identity
-from bench.config import Input
+from bench.config import seeds
+from bench.config.science import Input
 from bench.data import rand_augment
 from bench.data.rand_augment import FILL, Box, Drawn
 from bench.data.transforms import train_clip
@@ -106,4 +106,4 @@ def test_an_unknown_operation_is_named() -> None:
     frames = np.zeros((2, 20, 20, 3), np.uint8)
     config = Input(frames=2, size=16, rand_augment="rand-m5-t3a")
     with pytest.raises(ValueError, match="GaussianBlur"):
-        train_clip(frames, config, identity.rng(0))
+        train_clip(frames, config, seeds.rng(0))

@@ -17,8 +17,9 @@ from einops import rearrange
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from bench import evaluate, find, identity
-from bench.config import parse_resources
+from bench import evaluate, find
+from bench.config import signature
+from bench.config.resources import parse_resources
 from bench.data import shards as shard_files
 from bench.grid import plan
 from bench.models import released
@@ -587,7 +588,7 @@ def test_a_run_writes_down_its_image_weights(weights: Path, data_dir: Path, tmp_
     places = {"data_dir": str(data_dir), "weights_dir": str(weights), "device": "cpu"}
     run = RunDir(tmp_path / "0123456789abcdef")
     resources = parse_resources(places).model_dump(mode="json")
-    run.create(config, resources, identity.digest(config))
+    run.create(config, resources, signature.digest(config))
     assert run_cell(run.path) == State.DONE
     assert json.loads(run.env.read_text())["weights"] == {
         "name": VIT,

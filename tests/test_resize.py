@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.config import Input
+from bench.config.science import Input
 from bench.data import loader
 from bench.data.transforms import normalise, resize, resize_on_device, resizes_on_device
 from bench.optimise import to_device

@@ -21,7 +21,7 @@ import pytest
 import torch
 
 from bench import slurm
-from bench.config import Resources, Slurm
+from bench.config.resources import Resources, Slurm
 from bench.launcher import Item
 from bench.store.rundir import Failure, RunDir, State, jobs_folder
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import identity, prepare
-from bench.config import RunConfig, parse
+from bench import prepare
+from bench.config import signature
+from bench.config.science import RunConfig, parse
 from bench.data.pack import Clip, DataSetInfo, FrameRule, pack
 from bench.data.sources import mini_imagenet9, mini_ssv2, ssv2
 from bench.data.video_source import frame_rule
@@ -88,11 +89,13 @@ def test_shards_of_a_later_version_with_unknown_options_are_refused(tmp_path: Pa
 def test_leaving_storage_open_changes_no_signature_and_is_no_drift() -> None:
     plain = run_config(name="ssv2")
     assert plain.dump(defaults=False)["data"] == {"name": "ssv2"}
-    assert identity.signature(run_config(name="ssv2", frames="video")) == identity.signature(plain)
-    assert identity.signature(run_config(name="ssv2", frames="raw")) != identity.signature(plain)
+    assert signature.signature(run_config(name="ssv2", frames="video")) == signature.signature(
+        plain
+    )
+    assert signature.signature(run_config(name="ssv2", frames="raw")) != signature.signature(plain)
     before = plain.dump()
     before["data"] |= {"frames": "video", "short_side": None, "digest": None}  # as stored of old
-    assert identity.drift(before, plain) == []
+    assert signature.drift(before, plain) == []
     kept = json.loads(json.dumps(run_config(name="ssv2", frames="video", short_side=9).dump()))
     assert parse(kept).data.config == ssv2.Config(frames="video", short_side=9)
 

@@ -15,9 +15,9 @@ import pytest
 from bench import speed
 from bench.benchmarks import _clips, _released_loader, _stages, _streams
 from bench.benchmarks import loader as benchmark
+from bench.config.seeds import rng
 from bench.data import loader, rand_augment
 from bench.data.loader import Draw
-from bench.identity import rng
 
 CLIPS, HEIGHT = 2, 48
 RECIPE = _stages.Recipe(frames=4, size=32)

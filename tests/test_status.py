@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from bench import identity, results, retry, sweep
+from bench import results, retry, sweep
+from bench.config import signature
 from bench.grid import Cell, Plan, plan
 from bench.process.machine import process_started
 from bench.retry import Choice, Left, Start
@@ -68,7 +69,7 @@ def made(folder: Path, number: int = 0, *settings: str, **claim: Any) -> RunDir:
 
 def create(run: RunDir, cell: Cell) -> None:
     dump = cell.config.dump()
-    run.create(dump, cell.resources.model_dump(mode="json"), identity.digest(dump))
+    run.create(dump, cell.resources.model_dump(mode="json"), signature.digest(dump))
 
 
 def began(run: RunDir, *steps: int) -> None:
@@ -220,7 +221,7 @@ def out_of_memory(folder: Path) -> Start | Left | None:
 
 def begin(start: Start) -> None:
     dump = start.standing.cell.config.dump()
-    retry.prepare(start, dump, identity.digest(dump))
+    retry.prepare(start, dump, signature.digest(dump))
     start.standing.run.claim({"launcher": "local", "code": CODE})
 
 
@@ -324,7 +325,9 @@ def test_status_of_many_cells_shows_failed_and_running_ones_first(
     runs = [RunDir(folder / "runs" / cell.signature) for cell in cells]
     for run, cell in zip(runs[:250], cells, strict=False):
         run.path.mkdir(parents=True)
-        run.config.write_text(f"# sha256 of the full config: {identity.digest(cell.config.dump())}")
+        run.config.write_text(
+            f"# sha256 of the full config: {signature.digest(cell.config.dump())}"
+        )
         run.result.write_text("{}")
     for run in runs[100:200]:
         run.result.unlink()

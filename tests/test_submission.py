@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from bench import slurm
-from bench.config import Resources, Slurm
+from bench.config.resources import Resources, Slurm
 from bench.launcher import Item
 from bench.store import snapshot
 from bench.store.rundir import Failure, RunDir, State, jobs_folder

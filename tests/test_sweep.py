@@ -17,7 +17,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from bench import identity, results
+from bench import results
+from bench.config import signature as identity
 from bench.grid import plan
 from bench.standing import stand
 from bench.store.files import load_yaml, read_json

@@ -21,8 +21,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench import checkpoint, identity
-from bench.config import Input, Resources, RunConfig, Train, parse, parse_resources
+from bench import checkpoint
+from bench.config import seeds, signature
+from bench.config.resources import Resources, parse_resources
+from bench.config.science import Input, RunConfig, Train, parse
 from bench.data import loader
 from bench.data.transforms import eval_clip, segment_indices, train_clip
 from bench.grid import plan
@@ -42,11 +44,11 @@ def smoke_config(method: str = "+ TIME", *, sweep: str = "ablation", **changes: 
 
 
 def make_run(folder: Path, config: RunConfig, data_dir: Path, **resources: Any) -> RunDir:
-    run = RunDir(folder / identity.signature(config))
+    run = RunDir(folder / signature.signature(config))
     places = parse_resources(
         {"data_dir": str(data_dir), "device": "cpu", "log_every": 1, **resources}
     )
-    run.create(config.dump(), places.model_dump(mode="json"), identity.digest(config.dump()))
+    run.create(config.dump(), places.model_dump(mode="json"), signature.digest(config.dump()))
     return run
 
 
@@ -304,7 +306,7 @@ def test_evaluation_yields_every_key_exactly_once(length: int, batch: int) -> No
 @settings(max_examples=100, deadline=None)
 def test_segments(length: int, frames: int, seed: int) -> None:
     middle = segment_indices(length, frames, None)
-    drawn = segment_indices(length, frames, identity.rng(seed))
+    drawn = segment_indices(length, frames, seeds.rng(seed))
     for indices in (middle, drawn):
         assert len(indices) == frames
         assert (np.diff(indices) >= 0).all() and indices.min() >= 0 and indices.max() < length
@@ -316,7 +318,7 @@ def test_crops_keep_left_and_right_apart() -> None:
     """No flip: the brighter side of a gradient stays on its side in every draw."""
     gradient = np.tile(np.linspace(0, 255, 60).astype(np.uint8)[None, None, :, None], (4, 40, 1, 3))
     for seed in range(20):
-        clip = train_clip(gradient, INPUT, identity.rng(seed))
+        clip = train_clip(gradient, INPUT, seeds.rng(seed))
         assert clip[:, :, -1].mean() > clip[:, :, 0].mean()
         assert clip.shape == (4, 8, 8, 3) and (clip == clip[:1]).all()  # one crop for all frames
     assert eval_clip(gradient, INPUT).shape == (4, 8, 8, 3)
@@ -325,11 +327,11 @@ def test_crops_keep_left_and_right_apart() -> None:
 def test_rand_augment_is_seeded_and_equal_for_all_frames() -> None:
     pytest.importorskip("timm")
     config = Input(frames=4, size=32, rand_augment="rand-m20-mstd0.5-inc1")
-    frames = np.tile(identity.rng(1).integers(0, 256, (1, 48, 64, 3), dtype=np.uint8), (4, 1, 1, 1))
-    one = train_clip(frames, config, identity.rng(5))
-    assert np.array_equal(one, train_clip(frames, config, identity.rng(5)))
+    frames = np.tile(seeds.rng(1).integers(0, 256, (1, 48, 64, 3), dtype=np.uint8), (4, 1, 1, 1))
+    one = train_clip(frames, config, seeds.rng(5))
+    assert np.array_equal(one, train_clip(frames, config, seeds.rng(5)))
     assert (one == one[:1]).all()
-    assert not np.array_equal(one, train_clip(frames, config, identity.rng(6)))
+    assert not np.array_equal(one, train_clip(frames, config, seeds.rng(6)))
 
 
 # -- schedules ---

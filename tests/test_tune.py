@@ -27,7 +27,7 @@ from rich.console import Console
 from bench import launcher, results, tune
 from bench import search as searches
 from bench import sweep as bench_sweep
-from bench.config import Mistakes
+from bench.config.mistakes import Mistakes
 from bench.grid import plan
 from bench.store.rundir import RunDir
 from bench.study import RETRIES, STOPPED, Lost, Study

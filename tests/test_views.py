@@ -16,8 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_crops import Counted, context_of, smoke
 
-from bench import evaluate, identity
-from bench.config import Input
+from bench import evaluate
+from bench.config import seeds
+from bench.config.science import Input
 from bench.data import loader, transforms
 from bench.data.loader import Draw
 from bench.data.transforms import dense_indices, eval_indices, mirrored_classes, segment_indices
@@ -50,12 +51,12 @@ def test_dense_views_are_strided_and_reach_from_end_to_end(
             assert indices_VT[0, 0] == 0 and indices_VT[-1, -1] == length - 1
     else:  # the last frame is repeated
         assert np.array_equal(indices_VT[0], np.minimum(stride * np.arange(frames), length - 1))
-    drawn = dense_indices(length, frames, stride, identity.rng(length))
+    drawn = dense_indices(length, frames, stride, seeds.rng(length))
     assert drawn.min() >= 0 and drawn.max() <= length - 1
 
 
 def test_training_draws_every_dense_start() -> None:
-    starts = {int(dense_indices(12, 4, 2, identity.rng(seed))[0]) for seed in range(200)}
+    starts = {int(dense_indices(12, 4, 2, seeds.rng(seed))[0]) for seed in range(200)}
     assert starts == set(range(12 - 6))
 
 

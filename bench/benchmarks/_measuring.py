@@ -27,7 +27,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from bench import environment, find
-from bench.config import Mistake
+from bench.config.mistakes import Mistake
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 GIB = 2**30

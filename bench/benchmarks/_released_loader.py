@@ -24,7 +24,7 @@ from einops import rearrange, reduce
 from PIL import Image
 from torch import Tensor
 
-from bench.config import Input
+from bench.config.science import Input
 from bench.data import rand_augment
 
 MEAN = STD = 0.5

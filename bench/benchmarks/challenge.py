@@ -41,9 +41,11 @@ from bench.benchmarks._measuring import (
     ok,
     read_device,
 )
-from bench.config import Input, Mistake, Mistakes, Resources
+from bench.config.mistakes import Mistake, Mistakes
+from bench.config.resources import Resources
+from bench.config.science import Input
+from bench.config.seeds import rng
 from bench.data.imagenet9 import CLASSES, FG_MASK, IN9_OF_IMAGENET, MEAN, STD
-from bench.identity import rng
 from bench.models.classifier import Classifier
 from bench.process.machine import available_cores
 from bench.store.files import write_json

@@ -34,7 +34,7 @@ from bench.benchmarks._measuring import (
     ok,
     spread,
 )
-from bench.config import Mistake, Mistakes
+from bench.config.mistakes import Mistake, Mistakes
 from bench.data import loader
 from bench.process.machine import available_cores
 from bench.store.files import write_json

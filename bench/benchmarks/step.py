@@ -42,17 +42,10 @@ from bench.benchmarks._measuring import (
     read_device,
     spread,
 )
-from bench.config import (
-    Component,
-    Input,
-    Mistake,
-    Mistakes,
-    RunConfig,
-    Train,
-    parse_options,
-)
+from bench.config.mistakes import Mistake, Mistakes
+from bench.config.science import Component, Input, RunConfig, Train, parse_options
+from bench.config.seeds import rng
 from bench.data import loader
-from bench.identity import rng
 from bench.learner import build
 from bench.store.files import write_json
 from bench.task import Config, DataSpec

@@ -23,9 +23,11 @@ from typing import Any
 
 import torch
 
-from bench import environment, identity, launcher
+from bench import environment, launcher
 from bench.benchmarks._measuring import Column, Numbers, Row, Show, check_out, spread
-from bench.config import Mistake, Mistakes, Resources
+from bench.config import signature
+from bench.config.mistakes import Mistake, Mistakes
+from bench.config.resources import Resources
 from bench.grid import plan
 from bench.store import snapshot
 from bench.store.files import write_json
@@ -190,7 +192,7 @@ def make_runs(sweep: Path, runs: Path) -> int:
     cells = plan(sweep, "tiny").cells
     template: tuple[str, str] | None = None
     for number, cell in enumerate(cells):
-        run, digest = RunDir(runs / cell.signature), identity.digest(cell.config.dump())
+        run, digest = RunDir(runs / cell.signature), signature.digest(cell.config.dump())
         if template is None:
             run.create(cell.config.dump(), resources, digest)
             template = digest, run.config.read_text()

@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 
-from bench.config import Input
+from bench.config.science import Input
+from bench.config.seeds import rng, seed
 from bench.data import transforms
-from bench.identity import rng, seed
 from bench.process import interrupt
 from bench.task import Images, Picture, Samples
 

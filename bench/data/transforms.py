@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from bench.config import Input
+from bench.config.science import Input
 from bench.data import rand_augment
 
 

@@ -28,7 +28,8 @@ from typing import Any
 from torch import Tensor
 
 from bench import find
-from bench.config import Mistake, Mistakes, parse_options
+from bench.config.mistakes import Mistake, Mistakes
+from bench.config.science import parse_options
 from bench.models.classifier import Classifier
 from bench.models.weights import load_checked, load_fitted, read_tensors, state_dict_of
 

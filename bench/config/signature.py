@@ -1,4 +1,4 @@
-"""Who a run is: its signature, whether its stored config has drifted, and its named random seeds.
+"""Who a run is: its signature, and whether its stored config has drifted.
 
 The signature is the first 16 hex digits of SHA-256 over the science fields that differ from their
 defaults and over component versions above 1. Adding a field with a neutral default therefore
@@ -13,9 +13,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
-from bench.config import RunConfig
+from bench.config.science import RunConfig
 
 
 def signature(config: RunConfig) -> str:
@@ -54,18 +52,3 @@ def _leaves(value: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any
             found |= _leaves(item, (*path, str(key)))
         return found
     return {path: list(value) if isinstance(value, tuple) else value}
-
-
-def seed(*names: Any) -> int:
-    """A 128-bit seed as a pure function of its names, e.g. seed(run_seed, "order", epoch).
-
-    Naming each use of randomness keeps draws independent of one another: a new use shifts no
-    existing one.
-    """
-    text = "\x1f".join(str(name) for name in names)
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "little")
-
-
-def rng(*names: Any) -> np.random.Generator:
-    """A generator seeded by `seed(*names)`."""
-    return np.random.Generator(np.random.Philox(key=seed(*names)))

@@ -1,29 +1,24 @@
-"""What defines a run (`RunConfig`: science) and where it runs (`Resources`); data and validation
-only.
+"""What defines a run (`RunConfig`); data and validation only. Where it runs is in resources.py.
 
-In the flow: grid.py merges YAML into one plain mapping per cell, `parse` turns it into a
-`RunConfig` or raises `Mistakes` with every error in it at once, identity.py hashes the result.
+In the flow: bench.grid merges YAML into one plain mapping per cell, `parse` turns it into a
+`RunConfig` or raises `Mistakes` with every error in it at once, signature.py hashes the result.
 Values are strict: `1e-4` is a float because YAML 1.2 says so, `"1e-4"` is not, and an unknown key
 is an error that names the nearest valid one.
 """
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Literal
 
 import pydantic
 from pydantic import Field
 
 from bench import find
+from bench.config.mistakes import Mistake, Mistakes, Path
+from bench.config.validate import validated
 from bench.task import Config, DataSpec, ModelSpec
-
-Path = tuple[str, ...]
-"""Where a value stands in a config, e.g. ("objectives", "video.order", "weight")."""
 
 
 class Input(Config):
@@ -112,109 +107,6 @@ class Train(Config):
         description="a training sample that cannot be decoded: stop the cell, or let another one "
         "take its place and count it (metrics.jsonl, result.json)",
     )
-
-
-class Slurm(Config):
-    """What is asked of SLURM for one job (`resources.slurm.*`)."""
-
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    time: int | str = Field(
-        1440,
-        description="time limit of a job: minutes, HH:MM:SS or D-HH:MM:SS; a cell that is not "
-        "through by then goes on in the next job",
-    )
-    mem_gb: float | None = Field(None, gt=0, description="memory per node")
-    constraint: str | None = None
-    exclude: str | None = Field(None, description="nodes never to use, e.g. node[03,17]")
-    setup: tuple[str, ...] = Field(
-        (), description="shell lines before the cell starts, e.g. [module load cuda]"
-    )
-    extra: dict[str, str | int | bool] = Field(
-        {}, description="any other option of sbatch, e.g. {reservation: icml}"
-    )
-    array_parallelism: int = Field(256, ge=1, description="jobs of an array that run at once")
-    signal_delay_s: int = Field(
-        120, ge=1, description="warning before the time limit or a preemption; a step and a "
-        "checkpoint must fit into it"
-    )  # fmt: skip
-
-    @pydantic.model_validator(mode="after")
-    def _time_is_readable(self) -> Slurm:
-        self.minutes()
-        return self
-
-    def minutes(self) -> int:
-        """The time limit in whole minutes, rounded up."""
-        if isinstance(self.time, int):
-            if self.time < 1:
-                raise ValueError(f"time must be at least a minute, got {self.time}")
-            return self.time
-        match = re.fullmatch(r"(?:(\d+)-)?(\d+):([0-5]?\d)(?::([0-5]?\d))?", self.time)
-        if match is None or (match[1] is None and match[4] is None):
-            raise ValueError(f"time must be minutes, HH:MM:SS or D-HH:MM[:SS], got {self.time!r}")
-        days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
-        return max(1, days * 1440 + hours * 60 + minutes + (seconds > 0))
-
-
-class Resources(Config):
-    """Where and how fast a run is computed. Nothing scientific may depend on any of this: it is not
-    in the signature.
-    """
-
-    data_dir: str = Field("data", description="folder that holds the prepared data sets")
-    weights_dir: str = Field(
-        "data/weights", description="folder with <timm name>.safetensors or .pth files"
-    )
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:1 ...")
-    threads: int = Field(
-        1, ge=1, description="CPU threads of one cell; cores / threads cells run at once"
-    )
-    workers: int = Field(0, ge=0, description="loader processes; 0 = in the training process")
-    nodes: int = Field(1, ge=1, description="machines of one cell (SLURM only)")
-    devices: int = Field(
-        1,
-        ge=1,
-        description="processes of one cell on each machine, one per GPU; the batch is split over "
-        "all of them (DistributedDataParallel)",
-    )
-    pack: int = Field(
-        1, ge=1, description="cells that share one job or slot and run side by side in it"
-    )
-    slurm: Slurm = Slurm()
-    micro_batch: int | None = Field(
-        None,
-        ge=1,
-        description="clips that fit on a device; default its whole share of the batch",
-    )
-    compile: bool = Field(
-        False,
-        description="torch.compile the backbone in training; takes minutes before the first step",
-    )
-    log_every: int = Field(10, ge=1, description="steps between lines of metrics.jsonl")
-    checkpoint_minutes: float = Field(5.0, gt=0)
-    checkpoint_steps: int | None = Field(
-        None, ge=1, description="also after this many steps (tests)"
-    )
-    keep: Literal["all", "weights", "none"] = Field(
-        "all",
-        description="what stays of the checkpoints once the cell is DONE: all (last and best, with "
-        "the optimiser's state), weights (the last ones, which the results are of), or none",
-    )
-
-    @pydantic.model_validator(mode="after")
-    def _packed_cells_are_small(self) -> Resources:
-        if self.pack > 1 and self.nodes * self.devices > 1:
-            raise ValueError(
-                "pack is for cells of one process: set pack, or nodes and devices, not both"
-            )
-        return self
-
-    @property
-    def world(self) -> int:
-        """Processes of one cell."""
-        return self.nodes * self.devices
 
 
 @dataclass(frozen=True)
@@ -311,25 +203,6 @@ NAMED = {"data": "source", "model": "backbone"}  # {name: ..., options}
 KEYED = {"objectives": "objective", "evaluations": "evaluation"}  # {component name: options}
 
 
-@dataclass(frozen=True)
-class Mistake:
-    """One thing wrong with the user's input: where, and what to do about it."""
-
-    path: Path
-    message: str
-
-    def __str__(self) -> str:
-        return f"{'.'.join(self.path)}: {self.message}" if self.path else self.message
-
-
-class Mistakes(ValueError):
-    """Everything wrong with the user's input, at once."""
-
-    def __init__(self, mistakes: list[Mistake]) -> None:
-        self.mistakes = list(dict.fromkeys(mistakes))
-        super().__init__("\n".join(f"  {m}" for m in self.mistakes))
-
-
 def parse(raw: Mapping[str, Any]) -> RunConfig:
     """Validate a merged mapping. Raises Mistakes listing every error with its path."""
     mistakes = [
@@ -339,7 +212,7 @@ def parse(raw: Mapping[str, Any]) -> RunConfig:
     ]
     parts: dict[str, Any] = {}
     for section, model in (("input", Input), ("train", Train)):
-        parts[section] = _part(model, raw.get(section, {}), (section,), mistakes)
+        parts[section] = validated(model, raw.get(section, {}), (section,), mistakes)
     for section, kind in NAMED.items():
         parts[section] = _named(kind, raw.get(section), (section,), mistakes)
     for section, kind in KEYED.items():
@@ -354,15 +227,6 @@ def parse(raw: Mapping[str, Any]) -> RunConfig:
     if mistakes:
         raise Mistakes(mistakes)
     return RunConfig(**parts, seed=seed)
-
-
-def parse_resources(raw: Mapping[str, Any]) -> Resources:
-    """Validate the `resources` mapping. Raises Mistakes."""
-    mistakes: list[Mistake] = []
-    resources = _part(Resources, raw, ("resources",), mistakes)
-    if mistakes:
-        raise Mistakes(mistakes)
-    return resources
 
 
 def parse_options(kind: str, name: str, raw: Mapping[str, Any]) -> Any:
@@ -407,37 +271,5 @@ def _component(
     except find.UnknownComponent as error:
         mistakes.append(Mistake(path if kind in KEYED.values() else (*path, "name"), str(error)))
         return None
-    config = _part(module.Config, options, path, mistakes)
+    config = validated(module.Config, options, path, mistakes)
     return Component(str(name), config, module.VERSION)
-
-
-def _part(model: type[Config], raw: Any, path: Path, mistakes: list[Mistake]) -> Any:
-    if not isinstance(raw, Mapping):
-        mistakes.append(Mistake(path, f"must be a mapping of options, got {raw!r}"))
-        return None
-    value, errors = _validate(model, json.dumps(raw, default=str, sort_keys=True))
-    mistakes += [Mistake((*path, *where), message) for where, message in errors]
-    return value
-
-
-@lru_cache(maxsize=65536)
-def _validate(model: type[Config], raw: str) -> tuple[Any, tuple[tuple[Path, str], ...]]:
-    """Cached: the cells of a grid share most of their parts. JSON mode: lists become tuples, ints
-    become floats.
-    """
-    try:
-        return model.model_validate_json(raw), ()
-    except pydantic.ValidationError as error:
-        return None, tuple(_explain(model, e) for e in error.errors(include_url=False))
-
-
-def _explain(model: type[Config], error: Any) -> tuple[Path, str]:
-    where = tuple(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
-        return where, f"unknown key{find.nearest(where[-1], tuple(model.model_fields))}"
-    message = error["msg"].removeprefix("Value error, ")
-    if where and (field := model.model_fields.get(where[0])) and field.description:
-        message += f" ({field.description})"
-    if where:
-        message += f"; got {json.dumps(error['input'], default=str)}"
-    return where, message
