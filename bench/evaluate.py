@@ -38,8 +38,8 @@ from bench.config.signature import digest
 from bench.data import imagenet9, loader, progress, shards
 from bench.data.transforms import centre_crop, normalise, normalise_exactly
 from bench.distributed import ALONE
+from bench.grid.patch import parse_settings
 from bench.optimise import autocast, to_device
-from bench.patch import parse_settings
 from bench.process.machine import available_cores
 from bench.store.files import replacing, write_json
 from bench.store.rundir import RunDir, evaluated_path

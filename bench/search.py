@@ -19,13 +19,13 @@ import pydantic
 from pydantic import Field
 
 from bench import find
-from bench.axes import Labels, Layer, read_axes
 from bench.config import signature
 from bench.config.mistakes import Mistake, Mistakes
 from bench.config.validate import validated
-from bench.grid import Cell, Recipe
-from bench.grid import read as read_recipe
-from bench.patch import nest
+from bench.grid.axes import Labels, Layer, read_axes
+from bench.grid.patch import nest
+from bench.grid.plan import Cell, Recipe
+from bench.grid.plan import read as read_recipe
 from bench.task import Config
 
 Value = bool | int | float | str | None

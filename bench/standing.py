@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.config import signature
-from bench.grid import Cell
+from bench.grid.plan import Cell
 from bench.store.rundir import Failure, RunDir, State
 
 SETTLED = (State.DONE, State.STALE, State.SKIPPED)

@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bench.config.resources import Resources
-from bench.grid import Plan
+from bench.grid.plan import Plan
 from bench.standing import Standing, count_text
 from bench.store.rundir import RunDir, State, jobs_folder
 from bench.watch import STYLE, clock, progress_text, time_left

@@ -40,7 +40,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from bench import winner
 from bench.config import seeds
 from bench.config.mistakes import Mistakes
-from bench.grid import Cell
+from bench.grid.plan import Cell
 from bench.process.machine import is_alive, process_started
 from bench.search import Dimension, Search
 from bench.store.files import read_json, write_json

@@ -25,7 +25,7 @@ from rich.markup import escape
 from bench import cancel, find, retry, status
 from bench.config import signature
 from bench.config.mistakes import Mistakes
-from bench.grid import Plan, plan
+from bench.grid.plan import Plan, plan
 from bench.retry import Choice
 from bench.standing import Standing, count_text, label, stand
 from bench.store import snapshot

@@ -17,7 +17,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import Trial
 
 from bench.config import signature
-from bench.grid import Cell
+from bench.grid.plan import Cell
 from bench.process import interrupt
 from bench.search import VALIDATION, Search
 from bench.standing import stand

@@ -26,7 +26,7 @@ from rich.table import Table
 
 from bench import search as searches
 from bench.config.mistakes import Mistakes
-from bench.grid import Cell, Plan, plan
+from bench.grid.plan import Cell, Plan, plan
 from bench.process import interrupt
 from bench.search import Search
 from bench.store.rundir import RunDir, State

@@ -14,7 +14,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from bench.grid import SUITES_SCALES
+from bench.grid.plan import SUITES_SCALES
 from bench.search import WINNER_AXIS, Search
 from bench.store.files import dump_yaml, write_text
 

@@ -39,7 +39,7 @@ def _threads() -> None:
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data folder with the tiny built-in data set, as the smoke scale uses it."""
     from bench import find
-    from bench.grid import plan
+    from bench.grid.plan import plan
 
     folder = tmp_path_factory.mktemp("data")
     grid = plan(ROOT / "sweeps/ablation.yaml", "smoke")

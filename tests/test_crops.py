@@ -18,7 +18,7 @@ from bench.config.resources import Resources
 from bench.config.science import Input, RunConfig, parse
 from bench.data import loader
 from bench.data.transforms import eval_clip, eval_crops
-from bench.grid import plan
+from bench.grid.plan import plan
 from bench.learner import build
 from bench.run import prepare_data
 from bench.train import to_device

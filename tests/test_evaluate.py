@@ -12,7 +12,7 @@ import torch
 from bench import checkpoint, evaluate, find
 from bench.config import signature
 from bench.config.resources import parse_resources
-from bench.grid import Cell, plan
+from bench.grid.plan import Cell, plan
 from bench.run import run_cell
 from bench.store.rundir import RunDir, State
 

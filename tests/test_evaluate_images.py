@@ -19,7 +19,7 @@ from bench import evaluate, find, results
 from bench.config import signature
 from bench.config.resources import Resources, parse_resources
 from bench.data.imagenet9 import FOLDERS, IN9_OF_IMAGENET, MEAN, STD, VARIANTS
-from bench.grid import plan
+from bench.grid.plan import plan
 from bench.learner import build
 from bench.run import prepare_data, run_cell
 from bench.store.rundir import RunDir, State

@@ -16,12 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench import find
-from bench.axes import Layer
 from bench.config import seeds, signature
 from bench.config.mistakes import Mistakes
 from bench.config.science import RunConfig, parse
-from bench.grid import Cell, plan, read
-from bench.patch import merge, nest, split_path
+from bench.grid.axes import Layer
+from bench.grid.patch import merge, nest, split_path
+from bench.grid.plan import Cell, plan, read
 
 ROOT = Path(__file__).resolve().parent.parent
 

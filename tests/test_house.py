@@ -23,7 +23,7 @@ def test_results_and_reports_do_without_torch() -> None:
 def test_planning_does_not_import_timm_or_sklearn() -> None:
     """They cost seconds at every call of the command line."""
     code = (
-        "import sys; from pathlib import Path; from bench.grid import plan;"
+        "import sys; from pathlib import Path; from bench.grid.plan import plan;"
         "plan(Path('sweeps/ablation.yaml'), 'mini');"
         "assert not {'timm', 'sklearn', 'torchvision'} & set(sys.modules)"
     )

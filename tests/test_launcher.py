@@ -20,7 +20,7 @@ import torch
 from bench import launcher
 from bench.config import signature
 from bench.config.resources import Resources
-from bench.grid import plan
+from bench.grid.plan import plan
 from bench.launcher import Gpu, Item
 from bench.process.machine import process_started
 from bench.store import snapshot

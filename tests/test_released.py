@@ -21,7 +21,7 @@ from bench import evaluate, find
 from bench.config import signature
 from bench.config.resources import parse_resources
 from bench.data import shards as shard_files
-from bench.grid import plan
+from bench.grid.plan import plan
 from bench.models import released
 from bench.models.backbones import timesformer
 from bench.models.classifier import Classifier

@@ -16,7 +16,7 @@ import pytest
 
 from bench import results, retry, sweep
 from bench.config import signature
-from bench.grid import Cell, Plan, plan
+from bench.grid.plan import Cell, Plan, plan
 from bench.process.machine import process_started
 from bench.retry import Choice, Left, Start
 from bench.standing import Standing, count_text, stand

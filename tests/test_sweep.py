@@ -19,7 +19,7 @@ import pytest
 
 from bench import results
 from bench.config import signature as identity
-from bench.grid import plan
+from bench.grid.plan import plan
 from bench.standing import stand
 from bench.store.files import load_yaml, read_json
 from bench.store.rundir import RunDir, State

@@ -27,8 +27,8 @@ from bench.config.resources import Resources, parse_resources
 from bench.config.science import Input, RunConfig, Train, parse
 from bench.data import loader
 from bench.data.transforms import eval_clip, segment_indices, train_clip
-from bench.grid import plan
-from bench.patch import merge, nest
+from bench.grid.patch import merge, nest
+from bench.grid.plan import plan
 from bench.run import prepare_data, run_cell
 from bench.store.rundir import RunDir, State
 from bench.train import NonFiniteLoss, Trainer, learning_rate

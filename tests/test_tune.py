@@ -28,7 +28,7 @@ from bench import launcher, results, tune
 from bench import search as searches
 from bench import sweep as bench_sweep
 from bench.config.mistakes import Mistakes
-from bench.grid import plan
+from bench.grid.plan import plan
 from bench.store.rundir import RunDir
 from bench.study import RETRIES, STOPPED, Lost, Study
 from reports import style

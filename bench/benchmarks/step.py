@@ -21,7 +21,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
-from bench import environment, find, labels, yaml
+from bench import environment, find, labels
 from bench.benchmarks._measuring import (
     GIB,
     PRECISIONS,
@@ -46,6 +46,7 @@ from bench.config.mistakes import Mistake, Mistakes
 from bench.config.science import Component, Input, RunConfig, Train, parse_options
 from bench.config.seeds import rng
 from bench.data import loader
+from bench.grid import yaml
 from bench.learner import build
 from bench.store.files import write_json
 from bench.task import Config, DataSpec

@@ -28,7 +28,7 @@ from bench.benchmarks._measuring import Column, Numbers, Row, Show, check_out, s
 from bench.config import signature
 from bench.config.mistakes import Mistake, Mistakes
 from bench.config.resources import Resources
-from bench.grid import plan
+from bench.grid.plan import plan
 from bench.store import snapshot
 from bench.store.files import write_json
 from bench.store.rundir import RunDir

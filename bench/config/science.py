@@ -1,6 +1,6 @@
 """What defines a run (`RunConfig`); data and validation only. Where it runs is in resources.py.
 
-In the flow: bench.grid merges YAML into one plain mapping per cell, `parse` turns it into a
+In the flow: bench.grid.plan merges YAML into one plain mapping per cell, `parse` turns it into a
 `RunConfig` or raises `Mistakes` with every error in it at once, signature.py hashes the result.
 Values are strict: `1e-4` is a float because YAML 1.2 says so, `"1e-4"` is not, and an unknown key
 is an error that names the nearest valid one.

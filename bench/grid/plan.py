@@ -24,13 +24,23 @@ from pathlib import Path
 from typing import Any
 
 import bench
-from bench import find, yaml
-from bench.axes import Axes, Labels, Layer, check_conflicts, label_sets, locate, read_axes
+from bench import find
 from bench.config import signature as identity
 from bench.config.mistakes import Mistake, Mistakes
 from bench.config.resources import Resources, parse_resources
 from bench.config.science import KEYED, RunConfig, parse
-from bench.patch import Patch, leaves, merge, merge_layer, nest, overlap, parse_settings, without
+from bench.grid import yaml
+from bench.grid.axes import Axes, Labels, Layer, check_conflicts, label_sets, locate, read_axes
+from bench.grid.patch import (
+    Patch,
+    leaves,
+    merge,
+    merge_layer,
+    nest,
+    overlap,
+    parse_settings,
+    without,
+)
 
 SUITES_SCALES = Path(bench.__file__).parent.parent / "sweeps/scales"
 _SWEEP_KEYS = ("title", "scales", "base", "axes", "zip", "exclude", "when", "seeds", "resources")

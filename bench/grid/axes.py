@@ -14,7 +14,7 @@ from typing import Any
 
 from bench import find
 from bench.config.mistakes import Mistake
-from bench.patch import Patch, has, leaves, nest, overlap
+from bench.grid.patch import Patch, has, leaves, nest, overlap
 
 Labels = dict[str, str]
 

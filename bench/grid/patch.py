@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from bench import find, yaml
+from bench import find
 from bench.config.mistakes import Mistake
 from bench.config.science import KEYED, NAMED
+from bench.grid import yaml
 
 Patch = dict[str, Any]
 
