@@ -35,7 +35,8 @@ from bench.config.mistakes import Mistake, Mistakes
 from bench.config.resources import Resources
 from bench.config.science import Input, RunConfig, parse_options
 from bench.config.signature import digest
-from bench.data import imagenet9, loader, progress, shards
+from bench.data import imagenet9, loader, progress
+from bench.data.shards import read as shards
 from bench.data.transforms import centre_crop, normalise, normalise_exactly
 from bench.distributed import ALONE
 from bench.grid.patch import parse_settings

@@ -18,11 +18,11 @@ from types import ModuleType
 from typing import Any
 
 from bench import find
-from bench.data.check import check
-from bench.data.pack import SHOWN
 from bench.data.progress import report
-from bench.data.shards import BadData, index_digest, open_split
-from bench.data.sheet import draw_sheet
+from bench.data.shards.check import check
+from bench.data.shards.read import BadData, index_digest, open_split
+from bench.data.shards.sheet import draw_sheet
+from bench.data.shards.write import SHOWN
 
 EXAMPLES = """\
 examples:

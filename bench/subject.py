@@ -18,7 +18,7 @@ from torch import nn
 
 from bench import checkpoint
 from bench.config.science import Input, parse
-from bench.data import shards
+from bench.data.shards import read as shards
 from bench.learner import build
 from bench.models import pretrained, released
 from bench.store.rundir import RunDir

@@ -20,7 +20,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from bench import evaluate, find, task
-from bench.data import shards, views
+from bench.data import views
+from bench.data.shards import read as shards
 from bench.learner import Learner, TrainingStep
 from bench.models import released
 from bench.models.backbones import motionformer, timesformer, xvit

@@ -22,7 +22,7 @@ from bench import evaluate, results
 from bench.config.resources import Resources
 from bench.data import loader
 from bench.data.loader import BadSample, Draw
-from bench.data.shards import SAMPLES
+from bench.data.shards.read import SAMPLES
 from bench.distributed import World
 from bench.run import run_cell
 from bench.store.rundir import RunDir, State

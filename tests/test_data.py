@@ -20,13 +20,13 @@ import pytest
 import webdataset
 
 from bench import prepare as command
-from bench.data import cutouts, scenes, stage
-from bench.data.actions import ACTIONS, PAIRS, home_scene, render_clip
-from bench.data.check import check
-from bench.data.pack import Clip, DataSetInfo, FrameRule, pack
-from bench.data.shards import INDEX, open_split, read_index
+from bench.data.builtin import cutouts, scenes, stage
+from bench.data.builtin.actions import ACTIONS, PAIRS, home_scene, render_clip
+from bench.data.formats.ssv2 import VIDEO_FOLDER
+from bench.data.shards.check import check
+from bench.data.shards.read import INDEX, open_split, read_index
+from bench.data.shards.write import Clip, DataSetInfo, FrameRule, pack
 from bench.data.sources import mini_ssv2, ssv2
-from bench.data.ssv2_format import VIDEO_FOLDER
 from bench.data.video import count_frames, decode, encode_vp9
 
 ROOT = Path(__file__).resolve().parent.parent

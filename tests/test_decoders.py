@@ -12,8 +12,8 @@ import pytest
 
 from bench import find
 from bench.data import decoders
-from bench.data.pack import Clip, DataSetInfo, FrameRule, pack
-from bench.data.shards import INDEX, open_split, read_index
+from bench.data.shards.read import INDEX, open_split, read_index
+from bench.data.shards.write import Clip, DataSetInfo, FrameRule, pack
 from bench.data.video import DECODER, count_frames, decode
 from tests.clips import ALL, HIDDEN, SPLIT, read_number, video, with_duration
 
@@ -110,7 +110,7 @@ def test_an_unknown_decoder_lists_those_that_exist() -> None:
 
 
 def test_reading_shards_imports_only_the_default_decoder() -> None:
-    code = "import bench.data.shards, sys; print({'av', 'torchcodec', 'torch'} & set(sys.modules))"
+    code = "import bench.data.shards.read, sys; print({'av', 'torchcodec', 'torch'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.strip() == "set()", done.stderr
 

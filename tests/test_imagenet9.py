@@ -22,12 +22,13 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from bench import prepare as command
-from bench.data import cutouts, imagenet9, pictures
-from bench.data.check import check
+from bench.data import imagenet9
+from bench.data.builtin import cutouts, pictures
+from bench.data.formats.imagenet9 import SPLITS, read_mask
+from bench.data.image import DECODER, decode_image, encode_jpeg
 from bench.data.imagenet9 import CLASSES, DERIVED, FG_MASK, FOLDERS, IN9_OF_IMAGENET, VARIANTS
-from bench.data.imagenet9_format import SPLITS, read_mask
-from bench.data.photo import DECODER, decode_image, encode_jpeg
-from bench.data.shards import open_split, read_index
+from bench.data.shards.check import check
+from bench.data.shards.read import open_split, read_index
 from bench.data.sources import imagenet9 as real
 from bench.data.sources import mini_imagenet9 as mini
 
@@ -195,7 +196,7 @@ def test_no_background_pixel_is_seen_in_training_and_in_test(
         ranges.setdefault(split, []).extend([float(azimuths.min()), float(azimuths.max())])
         return np.zeros((*map_x.shape, 3), np.uint8)
 
-    monkeypatch.setattr("bench.data.scenes.cv2.remap", looking)
+    monkeypatch.setattr("bench.data.builtin.scenes.cv2.remap", looking)
     for split in ("train", "test"):
         for n in range(500):
             pictures.draw(mini.Config().rule, split, n)

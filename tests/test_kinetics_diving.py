@@ -12,7 +12,7 @@ from torch import nn
 from bench import evaluate, prepare
 from bench.config.resources import Resources
 from bench.config.science import parse
-from bench.data.shards import BadData, open_split, read_index
+from bench.data.shards.read import BadData, open_split, read_index
 from bench.data.sources import diving48, kinetics400
 
 LISTED = (*kinetics400.TEMPORAL, *kinetics400.STATIC)

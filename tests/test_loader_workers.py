@@ -23,7 +23,7 @@ import torch
 from test_distributed import as_ranks, losses, only_trained
 from test_train import ROOT, final_weights, make_run, trainer_of
 
-from bench.data.shards import SAMPLES
+from bench.data.shards.read import SAMPLES
 from bench.data.sources import mini_ssv2
 from bench.process.machine import process_started
 from bench.run import run_cell

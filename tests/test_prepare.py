@@ -17,11 +17,11 @@ import webdataset
 from test_video_list import video
 
 from bench import prepare
-from bench.data.check import Damaged, check
-from bench.data.pack import DataSetInfo, FrameRule
-from bench.data.shards import INDEX, SAMPLES, BadData, read_index, sha256_of
+from bench.data.formats.video_list import Entry, VideoList, convert
+from bench.data.shards.check import Damaged, check
+from bench.data.shards.read import INDEX, SAMPLES, BadData, read_index, sha256_of
+from bench.data.shards.write import DataSetInfo, FrameRule
 from bench.data.sources import mini_ssv2
-from bench.data.video_list import Entry, VideoList, convert
 
 MINI = mini_ssv2.Config(train=21, val=6, height=48, min_frames=6, max_frames=8, short_side=16)
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from bench import evaluate, find
 from bench.config import signature
 from bench.config.resources import parse_resources
-from bench.data import shards as shard_files
+from bench.data.shards import read as shard_files
 from bench.grid.plan import plan
 from bench.models import released
 from bench.models.backbones import timesformer

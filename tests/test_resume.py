@@ -19,10 +19,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.data.check import check
-from bench.data.pack import Clip, DataSetInfo, FrameRule, pack
 from bench.data.progress import time_left
-from bench.data.shards import BadData, open_split, read_index
+from bench.data.shards.check import check
+from bench.data.shards.read import BadData, open_split, read_index
+from bench.data.shards.write import Clip, DataSetInfo, FrameRule, pack
 from tests.clips import read_number, video
 
 ROOT = Path(__file__).resolve().parent.parent

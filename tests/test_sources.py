@@ -11,9 +11,9 @@ import pytest
 from bench import prepare
 from bench.config import signature
 from bench.config.science import RunConfig, parse
-from bench.data.pack import Clip, DataSetInfo, FrameRule, pack
+from bench.data.formats.video_source import frame_rule
+from bench.data.shards.write import Clip, DataSetInfo, FrameRule, pack
 from bench.data.sources import mini_imagenet9, mini_ssv2, ssv2
-from bench.data.video_source import frame_rule
 
 
 def run_config(**data: object) -> RunConfig:

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import webdataset
 
-from bench.data.pack import Clip, DataSetInfo, FrameRule, pack
-from bench.data.shards import open_split, read_index
+from bench.data.shards.read import open_split, read_index
+from bench.data.shards.write import Clip, DataSetInfo, FrameRule, pack
 from bench.data.video import decode
 from tests.clips import HIDDEN, read_number, video
 

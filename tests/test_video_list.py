@@ -9,10 +9,7 @@ import av
 import numpy as np
 import pytest
 
-from bench.data.pack import DataSetInfo, FrameRule
-from bench.data.shards import INDEX, BadData, ShardSamples, open_split, read_index
-from bench.data.video import encode_vp9
-from bench.data.video_list import (
+from bench.data.formats.video_list import (
     FAILED,
     Entry,
     VideoList,
@@ -22,6 +19,9 @@ from bench.data.video_list import (
     safe_key,
     with_classes,
 )
+from bench.data.shards.read import INDEX, BadData, ShardSamples, open_split, read_index
+from bench.data.shards.write import DataSetInfo, FrameRule
+from bench.data.video import encode_vp9
 
 GREY = {"a": 40, "b": 120, "c": 200}
 

@@ -21,8 +21,8 @@ import cv2
 import numpy as np
 
 from bench import find
-from bench.data.pack import Clip, DataSetInfo, FrameRule, Progress, pack
-from bench.data.shards import ShardSamples, open_split, read_index
+from bench.data.shards.read import ShardSamples, open_split, read_index
+from bench.data.shards.write import Clip, DataSetInfo, FrameRule, Progress, pack
 from bench.data.video import encode_vp9
 
 SPLIT = "train"

@@ -19,12 +19,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
-from bench.data.pack import DataSetInfo
-from bench.data.progress import report
-from bench.data.shards import BadData, ShardSamples
-from bench.data.video_list import Entry, VideoList, read_json
-from bench.data.video_list import convert as convert_videos
-from bench.data.video_source import (
+from bench.data.formats.video_list import Entry, VideoList, read_json
+from bench.data.formats.video_list import convert as convert_videos
+from bench.data.formats.video_source import (
     HowToPack,
     VideoConfig,
     VideoSource,
@@ -33,7 +30,10 @@ from bench.data.video_source import (
     require_inputs,
     stored,
 )
-from bench.data.video_source import add_arguments as add_video_arguments
+from bench.data.formats.video_source import add_arguments as add_video_arguments
+from bench.data.progress import report
+from bench.data.shards.read import BadData, ShardSamples
+from bench.data.shards.write import DataSetInfo
 from bench.task import DataSpec
 
 VERSION = 1

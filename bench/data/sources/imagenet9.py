@@ -20,19 +20,13 @@ from pathlib import Path
 from typing import Literal
 
 from bench.data import imagenet9
+from bench.data.formats.imagenet9 import RELEASE, SPLITS, TRAIN_SPLITS, plan_of, released_tree
+from bench.data.formats.imagenet9 import convert as convert_images
+from bench.data.image import DECODER
 from bench.data.imagenet9 import CLASSES, DERIVED, FG_MASK
-from bench.data.imagenet9_format import (
-    RELEASE,
-    SPLITS,
-    TRAIN_SPLITS,
-    plan_of,
-    released_tree,
-)
-from bench.data.imagenet9_format import convert as convert_images
-from bench.data.pack import DataSetInfo, FrameRule, Progress
-from bench.data.photo import DECODER
 from bench.data.progress import report
-from bench.data.shards import INDEX, ShardSamples, open_split, read_index, require_source
+from bench.data.shards.read import INDEX, ShardSamples, open_split, read_index, require_source
+from bench.data.shards.write import DataSetInfo, FrameRule, Progress
 from bench.task import Config as BaseConfig
 from bench.task import DataSpec, Released
 

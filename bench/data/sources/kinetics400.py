@@ -22,18 +22,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Unpack
 
-from bench.data.pack import SHOWN, DataSetInfo
-from bench.data.progress import report
-from bench.data.shards import BadData, ShardSamples
-from bench.data.video_list import (
+from bench.data.formats.video_list import (
     Entry,
     VideoList,
     read_class_names,
     read_paths,
     with_classes,
 )
-from bench.data.video_list import convert as convert_videos
-from bench.data.video_source import (
+from bench.data.formats.video_list import convert as convert_videos
+from bench.data.formats.video_source import (
     HowToPack,
     VideoConfig,
     VideoSource,
@@ -42,7 +39,10 @@ from bench.data.video_source import (
     require_inputs,
     stored,
 )
-from bench.data.video_source import add_arguments as add_video_arguments
+from bench.data.formats.video_source import add_arguments as add_video_arguments
+from bench.data.progress import report
+from bench.data.shards.read import BadData, ShardSamples
+from bench.data.shards.write import SHOWN, DataSetInfo
 from bench.task import DataSpec
 
 VERSION = 1

@@ -1,7 +1,7 @@
 """Mini-ImageNet-9, the built-in image data set: the nine classes, made on first use, no download.
 
 Drawn cut-outs of the nine classes of ImageNet-9 in front of views of real panoramic photographs
-(`bench.data.pictures`). Each class is at home in two of the 18 panoramas and appears there with
+(`bench.data.builtin.pictures`). Each class is at home in two of the 18 panoramas and appears there with
 probability rho, the shortcut; the eight test variants keep, remove or exchange the backgrounds by
 the rules of the release. Test images show drawings and views that training never shows; `val` is
 made like `train`. It is not ImageNet-9: numbers are not comparable with published ones.
@@ -23,13 +23,15 @@ from typing import Literal, Self
 
 import pydantic
 
-from bench.data import builtin, imagenet9, pictures
+from bench.data import imagenet9
+from bench.data.builtin import pictures
+from bench.data.builtin import source as builtin
+from bench.data.formats.imagenet9 import SPLITS, TEST_FOLDER, convert, plan_of
+from bench.data.image import DECODER
 from bench.data.imagenet9 import CLASSES, FG_MASK
-from bench.data.imagenet9_format import SPLITS, TEST_FOLDER, convert, plan_of
-from bench.data.pack import DataSetInfo, FrameRule, Progress, start_worker
-from bench.data.photo import DECODER
 from bench.data.progress import report
-from bench.data.shards import INDEX, ShardSamples, open_split, require_source
+from bench.data.shards.read import INDEX, ShardSamples, open_split, require_source
+from bench.data.shards.write import DataSetInfo, FrameRule, Progress, start_worker
 from bench.process.machine import available_cores
 from bench.task import Config as BaseConfig
 from bench.task import DataSpec

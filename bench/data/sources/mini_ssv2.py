@@ -1,7 +1,7 @@
 """Mini-SSv2, the built-in video data set: 20 classes, made on first use, no download.
 
 The classes are in the phrasing of Something-Something-v2. Real panoramic photographs as scenes,
-drawn cut-outs as objects, synthetic hand-held motion (`bench.data.actions`). The 14 temporal
+drawn cut-outs as objects, synthetic hand-held motion (`bench.data.builtin.actions`). The 14 temporal
 classes come in pairs that only the order of the frames tells apart; each class has a home scene
 in which it plays with probability rho, the shortcut. `val_unbiased` holds the clips of `val` in
 scenes drawn without that bias, so the difference of the two accuracies measures the shortcut on
@@ -27,19 +27,15 @@ from typing import Any, Literal, Self
 import numpy as np
 import pydantic
 
-from bench.data import builtin
-from bench.data.actions import ACTIONS, draw_scene, placeholders, render_clip
-from bench.data.pack import Clip, DataSetInfo, FrameRule, Progress, start_worker
+from bench.data.builtin import source as builtin
+from bench.data.builtin.actions import ACTIONS, draw_scene, placeholders, render_clip
+from bench.data.builtin.stage import Rule
+from bench.data.formats.ssv2 import VIDEO_FOLDER, read_annotations, write_annotations
+from bench.data.formats.video_list import convert
 from bench.data.progress import report
-from bench.data.shards import INDEX, ShardSamples, open_split, require_source
-from bench.data.ssv2_format import (
-    VIDEO_FOLDER,
-    read_annotations,
-    write_annotations,
-)
-from bench.data.stage import Rule
+from bench.data.shards.read import INDEX, ShardSamples, open_split, require_source
+from bench.data.shards.write import Clip, DataSetInfo, FrameRule, Progress, start_worker
 from bench.data.video import encode_vp9
-from bench.data.video_list import convert
 from bench.process.machine import available_cores
 from bench.task import Config as BaseConfig
 from bench.task import DataSpec

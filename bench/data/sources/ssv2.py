@@ -16,13 +16,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Unpack
 
-from bench.data.pack import DataSetInfo
-from bench.data.progress import report
-from bench.data.shards import BadData, ShardSamples
-from bench.data.ssv2_format import read_annotations
-from bench.data.video_list import absent_folders
-from bench.data.video_list import convert as convert_videos
-from bench.data.video_source import (
+from bench.data.formats.ssv2 import read_annotations
+from bench.data.formats.video_list import absent_folders
+from bench.data.formats.video_list import convert as convert_videos
+from bench.data.formats.video_source import (
     HowToPack,
     VideoConfig,
     VideoSource,
@@ -31,7 +28,10 @@ from bench.data.video_source import (
     require_inputs,
     stored,
 )
-from bench.data.video_source import add_arguments as add_video_arguments
+from bench.data.formats.video_source import add_arguments as add_video_arguments
+from bench.data.progress import report
+from bench.data.shards.read import BadData, ShardSamples
+from bench.data.shards.write import DataSetInfo
 from bench.task import DataSpec
 
 VERSION = 1

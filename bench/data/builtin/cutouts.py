@@ -18,7 +18,7 @@ import numpy as np
 
 from bench.data.imagenet9 import CLASSES
 
-ASSETS = Path(__file__).parent / "assets" / "assets.zip"
+ASSETS = Path(__file__).parents[1] / "assets" / "assets.zip"
 IN9_CLASSES = CLASSES
 """The kinds of the objects: the classes of ImageNet-9, in its order."""
 PROP = "prop"

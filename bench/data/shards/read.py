@@ -25,8 +25,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from bench.data import decoders
+from bench.data.image import decode_image
 from bench.data.jpeg import decode_frame
-from bench.data.photo import decode_image
 from bench.data.video import decode
 
 log = logging.getLogger(__name__)

@@ -21,9 +21,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bench.data.image import DECODER, decode_image, image_size
 from bench.data.imagenet9 import CLASSES, FG_MASK, FOLDERS, VARIANTS
-from bench.data.pack import SHOWN, Clip, DataSetInfo, FrameRule, Progress, pack
-from bench.data.photo import DECODER, decode_image, image_size
+from bench.data.shards.write import SHOWN, Clip, DataSetInfo, FrameRule, Progress, pack
 
 TEST_FOLDER = "bg_challenge"
 """What the archive of the release unpacks to."""

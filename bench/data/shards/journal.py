@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from bench.data.plan import Job
+from bench.data.shards.plan import Job
 
 
 class Journal:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.data.shards import ShardSamples, open_split, read_index
+from bench.data.shards.read import ShardSamples, open_split, read_index
 from bench.data.transforms import segment_indices
 from bench.store.files import replacing
 

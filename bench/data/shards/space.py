@@ -8,8 +8,8 @@ import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.data.plan import RECEIPTS, Clip, Job
-from bench.data.shard_writer import encode_clip
+from bench.data.shards.plan import RECEIPTS, Clip, Job
+from bench.data.shards.tar import encode_clip
 
 log = logging.getLogger(__name__)
 _SAMPLED = 16  # clips, spread over the whole

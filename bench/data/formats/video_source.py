@@ -15,8 +15,8 @@ from typing import Any, Literal, TypedDict
 
 import pydantic
 
-from bench.data.pack import FrameRule, Progress
-from bench.data.shards import INDEX, ShardSamples, open_split, require_source
+from bench.data.shards.read import INDEX, ShardSamples, open_split, require_source
+from bench.data.shards.write import FrameRule, Progress
 from bench.task import Config as BaseConfig
 
 Storage = Literal["video", "jpeg", "raw"]

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from bench.data.cutouts import Cutout, load_cutout, load_panorama
+from bench.data.builtin.cutouts import Cutout, load_cutout, load_panorama
 
 PLATE_DEGREES = 80.0  # horizontal field of view of a plate
 PLATE_SCALE = 1.63  # plate width / frame width: room for the camera to move

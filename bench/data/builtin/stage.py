@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from bench.data.cutouts import IN9_CLASSES, Cutout, all_cutouts
-from bench.data.scenes import Camera, Layer, layer, sprite_of, wobble
+from bench.data.builtin.cutouts import IN9_CLASSES, Cutout, all_cutouts
+from bench.data.builtin.scenes import Camera, Layer, layer, sprite_of, wobble
 
 HANDS = ("backhand-index-pointing-left", "pinching-hand", "raised-hand")
 HELD_OUT = 4  # one concept in so many is kept for validation

@@ -16,9 +16,9 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from bench.data.cutouts import PROP, all_panoramas
-from bench.data.scenes import TRAIN_YAWS, VALID_YAWS, Layer, layer, plate_of, render
-from bench.data.stage import HANDS, Rule, Stage, cloth_sprite, photo_sprite, pool
+from bench.data.builtin.cutouts import PROP, all_panoramas
+from bench.data.builtin.scenes import TRAIN_YAWS, VALID_YAWS, Layer, layer, plate_of, render
+from bench.data.builtin.stage import HANDS, Rule, Stage, cloth_sprite, photo_sprite, pool
 
 NO_SUPPORT = (*HANDS, "framed-picture")
 

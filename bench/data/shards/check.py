@@ -24,8 +24,8 @@ import pyarrow.parquet as pq
 import pydantic
 
 from bench import find
-from bench.data.pack import SHOWN, Progress, start_worker
-from bench.data.shards import INDEX, SAMPLES, BadData, open_split, read_index, sha256_of
+from bench.data.shards.read import INDEX, SAMPLES, BadData, open_split, read_index, sha256_of
+from bench.data.shards.write import SHOWN, Progress, start_worker
 from bench.process.machine import available_cores
 
 _Count = Annotated[int, pydantic.Field(ge=0)]

@@ -18,7 +18,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench.data.pack import (
+from bench.data.shards.read import BadData
+from bench.data.shards.write import (
     FAILED,
     SHOWN,
     Clip,
@@ -28,7 +29,6 @@ from bench.data.pack import (
     pack,
     write_failed,
 )
-from bench.data.shards import BadData
 
 EXTENSIONS = (".webm", ".mp4", ".avi", ".mkv")
 

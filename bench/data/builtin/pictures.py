@@ -18,7 +18,16 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from bench.data.cutouts import Cutout, all_cutouts, all_panoramas
+from bench.data.builtin.cutouts import Cutout, all_cutouts, all_panoramas
+from bench.data.builtin.scenes import (
+    PLATE_SCALE,
+    TRAIN_YAWS,
+    VALID_YAWS,
+    plate_of,
+    rotation,
+    sprite_of,
+)
+from bench.data.image import encode_jpeg
 from bench.data.imagenet9 import (
     CLASSES,
     DERIVED,
@@ -28,15 +37,6 @@ from bench.data.imagenet9 import (
     mix,
     mixed_stem,
     tile_background,
-)
-from bench.data.photo import encode_jpeg
-from bench.data.scenes import (
-    PLATE_SCALE,
-    TRAIN_YAWS,
-    VALID_YAWS,
-    plate_of,
-    rotation,
-    sprite_of,
 )
 
 HOMES = {

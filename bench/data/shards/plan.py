@@ -14,7 +14,7 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 
-from bench.data.shards import SCHEMA
+from bench.data.shards.read import SCHEMA
 
 RECEIPTS = ".receipts"
 """Folder in a data set that is not complete yet: what is known about each shard."""

@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.data.pack import SHOWN, write_atomically
-from bench.data.shards import BadData
-from bench.data.video_list import Entry, VideoList, read_json
+from bench.data.formats.video_list import Entry, VideoList, read_json
+from bench.data.shards.read import BadData
+from bench.data.shards.write import SHOWN, write_atomically
 
 VIDEO_FOLDER = "20bn-something-something-v2"
 SCHEMES = ("something-something-v2-{}.json", "{}.json")

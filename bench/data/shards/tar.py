@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from bench.data import journal
+from bench.data.image import decode_image
 from bench.data.jpeg import encode_frame
-from bench.data.photo import decode_image
-from bench.data.plan import Clip, Job
-from bench.data.shards import sha256_of
+from bench.data.shards import journal
+from bench.data.shards.plan import Clip, Job
+from bench.data.shards.read import sha256_of
 from bench.data.video import count_frames, decode
 
 FRAME_EXTENSION = "{:05d}.jpg"

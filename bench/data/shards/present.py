@@ -12,9 +12,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from bench.data.plan import Clip, Job
-from bench.data.shard_writer import encode_clip, read_receipt
-from bench.data.shards import INDEX, SAMPLES, read_index, sha256_of
+from bench.data.shards.plan import Clip, Job
+from bench.data.shards.read import INDEX, SAMPLES, read_index, sha256_of
+from bench.data.shards.tar import encode_clip, read_receipt
 
 Receipt = Mapping[str, Any]
 _FRAME_DEFAULTS = {"quality": 90, "decoder": "opencv"}

@@ -30,8 +30,9 @@ import cv2
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bench.data import decoders, journal, present
-from bench.data.plan import (
+from bench.data import decoders
+from bench.data.shards import journal, present
+from bench.data.shards.plan import (
     RECEIPTS,
     Clip,
     DataSetInfo,
@@ -42,9 +43,9 @@ from bench.data.plan import (
     ReadLayer,
     plan_jobs,
 )
-from bench.data.shard_writer import write_atomically, write_clips, write_shard
-from bench.data.shards import INDEX, SAMPLES, SCHEMA, BadData, require_source, sha256_of
-from bench.data.space import require_space
+from bench.data.shards.read import INDEX, SAMPLES, SCHEMA, BadData, require_source, sha256_of
+from bench.data.shards.space import require_space
+from bench.data.shards.tar import write_atomically, write_clips, write_shard
 from bench.process.machine import available_cores
 
 log = logging.getLogger(__name__)
