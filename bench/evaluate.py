@@ -36,7 +36,7 @@ from bench.config.resources import Resources
 from bench.config.science import Input, RunConfig, parse_options
 from bench.config.signature import digest
 from bench.data import imagenet9, loader, progress
-from bench.data.shards import read as shards
+from bench.data.access import open_data, open_split
 from bench.data.transforms import centre_crop, normalise, normalise_exactly
 from bench.distributed import ALONE
 from bench.grid.patch import parse_settings
@@ -45,8 +45,7 @@ from bench.process.machine import available_cores
 from bench.store.files import replacing, write_json
 from bench.store.rundir import RunDir, evaluated_path
 from bench.subject import TIMM, Subject, subject_of
-from bench.task import Batch, DataSpec, Images, ModelSpec, Released, Row, Samples
-from bench.train import open_split
+from bench.task import Batch, DataSpec, Images, ModelSpec, Row, Samples
 
 log = logging.getLogger("bench")
 
@@ -358,30 +357,6 @@ def context_over(
     if official:
         _try_stored_size(context)
     return context
-
-
-def open_data(folder: Path) -> Released:
-    """Shards, or a data set where it lies as released. Raises ValueError with what was looked for."""
-    sources = {name: find.load("source", name) for name in find.names("source")}
-    readable = {name: source for name, source in sources.items() if hasattr(source, "as_released")}
-    if folder.is_dir() and not (folder / shards.INDEX).is_file():
-        for source in readable.values():
-            if found := source.as_released(folder):
-                return found
-    try:
-        index = shards.read_index(folder)
-    except ValueError as error:
-        known = ", ".join(readable)
-        raise ValueError(f"{error}. Nor is it a data set as released (known: {known})") from error
-    spec = DataSpec(
-        name=index["source"],
-        media=index.get("media", "video"),
-        classes=tuple(index["classes"]),
-        subsets={k: tuple(v) for k, v in index["subsets"].items()},
-        splits=tuple(index["splits"]),
-        layers={split: tuple(names) for split, names in index.get("layers", {}).items()},
-    )
-    return Released(spec, spec.splits[1:], partial(shards.open_split, folder))
 
 
 def official_normalisation(outputs: int) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -32,9 +32,10 @@ import cv2
 import torch
 
 import bench
-from bench import checkpoint, environment, evaluate, find, labels
+from bench import checkpoint, environment, evaluate, labels
 from bench.config.resources import Resources, parse_resources
 from bench.config.science import RunConfig, parse
+from bench.data.access import prepare_data
 from bench.distributed import ALONE, World
 from bench.process import interrupt
 from bench.store.files import write_json, write_text
@@ -301,13 +302,6 @@ def keep_checkpoints(run: RunDir, keep: str) -> None:
     elif keep == "weights" and (state := checkpoint.load(run.last)):
         checkpoint.save(run.last, {name: state[name] for name in ("learner", "step")})
         run.best.unlink(missing_ok=True)
-
-
-def prepare_data(config: RunConfig, data_dir: Path) -> None:
-    """Make the data on first use, where the suite can (built-in data); a no-op afterwards."""
-    source = find.load("source", config.data.name)
-    if hasattr(source, "prepare"):
-        source.prepare(config.data.config, data_dir)
 
 
 class Progress:

@@ -31,6 +31,7 @@ from bench import checkpoint, environment, find, labels
 from bench.config.resources import Resources
 from bench.config.science import RunConfig
 from bench.data import loader
+from bench.data.access import open_split
 from bench.distributed import ALONE, World
 from bench.learner import Learner, build
 from bench.optimise import (
@@ -44,7 +45,7 @@ from bench.optimise import (
 )
 from bench.process import interrupt
 from bench.store.rundir import RunDir
-from bench.task import DataSpec, Picture, Samples, Sharded
+from bench.task import DataSpec, Picture, Sharded
 
 log = logging.getLogger("bench")
 
@@ -428,8 +429,3 @@ class _Companion:
     def __call__(self, picture: Picture, generator: np.random.Generator) -> np.ndarray:
         module = find.load("objective", self.name)
         return module.companion(self.config, picture, generator)
-
-
-def open_split(config: RunConfig, resources: Resources, split: str) -> Samples:
-    source = find.load("source", config.data.name)
-    return source.open(config.data.config, Path(resources.data_dir), split)

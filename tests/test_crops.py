@@ -17,10 +17,10 @@ from bench import evaluate
 from bench.config.resources import Resources
 from bench.config.science import Input, RunConfig, parse
 from bench.data import loader
+from bench.data.access import prepare_data
 from bench.data.transforms import eval_clip, eval_crops
 from bench.grid.plan import plan
 from bench.learner import build
-from bench.run import prepare_data
 from bench.train import to_device
 from tasks.video import order_probe, shuffle_gap
 

@@ -36,9 +36,10 @@ from bench.config.resources import Resources
 from bench.config.science import RunConfig, parse
 from bench.config.seeds import seed
 from bench.data import loader
+from bench.data.access import prepare_data
 from bench.distributed import ALONE, World
 from bench.learner import build
-from bench.run import prepare_data, run_cell
+from bench.run import run_cell
 from bench.store.rundir import RunDir, State
 from bench.train import Trainer, part_of
 

@@ -18,10 +18,11 @@ from PIL import Image
 from bench import evaluate, find, results
 from bench.config import signature
 from bench.config.resources import Resources, parse_resources
+from bench.data.access import prepare_data
 from bench.data.imagenet9 import FOLDERS, IN9_OF_IMAGENET, MEAN, STD, VARIANTS
 from bench.grid.plan import plan
 from bench.learner import build
-from bench.run import prepare_data, run_cell
+from bench.run import run_cell
 from bench.store.rundir import RunDir, State
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -25,9 +25,10 @@ from test_train import ROOT, assert_same, make_run, smoke_config
 
 from bench import checkpoint, evaluate, train
 from bench.data import loader
+from bench.data.access import prepare_data
 from bench.process import interrupt
 from bench.process.interrupt import EXIT_PREEMPTED, Interrupted
-from bench.run import NoProgress, failure, keep_checkpoints, prepare_data, run_cell
+from bench.run import NoProgress, failure, keep_checkpoints, run_cell
 from bench.store.files import write_json
 from bench.store.rundir import Failure, RunDir, State
 from bench.subject import subject_of

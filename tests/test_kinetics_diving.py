@@ -12,6 +12,7 @@ from torch import nn
 from bench import evaluate, prepare
 from bench.config.resources import Resources
 from bench.config.science import parse
+from bench.data import access
 from bench.data.shards.read import BadData, open_split, read_index
 from bench.data.sources import diving48, kinetics400
 
@@ -88,7 +89,7 @@ def test_an_evaluation_gets_names_and_subsets_from_the_data(tmp_path: Path) -> N
     context = evaluate.context_for(config, resources, nn.Identity(), lambda _: None)
     assert context.spec.classes == CLASSES
     assert YOGA in context.spec.subsets["static"] and VAULT in context.spec.subsets["temporal"]
-    assert evaluate.open_data(tmp_path / "kinetics400").spec.subsets == context.spec.subsets
+    assert access.open_data(tmp_path / "kinetics400").spec.subsets == context.spec.subsets
 
 
 def test_kinetics_is_read_from_lists_of_paths_with_numbers(tmp_path: Path) -> None:

@@ -16,8 +16,8 @@ from test_train import final_weights, make_run, smoke_config, trainer_of
 
 from bench import environment, find, speed
 from bench.benchmarks import _measuring, challenge, step
+from bench.data.access import prepare_data
 from bench.learner import build
-from bench.run import prepare_data
 from bench.store.rundir import RunDir
 from bench.train import Optimisation, compiled
 

@@ -26,10 +26,11 @@ from bench.config import seeds, signature
 from bench.config.resources import Resources, parse_resources
 from bench.config.science import Input, RunConfig, Train, parse
 from bench.data import loader
+from bench.data.access import prepare_data
 from bench.data.transforms import eval_clip, segment_indices, train_clip
 from bench.grid.patch import merge, nest
 from bench.grid.plan import plan
-from bench.run import prepare_data, run_cell
+from bench.run import run_cell
 from bench.store.rundir import RunDir, State
 from bench.train import NonFiniteLoss, Trainer, learning_rate
 

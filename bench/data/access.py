@@ -1,0 +1,48 @@
+"""The data of a run on disk: opened, or made first where they are built in."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from bench import find
+from bench.config.resources import Resources
+from bench.config.science import RunConfig
+from bench.data.shards import read as shards
+from bench.task import DataSpec, Released, Samples
+
+
+def open_split(config: RunConfig, resources: Resources, split: str) -> Samples:
+    source = find.load("source", config.data.name)
+    return source.open(config.data.config, Path(resources.data_dir), split)
+
+
+def prepare_data(config: RunConfig, data_dir: Path) -> None:
+    """Make the data on first use, where the suite can (built-in data); a no-op afterwards."""
+    source = find.load("source", config.data.name)
+    if hasattr(source, "prepare"):
+        source.prepare(config.data.config, data_dir)
+
+
+def open_data(folder: Path) -> Released:
+    """Shards, or a data set where it lies as released. Raises ValueError with what was looked for."""
+    sources = {name: find.load("source", name) for name in find.names("source")}
+    readable = {name: source for name, source in sources.items() if hasattr(source, "as_released")}
+    if folder.is_dir() and not (folder / shards.INDEX).is_file():
+        for source in readable.values():
+            if found := source.as_released(folder):
+                return found
+    try:
+        index = shards.read_index(folder)
+    except ValueError as error:
+        known = ", ".join(readable)
+        raise ValueError(f"{error}. Nor is it a data set as released (known: {known})") from error
+    spec = DataSpec(
+        name=index["source"],
+        media=index.get("media", "video"),
+        classes=tuple(index["classes"]),
+        subsets={k: tuple(v) for k, v in index["subsets"].items()},
+        splits=tuple(index["splits"]),
+        layers={split: tuple(names) for split, names in index.get("layers", {}).items()},
+    )
+    return Released(spec, spec.splits[1:], partial(shards.open_split, folder))
