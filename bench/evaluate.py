@@ -38,14 +38,14 @@ from bench.config.signature import digest
 from bench.data import imagenet9, loader, progress
 from bench.data.access import open_data, open_split
 from bench.data.transforms import centre_crop, normalise, normalise_exactly
-from bench.distributed import ALONE
 from bench.grid.patch import parse_settings
-from bench.optimise import autocast, to_device
 from bench.process.machine import available_cores
 from bench.store.files import replacing, write_json
 from bench.store.rundir import RunDir, evaluated_path
 from bench.subject import TIMM, Subject, subject_of
 from bench.task import Batch, DataSpec, Images, ModelSpec, Row, Samples
+from bench.train.step import autocast, to_device
+from bench.train.world import ALONE
 
 log = logging.getLogger("bench")
 

@@ -32,15 +32,16 @@ import cv2
 import torch
 
 import bench
-from bench import checkpoint, environment, evaluate, labels
+from bench import evaluate
 from bench.config.resources import Resources, parse_resources
 from bench.config.science import RunConfig, parse
 from bench.data.access import prepare_data
-from bench.distributed import ALONE, World
 from bench.process import interrupt
 from bench.store.files import write_json, write_text
 from bench.store.rundir import Failure, RunBusy, RunDir, State
-from bench.train import Trainer
+from bench.train import checkpoint, environment, labels
+from bench.train.loop import Trainer
+from bench.train.world import ALONE, World
 
 log = logging.getLogger("bench")
 

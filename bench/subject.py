@@ -1,6 +1,6 @@
 """The model of `bench.evaluate`, from whatever names it: a run, a released checkpoint, a timm model.
 
-    runs/<signature>          `bench.learner`, filled from the run's last checkpoint
+    runs/<signature>          `bench.train.learner`, filled from the run's last checkpoint
     a file, or a folder       `bench.models.released`: everything is read from the tensors
     timm:<name>[@<file>]      `bench.models.pretrained`: any image classifier
 
@@ -16,12 +16,12 @@ from typing import Any, Literal
 
 from torch import nn
 
-from bench import checkpoint
 from bench.config.science import Input, parse
 from bench.data.shards import read as shards
-from bench.learner import build
 from bench.models import pretrained, released
 from bench.store.rundir import RunDir
+from bench.train import checkpoint
+from bench.train.learner import build
 
 TIMM = "timm:"
 

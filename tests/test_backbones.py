@@ -22,11 +22,11 @@ from torch import Tensor, nn
 from bench import evaluate, find, task
 from bench.data import views
 from bench.data.shards import read as shards
-from bench.learner import Learner, TrainingStep
 from bench.models import released
 from bench.models.backbones import motionformer, timesformer, xvit
 from bench.models.classifier import Classifier
 from bench.models.weights import load_fitted
+from bench.train.learner import Learner, TrainingStep
 from tasks import classify
 from tasks.video import debias, flow, order, order_probe
 

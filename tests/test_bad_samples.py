@@ -23,9 +23,9 @@ from bench.config.resources import Resources
 from bench.data import loader
 from bench.data.loader import BadSample, Draw
 from bench.data.shards.read import SAMPLES
-from bench.distributed import World
 from bench.run import run_cell
 from bench.store.rundir import RunDir, State
+from bench.train.world import World
 
 
 def break_clips(shards: Path, split: str, count: int) -> list[str]:

@@ -14,9 +14,9 @@ from bench import find
 from bench.config.seeds import rng
 from bench.data.loader import Draw
 from bench.data.transforms import normalise
-from bench.learner import Learner, TrainingStep
 from bench.models.classifier import Classifier
 from bench.task import Batch, Config, DataSpec, ModelSpec, Picture
+from bench.train.learner import Learner, TrainingStep
 
 ROOT = Path(__file__).resolve().parent.parent
 COMPONENTS = [

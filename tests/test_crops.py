@@ -20,8 +20,8 @@ from bench.data import loader
 from bench.data.access import prepare_data
 from bench.data.transforms import eval_clip, eval_crops
 from bench.grid.plan import plan
-from bench.learner import build
-from bench.train import to_device
+from bench.train.learner import build
+from bench.train.loop import to_device
 from tasks.video import order_probe, shuffle_gap
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -31,17 +31,17 @@ from test_train import (
     trainer_of,
 )
 
-from bench import optimise
 from bench.config.resources import Resources
 from bench.config.science import RunConfig, parse
 from bench.config.seeds import seed
 from bench.data import loader
 from bench.data.access import prepare_data
-from bench.distributed import ALONE, World
-from bench.learner import build
 from bench.run import run_cell
 from bench.store.rundir import RunDir, State
-from bench.train import Trainer, part_of
+from bench.train import step as optimise
+from bench.train.learner import build
+from bench.train.loop import Trainer, part_of
+from bench.train.world import ALONE, World
 
 DROPPING = {"model.drop_path": 0.3, "train.dropout": 0.2}
 

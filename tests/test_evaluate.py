@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from bench import checkpoint, evaluate, find
+from bench import evaluate, find
 from bench.config import signature
 from bench.config.resources import parse_resources
 from bench.grid.plan import Cell, plan
 from bench.run import run_cell
 from bench.store.rundir import RunDir, State
+from bench.train import checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -21,9 +21,9 @@ from bench.config.resources import Resources, parse_resources
 from bench.data.access import prepare_data
 from bench.data.imagenet9 import FOLDERS, IN9_OF_IMAGENET, MEAN, STD, VARIANTS
 from bench.grid.plan import plan
-from bench.learner import build
 from bench.run import run_cell
 from bench.store.rundir import RunDir, State
+from bench.train.learner import build
 
 ROOT = Path(__file__).resolve().parent.parent
 SHIFT, CHALLENGE = "image.background_shift", "image.background_challenge"

@@ -18,9 +18,9 @@ from bench.config.science import Input
 from bench.config.seeds import rng
 from bench.data import imagenet9, loader, transforms
 from bench.data.loader import Draw
-from bench.learner import Learner, TrainingStep
 from bench.models.classifier import Classifier
 from bench.task import Batch, DataSpec, Features, ModelSpec, Picture
+from bench.train.learner import Learner, TrainingStep
 from tasks.image import background_debias, patch_order
 
 HALF = (0.5, 0.5, 0.5)

@@ -23,7 +23,7 @@ import torch
 from test_distributed import DROPPING, as_ranks, only_trained, rank_environment
 from test_train import ROOT, assert_same, make_run, smoke_config
 
-from bench import checkpoint, evaluate, train
+from bench import evaluate
 from bench.data import loader
 from bench.data.access import prepare_data
 from bench.process import interrupt
@@ -32,7 +32,9 @@ from bench.run import NoProgress, failure, keep_checkpoints, run_cell
 from bench.store.files import write_json
 from bench.store.rundir import Failure, RunDir, State
 from bench.subject import subject_of
-from bench.train import Trainer
+from bench.train import checkpoint
+from bench.train import loop as train
+from bench.train.loop import Trainer
 
 
 def tell(number: int = signal.SIGUSR2) -> None:

@@ -11,13 +11,13 @@ import pytest
 import torch
 from test_train import Stop, assert_same, make_run, smoke_config, trainer_of
 
-from bench import labels
 from bench.config import signature
 from bench.data.access import prepare_data
 from bench.data.loader import RawBatch
-from bench.optimise import Optimisation
 from bench.run import run_cell
 from bench.store.rundir import State
+from bench.train import labels
+from bench.train.step import Optimisation
 from tasks.video import flow
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")

@@ -379,7 +379,7 @@ def test_a_killed_rank_of_a_real_cell_fails_it_and_a_second_start_repairs_it(
     assert run.read_ended()["kind"] == Failure.KILLED and run.read_ended()["rank"] == 1
     text = run.error.read_text()
     assert "rank 1 was killed by signal 9 (SIGKILL); where it was a moment before:" in text
-    assert "bench/train.py" in text
+    assert "bench/train/loop.py" in text
     launcher.run_local([item], runs=tmp_path, on_change=lambda *_: None, tick=lambda: None)
     assert run.state() == State.DONE, run.error_line()
     steps = [start["step"] for start in run.read_starts()]

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from bench.config.science import Input
 from bench.data import loader
 from bench.data.transforms import normalise, resize, resize_on_device, resizes_on_device
-from bench.optimise import to_device
 from bench.task import DataSpec
+from bench.train.step import to_device
 
 SPEC = DataSpec("fake", "video", ("a",), {}, ("train", "val"))
 

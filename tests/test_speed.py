@@ -14,12 +14,13 @@ import pytest
 import torch
 from test_train import final_weights, make_run, smoke_config, trainer_of
 
-from bench import environment, find, speed
+from bench import find, speed
 from bench.benchmarks import _measuring, challenge, step
 from bench.data.access import prepare_data
-from bench.learner import build
 from bench.store.rundir import RunDir
-from bench.train import Optimisation, compiled
+from bench.train import environment
+from bench.train.learner import build
+from bench.train.loop import Optimisation, compiled
 
 TINY = ["--frames=4", "--size=16", "--classes=5", "--threads=1", "--device=cpu"] + [
     f"--model={option}" for option in ("patch=8", "dim=16", "depth=2", "heads=2")

@@ -21,7 +21,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench import checkpoint
 from bench.config import seeds, signature
 from bench.config.resources import Resources, parse_resources
 from bench.config.science import Input, RunConfig, Train, parse
@@ -32,7 +31,8 @@ from bench.grid.patch import merge, nest
 from bench.grid.plan import plan
 from bench.run import run_cell
 from bench.store.rundir import RunDir, State
-from bench.train import NonFiniteLoss, Trainer, learning_rate
+from bench.train import checkpoint
+from bench.train.loop import NonFiniteLoss, Trainer, learning_rate
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -26,8 +26,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bench import environment, find
+from bench import find
 from bench.config.mistakes import Mistake
+from bench.train import environment
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 GIB = 2**30

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from bench import environment, evaluate, find
+from bench import evaluate, find
 from bench.benchmarks._measuring import (
     Clock,
     Column,
@@ -51,6 +51,7 @@ from bench.process.machine import available_cores
 from bench.store.files import write_json
 from bench.subject import Subject, subject_of
 from bench.task import Samples
+from bench.train import environment
 
 HELP = "the Backgrounds Challenge: wall time and forward passes beside the released procedure"
 DESCRIPTION = "Run the Backgrounds Challenge here and by the released evaluator's procedure."

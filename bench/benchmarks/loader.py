@@ -19,7 +19,6 @@ from typing import Any
 import cv2
 import torch
 
-from bench import environment
 from bench.benchmarks import _clips, _stages, _streams
 from bench.benchmarks._measuring import (
     GIB,
@@ -38,6 +37,7 @@ from bench.config.mistakes import Mistake, Mistakes
 from bench.data import loader
 from bench.process.machine import available_cores
 from bench.store.files import write_json
+from bench.train import environment
 
 HELP = "the data loader: clips/s per core and per machine, stage by stage, memory of workers"
 DESCRIPTION = "Measure the stages of loading clips for each storage, beside decoding alone."

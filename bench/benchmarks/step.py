@@ -1,6 +1,6 @@
 """`bench.speed step`: how fast a training step is, beside the machine's matmul rate.
 
-It measures the training step of `bench.train` itself (`Optimisation.step`: copy to the device,
+It measures the training step of `bench.train.loop` itself (`Optimisation.step`: copy to the device,
 normalise, forward, backward, AdamW) on random clips that lie ready on the host, so neither decoding
 nor augmentation is in it. Each measurement is a process of its own, so that its peak memory is its
 own. docs/performance.md defines every column.
@@ -21,7 +21,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
-from bench import environment, find, labels
+from bench import find
 from bench.benchmarks._measuring import (
     GIB,
     PRECISIONS,
@@ -47,13 +47,16 @@ from bench.config.science import Component, Input, RunConfig, Train, parse_optio
 from bench.config.seeds import rng
 from bench.data import loader
 from bench.grid import yaml
-from bench.learner import build
 from bench.store.files import write_json
 from bench.task import Config, DataSpec
-from bench.train import Optimisation, be_deterministic, compiled
+from bench.train import environment, labels
+from bench.train.learner import build
+from bench.train.loop import Optimisation, be_deterministic, compiled
 
 HELP = "the training step: clips/s, memory, FLOPs, fraction of the machine's matmul rate"
-DESCRIPTION = "Measure the training step of bench.train on random clips that lie ready on the host."
+DESCRIPTION = (
+    "Measure the training step of bench.train.loop on random clips that lie ready on the host."
+)
 SETS = {
     "plain": ("classify",),
     "TIME": ("classify", "video.order", "video.debias", "video.flow"),
@@ -100,7 +103,7 @@ class _RandomClips(RunConfig):
 
 
 def config_of(m: Measurement) -> RunConfig:
-    """What `bench.train` needs to know of a measurement. Raises Mistakes."""
+    """What `bench.train.loop` needs to know of a measurement. Raises Mistakes."""
 
     def component(kind: str, name: str, options: dict[str, Any]) -> Component:
         config = parse_options(kind, name, options)

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from bench import environment, launcher
+from bench import launcher
 from bench.benchmarks._measuring import Column, Numbers, Row, Show, check_out, spread
 from bench.config import signature
 from bench.config.mistakes import Mistake, Mistakes
@@ -32,6 +32,7 @@ from bench.grid.plan import plan
 from bench.store import snapshot
 from bench.store.files import write_json
 from bench.store.rundir import RunDir
+from bench.train import environment
 
 HELP = "the machinery around cells: seconds per cell that computes nothing, --plan and --status"
 DESCRIPTION = (

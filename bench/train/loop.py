@@ -5,7 +5,7 @@ are pure functions of (seed, epoch, sample) or (seed, step), so a checkpoint hol
 optimiser state, the step and how long metrics.jsonl was; a resumed run ends with bitwise the same
 weights, metrics and sample order (CPU, fp32).
 
-Several ranks (bench.distributed) take each their part of every step's global batch and average their
+Several ranks (bench.train.world) take each their part of every step's global batch and average their
 gradients, so the number of devices changes the rounding and the dropout masks, nothing else. They all
 take the same steps and the same decisions; only rank 0 writes.
 """
@@ -23,18 +23,20 @@ from pathlib import Path
 from signal import Signals
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from bench import checkpoint, environment, find, labels
 from bench.config.resources import Resources
 from bench.config.science import RunConfig
 from bench.data import loader
 from bench.data.access import open_split
-from bench.distributed import ALONE, World
-from bench.learner import Learner, build
-from bench.optimise import (
+from bench.process import interrupt
+from bench.store.rundir import RunDir
+from bench.task import DataSpec, Sharded
+from bench.train import checkpoint, environment, labels
+from bench.train.labels import _companion_functions
+from bench.train.learner import Learner, build
+from bench.train.step import (
     Optimisation,
     autocast,
     be_deterministic,
@@ -43,9 +45,7 @@ from bench.optimise import (
     learning_rate,
     to_device,
 )
-from bench.process import interrupt
-from bench.store.rundir import RunDir
-from bench.task import DataSpec, Picture, Sharded
+from bench.train.world import ALONE, World
 
 log = logging.getLogger("bench")
 
@@ -408,24 +408,3 @@ def _describe_non_finite(
         f"samples: {', '.join(keys[:16])}{' ...' if len(keys) > 16 else ''}. "
         "Lower train.lr, set train.clip_grad, or train in fp32."
     )
-
-
-def _companion_functions(config: RunConfig) -> dict[str, loader.Companion]:
-    """Second images that objectives make on the loader's workers, by objective name."""
-    return {
-        name: _Companion(name, part.config)
-        for name, part in config.objectives.items()
-        if hasattr(find.load("objective", name), "companion")
-    }
-
-
-@dataclass(frozen=True)
-class _Companion:
-    """An objective's `companion`, in a form that pickles to a spawned worker."""
-
-    name: str
-    config: Any
-
-    def __call__(self, picture: Picture, generator: np.random.Generator) -> np.ndarray:
-        module = find.load("objective", self.name)
-        return module.companion(self.config, picture, generator)

@@ -1,7 +1,7 @@
 """The optimiser step, and how it is computed: over several ranks, reproducibly, compiled, in mixed
 precision; the optimiser and its learning rate.
 
-Between bench.learner (what is differentiated) and bench.train (the loop); `bench.speed` measures it.
+Between bench.train.learner (what is differentiated) and bench.train.loop (the loop); `bench.speed` measures it.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from bench import labels
 from bench.config.science import RunConfig, Train
 from bench.config.seeds import seed
 from bench.data import loader
 from bench.data.transforms import normalise, resize_on_device
-from bench.distributed import ALONE, World
-from bench.learner import Learner, LossReport, TrainingStep
 from bench.task import Batch, DataSpec
+from bench.train import labels
+from bench.train.learner import Learner, LossReport, TrainingStep
+from bench.train.world import ALONE, World
 
 
 class Optimisation:

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from bench.distributed import World
 from bench.store.files import replacing
+from bench.train.world import World
 
 STALE_S = 120.0
 """How long a network file system may show a machine the version before the last one."""

@@ -4,7 +4,7 @@
     prepare_batch(config, model_spec, clip_BTHWC)       a batch (torch) on the device, before the step
 
 An objective's module has one of the two or both. Of both, its option `where` chooses. Between
-bench.train, which hands the one to the loader, and bench.optimise, which computes the other.
+bench.train.loop, which hands the one to the loader, and bench.train.step, which computes the other.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from torch import Tensor
 
 from bench import find
 from bench.config.science import RunConfig
+from bench.data import loader
 from bench.data.loader import Prepare
-from bench.task import Place
+from bench.task import Picture, Place
 
 PrepareBatch = Callable[[Tensor], Tensor]
 """An objective's labels (B first) from the augmented uint8 clips on the device (B T H W 3)."""
@@ -89,3 +90,24 @@ class _PrepareBatch:
         module = find.load("objective", self.name)
         with torch.no_grad(), torch.autocast(clip_BTHWC.device.type, enabled=False):
             return module.prepare_batch(self.config, self.model_spec, clip_BTHWC)
+
+
+def _companion_functions(config: RunConfig) -> dict[str, loader.Companion]:
+    """Second images that objectives make on the loader's workers, by objective name."""
+    return {
+        name: _Companion(name, part.config)
+        for name, part in config.objectives.items()
+        if hasattr(find.load("objective", name), "companion")
+    }
+
+
+@dataclass(frozen=True)
+class _Companion:
+    """An objective's `companion`, in a form that pickles to a spawned worker."""
+
+    name: str
+    config: Any
+
+    def __call__(self, picture: Picture, generator: np.random.Generator) -> np.ndarray:
+        module = find.load("objective", self.name)
+        return module.companion(self.config, picture, generator)

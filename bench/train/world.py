@@ -5,7 +5,7 @@ things that they tell each other beside gradients.
     with world.joined(run, device):
         world.agreed([...])       one small exchange on the host: it never waits for a GPU
 
-Between bench.run, which makes it, and bench.train, which trains with it. A world of one does none of
+Between bench.run, which makes it, and bench.train.loop, which trains with it. A world of one does none of
 this.
 """
 
