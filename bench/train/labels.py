@@ -10,18 +10,16 @@ bench.train.loop, which hands the one to the loader, and bench.train.step, which
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from bench import find
 from bench.config.science import RunConfig
-from bench.data import loader
-from bench.data.loader import Prepare
-from bench.task import Picture, Place
+from bench.data.loader import Companion, Prepare
+from bench.task import ModelSpec, Place
 
 PrepareBatch = Callable[[Tensor], Tensor]
 """An objective's labels (B first) from the augmented uint8 clips on the device (B T H W 3)."""
@@ -32,11 +30,11 @@ def places(config: RunConfig, target: torch.device) -> dict[str, Place]:
     found: dict[str, Place] = {}
     for name, part in config.objectives.items():
         module = find.load("objective", name)
-        loader, device = hasattr(module, "prepare"), hasattr(module, "prepare_batch")
-        if loader and device:
+        there, here = hasattr(module, "prepare"), hasattr(module, "prepare_batch")
+        if there and here:
             found[name] = _chosen(part.config.where, target)
-        elif loader or device:
-            found[name] = "loader" if loader else "device"
+        elif there or here:
+            found[name] = "loader" if there else "device"
     return found
 
 
@@ -50,7 +48,11 @@ def _chosen(where: str, target: torch.device) -> Place:
 def on_loader(config: RunConfig, target: torch.device) -> dict[str, Prepare]:
     """What the loader's workers compute, by objective name."""
     return {
-        name: _Prepare(name, config.objectives[name].config, config.model_spec())
+        name: partial(
+            find.load("objective", name).prepare,
+            config.objectives[name].config,
+            config.model_spec(),
+        )
         for name, place in places(config, target).items()
         if place == "loader"
     }
@@ -59,55 +61,30 @@ def on_loader(config: RunConfig, target: torch.device) -> dict[str, Prepare]:
 def on_device(config: RunConfig, target: torch.device) -> dict[str, PrepareBatch]:
     """What the device computes, by objective name."""
     return {
-        name: _PrepareBatch(name, config.objectives[name].config, config.model_spec())
+        name: partial(
+            _without_autocast,
+            find.load("objective", name).prepare_batch,
+            config.objectives[name].config,
+            config.model_spec(),
+        )
         for name, place in places(config, target).items()
         if place == "device"
     }
 
 
-@dataclass(frozen=True)
-class _Prepare:
-    """An objective's `prepare`, in a form that pickles to a spawned worker."""
-
-    name: str
-    config: Any
-    model_spec: Any
-
-    def __call__(self, clip_THWC: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        module = find.load("objective", self.name)
-        return module.prepare(self.config, self.model_spec, clip_THWC, generator)
+def _without_autocast(
+    prepare_batch: Callable[..., Tensor], config: Any, model_spec: ModelSpec, clip_BTHWC: Tensor
+) -> Tensor:
+    """An objective's `prepare_batch` in full precision, whatever the step trains in."""
+    with torch.no_grad(), torch.autocast(clip_BTHWC.device.type, enabled=False):
+        return prepare_batch(config, model_spec, clip_BTHWC)
 
 
-@dataclass(frozen=True)
-class _PrepareBatch:
-    """An objective's `prepare_batch`: in full precision, whatever the step trains in."""
-
-    name: str
-    config: Any
-    model_spec: Any
-
-    def __call__(self, clip_BTHWC: Tensor) -> Tensor:
-        module = find.load("objective", self.name)
-        with torch.no_grad(), torch.autocast(clip_BTHWC.device.type, enabled=False):
-            return module.prepare_batch(self.config, self.model_spec, clip_BTHWC)
-
-
-def _companion_functions(config: RunConfig) -> dict[str, loader.Companion]:
+def companions(config: RunConfig) -> dict[str, Companion]:
     """Second images that objectives make on the loader's workers, by objective name."""
+    modules = {name: find.load("objective", name) for name in config.objectives}
     return {
-        name: _Companion(name, part.config)
-        for name, part in config.objectives.items()
-        if hasattr(find.load("objective", name), "companion")
+        name: partial(module.companion, config.objectives[name].config)
+        for name, module in modules.items()
+        if hasattr(module, "companion")
     }
-
-
-@dataclass(frozen=True)
-class _Companion:
-    """An objective's `companion`, in a form that pickles to a spawned worker."""
-
-    name: str
-    config: Any
-
-    def __call__(self, picture: Picture, generator: np.random.Generator) -> np.ndarray:
-        module = find.load("objective", self.name)
-        return module.companion(self.config, picture, generator)

@@ -34,7 +34,6 @@ from bench.process import interrupt
 from bench.store.rundir import RunDir
 from bench.task import DataSpec, Sharded
 from bench.train import checkpoint, environment, labels
-from bench.train.labels import _companion_functions
 from bench.train.learner import Learner, build
 from bench.train.step import (
     Optimisation,
@@ -108,7 +107,7 @@ class Trainer:
             config.input,
             run_seed=config.seed,
             prepare=labels.on_loader(config, self.device),
-            companions=_companion_functions(config),
+            companions=labels.companions(config),
             skip_bad=config.train.on_bad_sample == "skip",
         )
         self.order = self._order()
