@@ -32,10 +32,11 @@ import cv2
 import torch
 
 import bench
-from bench import evaluate
 from bench.config.resources import Resources, parse_resources
 from bench.config.science import RunConfig, parse
 from bench.data.access import prepare_data
+from bench.evaluate.context import context_for, provenance, run_all
+from bench.evaluate.kept import write_pictures, write_predictions
 from bench.process import interrupt
 from bench.store.files import write_json, write_text
 from bench.store.rundir import Failure, RunBusy, RunDir, State
@@ -184,18 +185,18 @@ class _Start:
             interrupt.check()
             progress(update)
 
-        context = evaluate.context_for(
+        context = context_for(
             config, resources, self.trainer.learner.classifier, report, scratch=self.run.scratch
         )
-        rows = evaluate.run_all(config, context)
-        evaluate.write_predictions(self.run.predictions, context)
-        evaluate.write_pictures(self.run.pictures, context)
+        rows = run_all(config, context)
+        write_predictions(self.run.predictions, context)
+        write_pictures(self.run.pictures, context)
         trainer = self.trainer
         return {
             "rows": rows,
             "failed": {split: failed for split, failed in context.failed.items() if failed},
             "data": config.data.name,
-            "provenance": evaluate.provenance(config.input, trainer.samples, trainer.spec.media),
+            "provenance": provenance(config.input, trainer.samples, trainer.spec.media),
         }
 
     def _note_start(self, step: int) -> None:

@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from bench import evaluate, find, task
+from bench import find, task
 from bench.data import views
 from bench.data.shards import read as shards
+from bench.evaluate import command as evaluate
 from bench.models import released
 from bench.models.backbones import motionformer, timesformer, xvit
 from bench.models.classifier import Classifier

@@ -18,11 +18,12 @@ from test_distributed import as_ranks, in_world
 from test_loader_workers import data, videos  # noqa: F401  fixtures
 from test_train import assert_same, make_run, smoke_config, trainer_of
 
-from bench import evaluate, results
+from bench import results
 from bench.config.resources import Resources
 from bench.data import loader
 from bench.data.loader import BadSample, Draw
 from bench.data.shards.read import SAMPLES
+from bench.evaluate import command as evaluate
 from bench.run import run_cell
 from bench.store.rundir import RunDir, State
 from bench.train.world import World

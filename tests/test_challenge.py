@@ -19,8 +19,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from bench import evaluate as bench_evaluate
 from bench.data.imagenet9 import CLASSES, FG_MASK, FOLDERS, IN9_OF_IMAGENET, MEAN, STD, VARIANTS
+from bench.evaluate import command as bench_evaluate
 from bench.task import DataSpec, Images, ModelSpec, Row
 from tasks.image import background_challenge as challenge
 

@@ -13,12 +13,12 @@ import pandas as pd
 import pytest
 import torch
 
-from bench import evaluate
 from bench.config.resources import Resources
 from bench.config.science import Input, RunConfig, parse
 from bench.data import loader
 from bench.data.access import prepare_data
 from bench.data.transforms import eval_clip, eval_crops
+from bench.evaluate.context import Context, context_for, run_one
 from bench.grid.plan import plan
 from bench.train.learner import build
 from bench.train.loop import to_device
@@ -118,24 +118,24 @@ def smoke(**changes: object) -> RunConfig:
     return parse(raw)
 
 
-def context_of(config: RunConfig, data_dir: Path) -> evaluate.Context:
+def context_of(config: RunConfig, data_dir: Path) -> Context:
     resources = Resources(data_dir=str(data_dir), device="cpu")
     prepare_data(config, data_dir)
     model = build(config, weights_dir=None).classifier
     # Classes must differ for accuracies to: a fresh classifier is nearly uniform.
     with torch.no_grad():
         model.head.weight.mul_(50)
-    return evaluate.context_for(config, resources, model, lambda _: None)
+    return context_for(config, resources, model, lambda _: None)
 
 
 @pytest.fixture(scope="module")
-def contexts(data_dir: Path) -> dict[int, evaluate.Context]:
+def contexts(data_dir: Path) -> dict[int, Context]:
     return {crops: context_of(smoke(eval_crops=crops), data_dir) for crops in (1, 3)}
 
 
-def gap(context: evaluate.Context) -> tuple[list[dict[str, object]], pd.DataFrame]:
+def gap(context: Context) -> tuple[list[dict[str, object]], pd.DataFrame]:
     fresh = replace(context, predictions=[])
-    rows = evaluate.run_one("video.shuffle_gap", shuffle_gap.Config(permutations=2), fresh)
+    rows = run_one("video.shuffle_gap", shuffle_gap.Config(permutations=2), fresh)
     return rows, pd.concat(fresh.predictions, ignore_index=True)
 
 
@@ -145,14 +145,14 @@ def original(rows: list[dict[str, object]], metric: str) -> object:
     return row["value"]
 
 
-def centre_logits(context: evaluate.Context, split: str) -> Iterator[torch.Tensor]:
+def centre_logits(context: Context, split: str) -> Iterator[torch.Tensor]:
     for batch in context.batches(split):
         yield context.model(batch.clip_BTCHW)
 
 
 @torch.no_grad()
 def test_three_crops_are_the_sum_of_their_logits_by_hand(
-    contexts: dict[int, evaluate.Context], data_dir: Path
+    contexts: dict[int, Context], data_dir: Path
 ) -> None:
     context = contexts[3]
     rows, predictions = gap(context)
@@ -178,7 +178,7 @@ def test_three_crops_are_the_sum_of_their_logits_by_hand(
 
 @torch.no_grad()
 def test_one_crop_gives_the_logits_of_the_centre_bit_for_bit(
-    contexts: dict[int, evaluate.Context],
+    contexts: dict[int, Context],
 ) -> None:
     for centre, (crop,) in zip(contexts[1].batches("val"), contexts[1].crops("val"), strict=True):
         assert torch.equal(centre.clip_BTCHW, crop.clip_BTCHW)
@@ -188,7 +188,7 @@ def test_one_crop_gives_the_logits_of_the_centre_bit_for_bit(
 
 
 def test_predictions_are_written_once_per_sample_and_view(
-    contexts: dict[int, evaluate.Context],
+    contexts: dict[int, Context],
 ) -> None:
     (_, one), (rows, three) = gap(contexts[1]), gap(contexts[3])
     place = ["evaluation", "split", "view", "key"]
@@ -198,7 +198,9 @@ def test_predictions_are_written_once_per_sample_and_view(
     assert {row["n"] for row in rows if row["subset"] == "all"} == {12}
 
 
-def test_the_order_probe_sees_the_centre_crop_only(contexts: dict[int, evaluate.Context]) -> None:
+def test_the_order_probe_sees_the_centre_crop_only(
+    contexts: dict[int, Context],
+) -> None:
     tiny = order_probe.Config.tiny()
-    one, three = (evaluate.run_one("video.order_probe", tiny, contexts[n]) for n in (1, 3))
+    one, three = (run_one("video.order_probe", tiny, contexts[n]) for n in (1, 3))
     assert one == three

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from bench import evaluate, find
+from bench import find
 from bench.config import signature
 from bench.config.resources import parse_resources
+from bench.evaluate import command as evaluate
 from bench.grid.plan import Cell, plan
 from bench.run import run_cell
 from bench.store.rundir import RunDir, State

@@ -15,11 +15,13 @@ import timm
 import torch
 from PIL import Image
 
-from bench import evaluate, find, results
+from bench import find, results
 from bench.config import signature
 from bench.config.resources import Resources, parse_resources
 from bench.data.access import prepare_data
 from bench.data.imagenet9 import FOLDERS, IN9_OF_IMAGENET, MEAN, STD, VARIANTS
+from bench.evaluate import command as evaluate
+from bench.evaluate.context import context_for, official_normalisation
 from bench.grid.plan import plan
 from bench.run import run_cell
 from bench.store.rundir import RunDir, State
@@ -143,8 +145,8 @@ def test_a_timm_model_is_counted_through_the_mapping_with_its_own_normalisation(
 
 
 def test_official_normalises_for_all_models_alike() -> None:
-    assert evaluate.official_normalisation(9) == (MEAN, STD)
-    assert evaluate.official_normalisation(1000)[0] == (0.485, 0.456, 0.406)
+    assert official_normalisation(9) == (MEAN, STD)
+    assert official_normalisation(1000)[0] == (0.485, 0.456, 0.406)
 
 
 def test_a_named_model_joins_the_results_of_the_report(
@@ -267,7 +269,7 @@ def test_images_of_many_sizes_reach_the_model_in_full_batches(data_dir: Path) ->
     config = plan(ROOT / "sweeps/background.yaml", "smoke").cells[0].config
     prepare_data(config, data_dir)
     resources = Resources(data_dir=str(data_dir), device="cpu")
-    context = evaluate.context_for(
+    context = context_for(
         config, resources, build(config, weights_dir=None).classifier, lambda _: None
     )
     context = replace(context, open_split=lambda _: samples, batch=16)

@@ -9,12 +9,13 @@ import pytest
 from test_video_list import video
 from torch import nn
 
-from bench import evaluate, prepare
+from bench import prepare
 from bench.config.resources import Resources
 from bench.config.science import parse
 from bench.data import access
 from bench.data.shards.read import BadData, open_split, read_index
 from bench.data.sources import diving48, kinetics400
+from bench.evaluate.context import context_for
 
 LISTED = (*kinetics400.TEMPORAL, *kinetics400.STATIC)
 OTHERS = tuple(f"made up {i:03d}" for i in range(400 - len(LISTED)))
@@ -86,7 +87,7 @@ def test_an_evaluation_gets_names_and_subsets_from_the_data(tmp_path: Path) -> N
     )
     assert config.data_spec().subsets == {} and config.data_spec().num_classes == 400
     resources = Resources(data_dir=str(tmp_path), device="cpu")
-    context = evaluate.context_for(config, resources, nn.Identity(), lambda _: None)
+    context = context_for(config, resources, nn.Identity(), lambda _: None)
     assert context.spec.classes == CLASSES
     assert YOGA in context.spec.subsets["static"] and VAULT in context.spec.subsets["temporal"]
     assert access.open_data(tmp_path / "kinetics400").spec.subsets == context.spec.subsets

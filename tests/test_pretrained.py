@@ -16,8 +16,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from bench import evaluate, find
+from bench import find
 from bench.data.imagenet9 import IN9_OF_IMAGENET, VARIANTS
+from bench.evaluate import command as evaluate
 from bench.models.pretrained import ImageClassifier, Pretrained, load
 
 VIT, CNN = "test_vit", "test_resnet"

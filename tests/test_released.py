@@ -17,10 +17,11 @@ from einops import rearrange
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from bench import evaluate, find
+from bench import find
 from bench.config import signature
 from bench.config.resources import parse_resources
 from bench.data.shards import read as shard_files
+from bench.evaluate import command as evaluate
 from bench.grid.plan import plan
 from bench.models import released
 from bench.models.backbones import timesformer

@@ -16,12 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_crops import Counted, context_of, smoke
 
-from bench import evaluate
 from bench.config import seeds
 from bench.config.science import Input
 from bench.data import loader, transforms
 from bench.data.loader import Draw
 from bench.data.transforms import dense_indices, eval_indices, mirrored_classes, segment_indices
+from bench.evaluate.context import provenance
 from tasks.video import shuffle_gap
 
 
@@ -100,7 +100,7 @@ def test_the_gap_of_several_views(data_dir: Path) -> None:
     context = context_of(config, data_dir)
     rows = shuffle_gap.run(shuffle_gap.Config.tiny(), context)
     assert {row["view"] for row in rows} >= {"original", "shuffled", "gap"}
-    told = evaluate.provenance(config.input, context.samples("val"), "video")
+    told = provenance(config.input, context.samples("val"), "video")
     assert told.endswith("one per segment, short side 1 x 16, 2 temporal views x 3 crops, "
                          "probabilities averaged")  # fmt: skip
 

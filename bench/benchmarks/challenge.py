@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from bench import evaluate, find
+from bench import find
 from bench.benchmarks._measuring import (
     Clock,
     Column,
@@ -46,10 +46,12 @@ from bench.config.resources import Resources
 from bench.config.science import Input
 from bench.config.seeds import rng
 from bench.data.imagenet9 import CLASSES, FG_MASK, IN9_OF_IMAGENET, MEAN, STD
+from bench.evaluate import command as evaluate
+from bench.evaluate.context import Context, official_normalisation, run_one
+from bench.evaluate.model import Subject, subject_of
 from bench.models.classifier import Classifier
 from bench.process.machine import available_cores
 from bench.store.files import write_json
-from bench.subject import Subject, subject_of
 from bench.task import Samples
 from bench.train import environment
 
@@ -136,7 +138,7 @@ def measure(m: Measurement, tell: Tell) -> Row:
     }
 
 
-def context_of(m: Measurement) -> evaluate.Context:
+def context_of(m: Measurement) -> Context:
     """As `bench.evaluate --official` makes it, with the first so many foregrounds of each class.
 
     Raises ValueError for a model or data that do not go together.
@@ -186,7 +188,7 @@ def _small_vit() -> Subject:
     )
 
 
-def train(context: evaluate.Context, *, elsewhere: float, steps: int, tell: Tell) -> None:
+def train(context: Context, *, elsewhere: float, steps: int, tell: Tell) -> None:
     """Fit the model to the test images, a share `elsewhere` of them put on a random background."""
     images, labels, masks = _foregrounds(context)
     backgrounds = torch.cat([batch.images_BHWC for batch in context.images("only_bg_t")])
@@ -210,7 +212,7 @@ def train(context: evaluate.Context, *, elsewhere: float, steps: int, tell: Tell
     model.eval()
 
 
-def _foregrounds(context: evaluate.Context) -> tuple[Tensor, Tensor, Tensor]:
+def _foregrounds(context: Context) -> tuple[Tensor, Tensor, Tensor]:
     """On the device: images_FHWC (uint8), labels_F, masks_FHW1 (bool) of those with a mask."""
     samples = context.samples("original")
     chosen = samples.with_layer(FG_MASK)
@@ -223,7 +225,7 @@ def _foregrounds(context: evaluate.Context) -> tuple[Tensor, Tensor, Tensor]:
     return images_FHWC, labels_F, masks_FHW1
 
 
-def _ours(context: evaluate.Context, m: Measurement, **options: Any) -> tuple[Row, dict[str, bool]]:
+def _ours(context: Context, m: Measurement, **options: Any) -> tuple[Row, dict[str, bool]]:
     """Wall time and passes of the evaluation, and whether each foreground is vulnerable."""
     module = find.load("evaluation", EVALUATION)
     with tempfile.TemporaryDirectory() as folder:
@@ -231,7 +233,7 @@ def _ours(context: evaluate.Context, m: Measurement, **options: Any) -> tuple[Ro
         fresh = replace(context, scratch_folder=Path(folder), predictions=[], pictures={})
         config = module.Config(batch=m.batch, **options)
         begun = time.perf_counter()
-        rows = evaluate.run_one(EVALUATION, config, fresh)
+        rows = run_one(EVALUATION, config, fresh)
         wall_s = time.perf_counter() - begun
         assert fresh.scratch is not None
         verdicts = {key: by is not None for key, by in module.verdicts(fresh.scratch).items()}
@@ -277,9 +279,7 @@ def _as_floats(image_HWC: np.ndarray) -> Tensor:
 
 
 @torch.no_grad()
-def released_procedure(
-    context: evaluate.Context, workers: int, tell: Tell
-) -> tuple[dict[str, bool], int]:
+def released_procedure(context: Context, workers: int, tell: Tell) -> tuple[dict[str, bool], int]:
     """Whether each foreground is vulnerable, and how many images went through the model."""
     loader = DataLoader(
         _Backgrounds(context.samples("only_bg_t")),
@@ -309,9 +309,9 @@ def _each_foreground(samples: Samples) -> Iterator[tuple[str, int, Tensor, Tenso
         yield samples.keys[i], int(samples.labels[i]), image_CHW, mask_1HW
 
 
-def _predicted(context: evaluate.Context, images_NCHW: Tensor) -> np.ndarray:
+def _predicted(context: Context, images_NCHW: Tensor) -> np.ndarray:
     outputs = context.model_spec.num_classes
-    normalisation = evaluate.official_normalisation(outputs)
+    normalisation = official_normalisation(outputs)
     mean, std = (torch.tensor(v, device=context.device)[:, None, None] for v in normalisation)
     images = images_NCHW.to(context.device, non_blocking=True)
     top = context.model(((images - mean) / std)[:, None]).argmax(dim=-1).cpu().numpy()
@@ -319,7 +319,7 @@ def _predicted(context: evaluate.Context, images_NCHW: Tensor) -> np.ndarray:
 
 
 @torch.no_grad()
-def _ceiling(context: evaluate.Context, batch: int, seconds: float) -> float:
+def _ceiling(context: Context, batch: int, seconds: float) -> float:
     """Images per second that the model takes when they are ready, the best of many batches."""
     samples = context.samples("original")
     shape = (batch, *samples.frames(0, np.zeros(1, np.int64)).shape[1:])
