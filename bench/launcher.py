@@ -75,7 +75,7 @@ class Job:
 
 def run_inline(items: Sequence[Item], on_change: OnChange, tick: Callable[[], None]) -> None:
     """One cell after the other in this process; for debugging (`breakpoint()` works)."""
-    from bench.run import run_cell  # imports torch
+    from bench.run.cell import run_cell  # imports torch
 
     for item in items:
         on_change(item.run, State.RUNNING)

@@ -24,7 +24,7 @@ from bench.data import loader
 from bench.data.loader import BadSample, Draw
 from bench.data.shards.read import SAMPLES
 from bench.evaluate import command as evaluate
-from bench.run import run_cell
+from bench.run.cell import run_cell
 from bench.store.rundir import RunDir, State
 from bench.train.world import World
 

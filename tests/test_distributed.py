@@ -36,7 +36,7 @@ from bench.config.science import RunConfig, parse
 from bench.config.seeds import seed
 from bench.data import loader
 from bench.data.access import prepare_data
-from bench.run import run_cell
+from bench.run.cell import run_cell
 from bench.store.rundir import RunDir, State
 from bench.train import step as optimise
 from bench.train.learner import build

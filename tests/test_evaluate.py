@@ -14,7 +14,7 @@ from bench.config import signature
 from bench.config.resources import parse_resources
 from bench.evaluate import command as evaluate
 from bench.grid.plan import Cell, plan
-from bench.run import run_cell
+from bench.run.cell import run_cell
 from bench.store.rundir import RunDir, State
 from bench.train import checkpoint
 

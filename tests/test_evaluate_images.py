@@ -23,7 +23,7 @@ from bench.data.imagenet9 import FOLDERS, IN9_OF_IMAGENET, MEAN, STD, VARIANTS
 from bench.evaluate import command as evaluate
 from bench.evaluate.context import context_for, official_normalisation
 from bench.grid.plan import plan
-from bench.run import run_cell
+from bench.run.cell import run_cell
 from bench.store.rundir import RunDir, State
 from bench.train.learner import build
 

@@ -28,7 +28,8 @@ from bench.data.access import prepare_data
 from bench.evaluate.model import subject_of
 from bench.process import interrupt
 from bench.process.interrupt import EXIT_PREEMPTED, Interrupted
-from bench.run import NoProgress, failure, keep_checkpoints, run_cell
+from bench.run.cell import keep_checkpoints, run_cell
+from bench.run.failure import NoProgress, failure
 from bench.store.files import write_json
 from bench.store.rundir import Failure, RunDir, State
 from bench.train import checkpoint
@@ -165,7 +166,7 @@ def test_a_signal_in_the_evaluation(
 
     monkeypatch.setenv("BENCH_JOB", "123_4")
     with monkeypatch.context() as patch:
-        patch.setattr("bench.run.run_all", stubborn)
+        patch.setattr("bench.run.cell.run_all", stubborn)
         assert run_cell(run.path) == State.PREEMPTED == run.state()
     assert not swallowed
     assert run.read_ended()["goes_on"] and run.read_ended()["job"] == "123_4"
@@ -293,7 +294,7 @@ def test_no_progress(
     run.starts.write_text("".join(json.dumps(line) + "\n" for line in lines))
     monkeypatch.setenv("BENCH_JOB", job)
     monkeypatch.setenv("BENCH_CLAIM", claim)
-    monkeypatch.setattr("bench.run.run_all", lambda *_: [])
+    monkeypatch.setattr("bench.run.cell.run_all", lambda *_: [])
     assert run_cell(run.path) == state
     if state == State.FAILED:
         assert run.read_ended()["kind"] == Failure.NO_PROGRESS

@@ -14,7 +14,7 @@ from test_train import Stop, assert_same, make_run, smoke_config, trainer_of
 from bench.config import signature
 from bench.data.access import prepare_data
 from bench.data.loader import RawBatch
-from bench.run import run_cell
+from bench.run.cell import run_cell
 from bench.store.rundir import State
 from bench.train import labels
 from bench.train.step import Optimisation

@@ -26,7 +26,7 @@ from test_train import ROOT, final_weights, make_run, trainer_of
 from bench.data.shards.read import SAMPLES
 from bench.data.sources import mini_ssv2
 from bench.process.machine import process_started
-from bench.run import run_cell
+from bench.run.cell import run_cell
 from bench.store.rundir import Failure, RunDir, State
 
 pytestmark = pytest.mark.slow

@@ -33,7 +33,7 @@ from bench.models.weights import (
     read_tensors,
     state_dict_of,
 )
-from bench.run import run_cell
+from bench.run.cell import run_cell
 from bench.store.rundir import RunDir, State
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -29,7 +29,7 @@ from bench.data.access import prepare_data
 from bench.data.transforms import eval_clip, segment_indices, train_clip
 from bench.grid.patch import merge, nest
 from bench.grid.plan import plan
-from bench.run import run_cell
+from bench.run.cell import run_cell
 from bench.store.rundir import RunDir, State
 from bench.train import checkpoint
 from bench.train.loop import NonFiniteLoss, Trainer, learning_rate

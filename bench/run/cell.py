@@ -1,30 +1,14 @@
-"""One cell, as the launcher runs it: train, evaluate, write the result.
-
-    python -m bench.run runs/<signature>
-
-Starting it again goes on from the last checkpoint; a DONE run is left as it is. The result is
-written last, so its existence means DONE. Told to stop (SIGUSR2, SIGTERM, Ctrl-C) it writes the
-checkpoint and leaves. Of a cell on several devices each process runs this, as bench.job or torchrun
-starts it; rank 0 writes the files.
-
-Exit status: 0 done, 1 failed (see error.txt), 2 the directory is not a run, 75 stopped and can go on,
-76 stopped by a search.
-"""
+"""A cell from its run directory to its result: train, evaluate, write down how it ended."""
 
 from __future__ import annotations
 
-import argparse
-import faulthandler
 import json
 import logging
 import os
 import shutil
 import sys
-import threading
 import time
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,26 +22,18 @@ from bench.data.access import prepare_data
 from bench.evaluate.context import context_for, provenance, run_all
 from bench.evaluate.kept import write_pictures, write_predictions
 from bench.process import interrupt
+from bench.run.failure import NoProgress, failure
+from bench.run.progress import Progress, logging_to
 from bench.store.files import write_json, write_text
-from bench.store.rundir import Failure, RunBusy, RunDir, State
+from bench.store.rundir import RunBusy, RunDir, State
 from bench.train import checkpoint, environment, labels
 from bench.train.loop import Trainer
-from bench.train.world import ALONE, World
+from bench.train.world import World
 
 log = logging.getLogger("bench")
 
 NO_PROGRESS_STARTS = 3
 """So many starts of one job from the same step are enough; the next one gives up."""
-STACK_EVERY_S = 5.0
-_EXIT = {
-    State.DONE: 0,
-    State.PREEMPTED: interrupt.EXIT_PREEMPTED,
-    State.PRUNED: interrupt.EXIT_PRUNED,
-}
-
-
-class NoProgress(RuntimeError):
-    """The cell was started again and again and got no further."""
 
 
 def run_cell(path: str | Path) -> str:
@@ -92,7 +68,7 @@ class _Start:
         if self.world.first:
             self.run.error.unlink(missing_ok=True)
             self.run.ended.unlink(missing_ok=True)
-        with _logging_to(self.run.log, self.world):
+        with logging_to(self.run.log, self.world):
             try:
                 self._train_and_evaluate()
             except interrupt.Interrupted as stop:
@@ -263,33 +239,6 @@ class _Start:
         return {"host": os.uname().nodename, "job": self.job or None}
 
 
-def failure(error: BaseException) -> Failure:
-    """The class of an exception that ended a cell."""
-    text = str(error)
-    # torch's allocators, mmap, OpenCV
-    full = (
-        "out of memory",
-        "can't allocate memory",
-        "Cannot allocate memory",
-        "Insufficient memory",
-    )
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(m in text for m in full):
-        return Failure.OOM
-    if isinstance(error, NoProgress):
-        return Failure.NO_PROGRESS
-    ends = ("killed by signal", "exited unexpectedly")  # torch says the one or the other
-    if "DataLoader worker" in text and any(end in text for end in ends):
-        return Failure.KILLED
-    if "device-side assert" in text:  # an index out of range, say: the GPU is well
-        return Failure.BUG
-    marks = ("CUDA error", "CUDA driver error", "cuDNN error", "NCCL error", "ECC error")
-    if isinstance(error, (torch.AcceleratorError, torch.distributed.DistBackendError)) or any(
-        mark in text for mark in marks
-    ):
-        return Failure.DEVICE
-    return Failure.BUG
-
-
 def _code() -> str:
     """Which code this is: the name of its snapshot, as claims have it, or of a checkout its state."""
     root = Path(bench.__path__[0]).parent
@@ -304,117 +253,3 @@ def keep_checkpoints(run: RunDir, keep: str) -> None:
     elif keep == "weights" and (state := checkpoint.load(run.last)):
         checkpoint.save(run.last, {name: state[name] for name in ("learner", "step")})
         run.best.unlink(missing_ok=True)
-
-
-class Progress:
-    """progress.json for `--status` and live displays, at most once a second; epochs and phases also
-    to log.txt.
-    """
-
-    def __init__(self, run: RunDir, world: World = ALONE) -> None:
-        self._run = run
-        self._world = world
-        self._written = 0.0
-        self._phase = ""
-        self._begun = time.time()
-
-    def __call__(self, update: dict[str, Any]) -> None:
-        now = time.time()
-        if update["phase"] != self._phase:
-            self._phase, self._begun = update["phase"], now
-            log.info("%s", self._phase)
-        elif now - self._written < 1.0:
-            return
-        self._written = now
-        if self._world.first:
-            write_json(self._run.progress, {**update, "phase_started": self._begun, "time": now})
-
-
-@contextmanager
-def _stack_kept(path: Path) -> Iterator[None]:
-    """Within the block a file says where this thread was a moment ago, for the case that the process
-    is killed.
-
-    By a thread of Python's: faulthandler's own timer reads the frames while they change, and now and
-    then crashes a healthy process.
-    """
-    thread, over = threading.get_ident(), threading.Event()
-    fresh = path.with_name(f".{path.name}.tmp")
-
-    def keep() -> None:
-        while not over.wait(STACK_EVERY_S):
-            with suppress(OSError):  # a full disk must not end the cell
-                fresh.write_text("".join(traceback.format_stack(sys._current_frames()[thread])))
-                fresh.replace(path)
-
-    keeper = threading.Thread(target=keep, name="stack", daemon=True)
-    keeper.start()
-    try:
-        yield
-    finally:
-        over.set()
-        keeper.join()
-    path.unlink(missing_ok=True)
-
-
-@contextmanager
-def _logging_to(path: Path, world: World) -> Iterator[None]:
-    """Rank 0 logs to the run's log.txt; of the others only warnings are shown, on the console."""
-    log.setLevel(logging.INFO if world.first else logging.WARNING)
-    if not world.first:
-        yield
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logging.captureWarnings(capture=True)
-    loggers = (log, logging.getLogger("py.warnings"))
-    for logger in loggers:
-        logger.addHandler(handler)
-    try:
-        yield
-    finally:
-        for logger in loggers:
-            logger.removeHandler(handler)
-        handler.close()
-
-
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.run",
-        description="Run one cell of a sweep. Goes on from its last checkpoint; does nothing when it is DONE.",
-    )
-    parser.add_argument(
-        "run_dir", type=Path, metavar="RUN_DIR", help="runs/<signature>, made by bench.sweep"
-    )
-    options = parser.parse_args(arguments)
-    run, world = RunDir(options.run_dir), World.from_environment()
-    if not run.config.exists():
-        print(
-            f"{run.path}: not a run directory (no config.yaml); `python -m bench.sweep` makes them",
-            file=sys.stderr,
-        )
-        return 2
-    faulthandler.enable()
-    console = logging.StreamHandler()
-    console.setFormatter(logging.Formatter("%(message)s"))
-    log.addHandler(console)
-    try:
-        with _stack_kept(run.rank_stack(world.rank)):
-            state = run_cell(run.path)
-    except KeyboardInterrupt:
-        return 130
-    if state == State.FAILED and world.size > 1:
-        # Everything is written. The usual way out takes leave of the other ranks, which wait for this
-        # one: seconds.
-        sys.stderr.flush()
-        os._exit(1)
-    if state == State.FAILED:
-        print(
-            f"{run.signature} failed: {run.error_line()}\nTraceback: {run.error}", file=sys.stderr
-        )
-    return _EXIT.get(State(state), 1)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
