@@ -95,7 +95,7 @@ def stop_cells(standings: list[Standing], clients: list[Client]) -> list[str]:
 
 
 def _cancel_jobs(runs: list[RunDir]) -> str:
-    from bench import slurm
+    from bench.launch.slurm import client as slurm
 
     if problem := slurm.problem():
         return f"{len(runs)} cells are SLURM's, which cannot be asked from here: {problem}"

@@ -71,7 +71,7 @@ def _from_files(runs: Path, cell: Cell, *, present: bool) -> Standing:
 
 
 def _ask_slurm(runs: Path, standings: list[Standing]) -> list[Standing]:
-    from bench.slurm_queue import Queue
+    from bench.launch.slurm.queue import Queue
 
     queue = Queue(runs)
     queue.look()

@@ -35,7 +35,7 @@ from bench.watch import Watcher
 from bench.watch import console as watch_console
 
 if TYPE_CHECKING:
-    from bench.launcher import Item  # imports more than --plan and --status need
+    from bench.launch.item import Item  # imports more than --plan and --status need
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -175,7 +175,7 @@ def missing_files(grid: Plan) -> dict[str, str]:
 def _problem(standings: list[Standing], missing: dict[str, str], options: Any) -> str | None:
     """Why nothing can be launched, or None."""
     if options.launcher == "slurm":
-        from bench import slurm
+        from bench.launch.slurm import client as slurm
 
         if problem := slurm.problem():
             return f"--launcher slurm: {problem}"
@@ -212,7 +212,7 @@ def show_cost(grid: Plan, standings: list[Standing], options: Any, console: Cons
     _show_left(choice, console)
     if options.launcher != "slurm" or not choice.start:
         return
-    from bench import slurm
+    from bench.launch.slurm import client as slurm
 
     try:
         scripts = slurm.scripts(_items(choice), runs=options.runs, sweep=grid.name)
@@ -251,7 +251,7 @@ def stop(grid: Plan, options: Any, console: Console) -> int:
 
 def launch(grid: Plan, standings: list[Standing], options: Any, console: Console) -> int:
     """Prepare the data, submit the chosen cells, watch them to their end. Returns the exit status."""
-    from bench import launcher  # imports more than --plan and --status need
+    from bench.launch import local as launcher  # imports more than --plan and --status need
 
     os.environ.update(
         {name: str(grid.resources.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
@@ -318,14 +318,14 @@ def _show_left(choice: Choice, console: Console) -> None:
 
 
 def _items(choice: Choice, live: Iterable[Standing] = ()) -> list[Item]:
-    from bench.launcher import Item
+    from bench.launch.item import Item
 
     items = [Item(s.standing.run, s.resources, label(s.standing.cell)) for s in choice.start]
     return items + [Item(s.run, s.cell.resources, label(s.cell)) for s in live]
 
 
 def _run(grid: Plan, items: list[Item], options: Any, console: Console) -> None:
-    from bench import launcher
+    from bench.launch import local as launcher
 
     with Watcher(console, {item.run.signature: item.name for item in items}) as watcher:
         changed, tick = watcher.changed, watcher.tick
@@ -334,7 +334,7 @@ def _run(grid: Plan, items: list[Item], options: Any, console: Console) -> None:
         elif options.launcher == "local":
             launcher.run_local(items, runs=options.runs, on_change=changed, tick=tick)
         else:
-            from bench import slurm
+            from bench.launch.slurm import client as slurm
 
             slurm.run_slurm(
                 items,

@@ -2,7 +2,7 @@
 
     python -m bench.tune sweeps/tune.yaml [--scale mini] [--trials 30] [--workers 4] [--status]
 
-bench/search.py reads the sweep, bench/study.py keeps the trials, bench/launcher.py runs their cells.
+bench/search.py reads the sweep, bench/study.py keeps the trials, bench/launch/local.py runs their cells.
 A search is a desired state like a sweep: the same command again goes on until all trials have
 ended. Workers are processes of this program that share nothing but files; any of them may be
 killed, and more may be started, here or on other machines.
@@ -27,6 +27,7 @@ from rich.table import Table
 from bench import search as searches
 from bench.config.mistakes import Mistakes
 from bench.grid.plan import Cell, Plan, plan
+from bench.launch import item
 from bench.process import interrupt
 from bench.search import Search
 from bench.store.rundir import RunDir, State
@@ -130,7 +131,9 @@ exit status: 0 all trials ended, 1 some cannot be finished, 2 bad input, 75 stop
     add("--retry", action="store_true", help="give out again the trials that FAILED")
     add("--worker", action="store_true", help="be one worker, until all trials have ended")
     add("--study", help=argparse.SUPPRESS)  # what the worker was started for
-    add("--command", type=shlex.split, default=(), help=argparse.SUPPRESS)  # see bench.job
+    add(
+        "--command", type=shlex.split, default=(), help=argparse.SUPPRESS
+    )  # see bench.launch.supervisor
     return parser
 
 
@@ -185,7 +188,7 @@ def _give_to_the_report(study: Study, options: Any) -> None:
 def _workers(search: Search, where: str) -> int:
     if where == "slurm":
         return min(SLURM_WORKERS, search.base.resources.slurm.array_parallelism)
-    from bench import launcher
+    from bench.launch import local as launcher
 
     return max(1, launcher.slots(search.base.resources))
 
@@ -231,21 +234,21 @@ def _conclude(study: Study, console: Console) -> int:
 
 
 def _starter(options: Any) -> Start:
-    from bench import launcher
+    from bench.launch import local as launcher
 
     def ignore(_run: RunDir, _state: State) -> None:
         pass
 
     def local(cell: Cell, run: RunDir, tick: Callable[[], None]) -> None:
-        items = [launcher.Item(run, cell.resources, run.signature)]
+        items = [item.Item(run, cell.resources, run.signature)]
         launcher.run_local(
             items, runs=options.runs, on_change=ignore, tick=tick, command=options.command
         )
 
     def slurm(cell: Cell, run: RunDir, tick: Callable[[], None]) -> None:
-        from bench.slurm import run_slurm
+        from bench.launch.slurm.client import run_slurm
 
-        items = [launcher.Item(run, cell.resources, run.signature)]
+        items = [item.Item(run, cell.resources, run.signature)]
         run_slurm(items, runs=options.runs, sweep="tune", wait=True, on_change=ignore, tick=tick)
 
     return slurm if options.launcher == "slurm" else local

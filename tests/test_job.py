@@ -17,14 +17,14 @@ from typing import Any
 import pytest
 import submitit
 
-from bench import job, postmortem
+from bench.launch import postmortem, supervisor
 from bench.process.machine import process_started
 from bench.store.files import read_json, write_json
 from bench.store.rundir import Failure, RunDir, State
 
 ROOT = Path(__file__).resolve().parent.parent
 STANDIN = (sys.executable, str(ROOT / "tests/standins.py"))
-# As `python -m bench.job`, with less patience.
+# As `python -m bench.launch.supervisor`, with less patience.
 JOB = (
     "import sys; from bench import job; job.KILL_AFTER_S = 0.5; job.CLAIM_WAIT_S = 1.0;"
     "job.SIGNAL_WAIT_S = 0.3; sys.exit(job.main())"
@@ -76,7 +76,7 @@ def pid_of(run: RunDir, rank: int) -> int:
 
 def test_it_starts_without_the_heavy_libraries() -> None:
     code = (
-        "import sys, bench.job;"
+        "import sys, bench.launch.supervisor;"
         "assert not {'torch', 'pandas', 'pydantic', 'numpy', 'submitit'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
@@ -270,7 +270,7 @@ class Array:
 
     def start(self, mode: str, *, task: int, **env: str) -> subprocess.Popen[str]:
         payload = submitit.helpers.DelayedSubmission(
-            job.Task(self.folder, command=(*STANDIN, *mode.split()))
+            supervisor.Task(self.folder, command=(*STANDIN, *mode.split()))
         )
         payload.set_timeout(10, 10**6)
         payload.dump(self.folder / f"9_{task}_submitted.pkl")
@@ -348,13 +348,13 @@ def test_a_job_that_is_told_to_end_does_not(array: Array) -> None:
 @pytest.mark.slow
 def test_jobs_that_never_begin_are_not_queued_for_ever(array: Array) -> None:
     run = array.run("zero")
-    for n in range(job.EARLY_STOPS + 1):
+    for n in range(supervisor.EARLY_STOPS + 1):
         (run.path / "pid.0").unlink(missing_ok=True)
         with array.start("pids hang", task=0, SLURM_RESTART_COUNT=str(n)) as process:
             pid_of(run, 0)
             process.send_signal(signal.SIGUSR2)
             process.communicate(timeout=60)
-    assert len(array.requeued.read_text().splitlines()) == job.EARLY_STOPS
+    assert len(array.requeued.read_text().splitlines()) == supervisor.EARLY_STOPS
     assert run.state() == State.FAILED and run.read_ended()["kind"] == Failure.NO_PROGRESS
     assert "signal_delay_s" in run.error_line()
 
@@ -380,6 +380,6 @@ def test_ranks_are_numbered_over_the_nodes(tmp_path: Path) -> None:
 
 
 def test_what_is_submitted_is_small_and_plain(tmp_path: Path) -> None:
-    payload = pickle.dumps(job.Task(tmp_path))
+    payload = pickle.dumps(supervisor.Task(tmp_path))
     assert len(payload) < 1000
     assert pickle.loads(payload).folder == str(tmp_path)

@@ -17,11 +17,12 @@ from typing import Any
 import pytest
 import torch
 
-from bench import launcher
 from bench.config import signature
 from bench.config.resources import Resources
 from bench.grid.plan import plan
-from bench.launcher import Gpu, Item
+from bench.launch import local as launcher
+from bench.launch.item import Item
+from bench.launch.local import Gpu
 from bench.process.machine import process_started
 from bench.store import snapshot
 from bench.store.files import read_json

@@ -1,6 +1,6 @@
 """When loading fails in a worker process: the cell fails with the worker's words, and ends.
 
-Real cells under their supervisor (`bench.job`), on shards of VP9 videos.
+Real cells under their supervisor (`bench.launch.supervisor`), on shards of VP9 videos.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def data(videos: Path, tmp_path: Path) -> Path:
 def start(run: RunDir) -> subprocess.Popen[str]:
     """Its supervisor, as the local launcher starts it."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "bench.job", str(run.path)],
+        [sys.executable, "-m", "bench.launch.supervisor", str(run.path)],
         cwd=ROOT,
         stderr=subprocess.PIPE,
         text=True,

@@ -20,9 +20,9 @@ import cluster as real
 import pytest
 import torch
 
-from bench import slurm
 from bench.config.resources import Resources, Slurm
-from bench.launcher import Item
+from bench.launch.item import Item
+from bench.launch.slurm import client as slurm
 from bench.store.rundir import Failure, RunDir, State, jobs_folder
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from bench import slurm
 from bench.config.resources import Resources, Slurm
-from bench.launcher import Item
+from bench.launch.item import Item
+from bench.launch.slurm import client as slurm
 from bench.store import snapshot
 from bench.store.rundir import Failure, RunDir, State, jobs_folder
 

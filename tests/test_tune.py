@@ -24,11 +24,13 @@ from optuna.pruners import ThresholdPruner
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
-from bench import launcher, results, tune
+from bench import results, tune
 from bench import search as searches
 from bench import sweep as bench_sweep
 from bench.config.mistakes import Mistakes
 from bench.grid.plan import plan
+from bench.launch import local as launcher
+from bench.launch.item import Item
 from bench.store.rundir import RunDir
 from bench.study import RETRIES, STOPPED, Lost, Study
 from reports import style
@@ -100,7 +102,7 @@ def work(tmp_path: Path) -> Callable[[Study], list[FrozenTrial]]:
     command = (sys.executable, str(tmp_path / "cell.py"))
 
     def start(cell: Any, run: RunDir, tick: Callable[[], None]) -> None:
-        item = launcher.Item(run, cell.resources, "")
+        item = Item(run, cell.resources, "")
         launcher.run_local(
             [item], runs=tmp_path, on_change=lambda *_: None, tick=tick, command=command
         )
@@ -715,7 +717,7 @@ def test_a_real_cell_is_pruned_by_all_its_processes(
     study._study.pruner = ThresholdPruner(lower=2)  # nothing is good enough
 
     def start(cell: Any, run: RunDir, tick: Callable[[], None]) -> None:
-        item = launcher.Item(run, cell.resources, "")
+        item = Item(run, cell.resources, "")
         launcher.run_local([item], runs=tmp_path, on_change=lambda *_: None, tick=tick)
 
     tune.work(study, tmp_path, Console(quiet=True), start=start)

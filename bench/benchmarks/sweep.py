@@ -23,12 +23,13 @@ from typing import Any
 
 import torch
 
-from bench import launcher
 from bench.benchmarks._measuring import Column, Numbers, Row, Show, check_out, spread
 from bench.config import signature
 from bench.config.mistakes import Mistake, Mistakes
 from bench.config.resources import Resources
 from bench.grid.plan import plan
+from bench.launch import local as launcher
+from bench.launch.item import Item
 from bench.store import snapshot
 from bench.store.files import write_json
 from bench.store.rundir import RunDir
@@ -130,7 +131,7 @@ def launch(runs: Path, names: Sequence[str], resources: Resources, command: Sequ
     for name in names:
         run = RunDir(runs / name)
         run.create({"seed": 0}, resources.model_dump(mode="json"), name)
-        items.append(launcher.Item(run, resources, name))
+        items.append(Item(run, resources, name))
     launcher.run_local(
         items, runs=runs, on_change=lambda *_: None, tick=lambda: None, command=command
     )

@@ -4,7 +4,7 @@
 
 Starting it again goes on from the last checkpoint; a DONE run is left as it is. The result is
 written last, so its existence means DONE. Told to stop (SIGUSR2, SIGTERM, Ctrl-C) it writes the
-checkpoint and leaves. Of a cell on several devices each process runs this, as bench.job or torchrun
+checkpoint and leaves. Of a cell on several devices each process runs this, as bench.launch.supervisor or torchrun
 starts it; rank 0 writes the files.
 
 Exit status: 0 done, 1 failed (see error.txt), 2 the directory is not a run, 75 stopped and can go on,

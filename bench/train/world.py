@@ -1,7 +1,7 @@
 """The ranks of one cell: who this process is among them, how they find one another, and the few
 things that they tell each other beside gradients.
 
-    World.from_environment()      of what bench.job or torchrun set; alone without it
+    World.from_environment()      of what bench.launch.supervisor or torchrun set; alone without it
     with world.joined(run, device):
         world.agreed([...])       one small exchange on the host: it never waits for a GPU
 

@@ -21,9 +21,9 @@ from typing import Any, NamedTuple
 from submitit.helpers import DelayedSubmission
 
 from bench.config.resources import Resources
-from bench.job import Task
-from bench.slurm_queue import batch_folder, clean_environment
-from bench.slurm_script import LONG_TIMEOUTS, job_name, script_text
+from bench.launch.slurm.queue import batch_folder, clean_environment
+from bench.launch.slurm.script import LONG_TIMEOUTS, job_name, script_text
+from bench.launch.supervisor import Task
 from bench.store.claims import submitting
 from bench.store.files import write_json, write_text
 from bench.store.rundir import RunDir

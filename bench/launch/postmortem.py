@@ -10,8 +10,8 @@ import time
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from bench.launch.rank import Rank
 from bench.process.interrupt import EXIT_PREEMPTED, EXIT_PRUNED
-from bench.ranks import Rank
 from bench.store.rundir import Failure, RunDir
 
 TAIL_LINES = 20

@@ -1,7 +1,7 @@
 """The supervisor of a job: starts the processes (ranks) of its cells, passes signals on to them, and
 writes down how a cell ended where its own processes could not.
 
-    python -m bench.job RUN_DIR...     one cell, or cells packed into one slot (launcher.py starts it)
+    python -m bench.launch.supervisor RUN_DIR...     one cell, or cells packed into one slot (launcher.py starts it)
     Task(folder)()                     one task of a SLURM array, on each of its nodes (slurm.py)
 
 A cell of one process writes its own end; the supervisor does when the process vanishes. Of a cell of
@@ -24,9 +24,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench import postmortem
+from bench.launch import postmortem
+from bench.launch.rank import Rank
 from bench.process.interrupt import EXIT_PREEMPTED, EXIT_PRUNED, SIGNALS
-from bench.ranks import Rank
 from bench.store.files import read_json
 from bench.store.rundir import Failure, RunDir, State
 
@@ -319,7 +319,8 @@ def _locked(run: RunDir) -> bool:
 def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0 all done (or not ours), 1 a cell failed, 75 stopped."""
     parser = argparse.ArgumentParser(
-        prog="python -m bench.job", description="Supervise cells; the local launcher starts this."
+        prog="python -m bench.launch.supervisor",
+        description="Supervise cells; the local launcher starts this.",
     )
     parser.add_argument("run_dirs", type=Path, nargs="+", metavar="RUN_DIR")
     parser.add_argument(

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import IO
 
 from bench.config.resources import Resources
+from bench.launch.item import Item, OnChange
 from bench.process.interrupt import SIGNALS
 from bench.process.machine import available_cores, process_started
 from bench.store import snapshot
@@ -35,19 +36,6 @@ from bench.store.rundir import Failure, RunDir, State, jobs_folder
 POLL_S = 0.05
 OTHERS_POLL_S = 0.5
 LAST_LINES = 20
-
-
-@dataclass(frozen=True)
-class Item:
-    """A cell to run."""
-
-    run: RunDir
-    resources: Resources
-    name: str  # for people
-
-
-OnChange = Callable[[RunDir, State], None]
-"""Called when a cell's state changes."""
 
 
 @dataclass(frozen=True)
@@ -269,7 +257,7 @@ class _Queue:
     ) -> Job:
         log = jobs_folder(self._runs).absolute() / f"local/{items[0].run.signature}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "bench.job"]
+        command = [sys.executable, "-m", "bench.launch.supervisor"]
         if self._command:
             command += ["--command", shlex.join(self._command)]
         with log.open("ab") as out:

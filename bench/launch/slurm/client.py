@@ -19,16 +19,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.config.resources import Resources
-from bench.slurm_queue import Look, Queue, ask, batch_folder, began
-from bench.slurm_script import Cluster, Script, by_shape, cores_per_node, packed, scripts
-from bench.slurm_submit import Answer, Batch, Mark, Outcome, Seen, submit
+from bench.launch.slurm.queue import Look, Queue, ask, batch_folder, began
+from bench.launch.slurm.script import Cluster, Script, by_shape, cores_per_node, packed, scripts
+from bench.launch.slurm.submit import Answer, Batch, Mark, Outcome, Seen, submit
 from bench.store import snapshot
 from bench.store.claims import submitting
 from bench.store.files import read_json, write_json
 from bench.store.rundir import Failure, RunDir, State, jobs_folder
 
 if TYPE_CHECKING:
-    from bench.launcher import Item, OnChange
+    from bench.launch.item import Item, OnChange
 
 __all__ = ["Look", "Queue", "Refused", "Script", "cancel", "problem", "run_slurm", "scripts"]
 

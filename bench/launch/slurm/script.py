@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, TypeVar
 import submitit
 
 from bench.config.resources import Resources
-from bench.slurm_queue import ask, batch_folder
+from bench.launch.slurm.queue import ask, batch_folder
 from bench.store.rundir import jobs_folder
 
 if TYPE_CHECKING:
-    from bench.launcher import Item
+    from bench.launch.item import Item
 
 T = TypeVar("T")
 
