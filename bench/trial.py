@@ -20,10 +20,10 @@ from bench.config import signature
 from bench.grid.plan import Cell
 from bench.process import interrupt
 from bench.search import VALIDATION, Search
-from bench.standing import stand
 from bench.store.files import write_json
 from bench.store.rundir import Failure, RunDir, State
 from bench.study import STOPPED, Lost
+from bench.sweep.status import stand
 
 TRANSIENT = (Failure.KILLED, Failure.DEVICE, Failure.NODE_FAIL, Failure.TIMEOUT)
 """Ways to fail that say nothing about the parameters."""

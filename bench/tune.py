@@ -31,7 +31,7 @@ from bench.launch import item
 from bench.process import interrupt
 from bench.search import Search
 from bench.store.rundir import RunDir, State
-from bench.watch import console as watch_console
+from bench.sweep.live import console as watch_console
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -139,7 +139,7 @@ exit status: 0 all trials ended, 1 some cannot be finished, 2 bad input, 75 stop
 
 def _missing(search: Search) -> str:
     """What this machine lacks and the suite cannot make."""
-    from bench.sweep import missing_files
+    from bench.sweep.needs import missing_files
 
     cell = search.base
     grid = Plan("", search.recipe.scale, "", (), (cell,), cell.resources)
@@ -178,7 +178,7 @@ def _lead(study: Study, arguments: list[str], options: Any, console: Console) ->
 
 def _give_to_the_report(study: Study, options: Any) -> None:
     """The cells of the winner's sweep, mostly not run yet: the report shows the search beside them."""
-    from bench.sweep import write_manifest
+    from bench.sweep.manifest import write_manifest
 
     settings = [text for text in study.search.settings if not text.startswith("seeds=")]
     grid = plan(study.folder / "winner.yaml", options.scale, settings)

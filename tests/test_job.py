@@ -26,8 +26,8 @@ ROOT = Path(__file__).resolve().parent.parent
 STANDIN = (sys.executable, str(ROOT / "tests/standins.py"))
 # As `python -m bench.launch.supervisor`, with less patience.
 JOB = (
-    "import sys; from bench import job; job.KILL_AFTER_S = 0.5; job.CLAIM_WAIT_S = 1.0;"
-    "job.SIGNAL_WAIT_S = 0.3; sys.exit(job.main())"
+    "import sys; from bench.launch import supervisor; supervisor.KILL_AFTER_S = 0.5;"
+    "supervisor.CLAIM_WAIT_S = 1.0; supervisor.SIGNAL_WAIT_S = 0.3; sys.exit(supervisor.main())"
 )
 
 

@@ -303,7 +303,7 @@ def test_jobs_run_the_code_of_their_submission(tmp_path: Path) -> None:
         shutil.copytree(ROOT / package, source / package, ignore=shutil.ignore_patterns("*.pyc"))
     probe = source / "bench/probe.py"
     script = (
-        "import sys; from pathlib import Path; import standins; from bench import snapshot;"
+        "import sys; from pathlib import Path; import standins; from bench.store import snapshot;"
         "run = Path(sys.argv[-1]); standins.act('pids', run, 0); standins.act('go', run, 0);"
         "answer = {'answer': VALUE, 'code': snapshot.code_version()};"
         "standins.write(run / 'result.json', answer)\n"
@@ -328,14 +328,15 @@ def test_jobs_run_the_code_of_their_submission(tmp_path: Path) -> None:
 CLIENT = """
 import sys
 from pathlib import Path
-from bench import launcher
-from bench.config import Resources
+from bench.config.resources import Resources
+from bench.launch import local
+from bench.launch.item import Item
 from bench.store.rundir import RunDir
-launcher.available_cores = lambda: 1
+local.available_cores = lambda: 1
 runs, resources = Path(sys.argv[1]), Resources(device="cpu")
-items = [launcher.Item(RunDir(runs / name), resources, name) for name in "ab"]
+items = [Item(RunDir(runs / name), resources, name) for name in "ab"]
 command = (sys.executable, "-m", "bench.probe")
-launcher.run_local(
+local.run_local(
     items, runs=runs, on_change=lambda *_: None, tick=lambda: None, command=command
 )
 """

@@ -44,17 +44,17 @@ LONG = ("train.epochs=60", "train.validate_every=20", "resources.checkpoint_minu
 CLIENT = """
 import functools, sys
 from pathlib import Path
-from bench import slurm, slurm_submit
-from bench.config import Resources, Slurm
-from bench.job import Task
-from bench.launcher import Item
+from bench.launch.slurm import client, submit
+from bench.config.resources import Resources, Slurm
+from bench.launch.supervisor import Task
+from bench.launch.item import Item
 from bench.store.rundir import RunDir
 runs, count, pack = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-slurm_submit.Task = functools.partial(Task, command=("/bin/sh", str(runs.parent / "cell.sh")))
+submit.Task = functools.partial(Task, command=("/bin/sh", str(runs.parent / "cell.sh")))
 resources = Resources(device="cpu", pack=pack, slurm=Slurm(time=5, signal_delay_s=10))
 items = [Item(RunDir(runs / f"cell{i}"), resources, str(i)) for i in range(count)]
 print("ready", flush=True)
-slurm.run_slurm(
+client.run_slurm(
     items, runs=runs, sweep="quick", wait=True, on_change=print, tick=int, poll_s=(0.3, 0.3)
 )
 """

@@ -14,14 +14,17 @@ from typing import Any
 
 import pytest
 
-from bench import results, retry, sweep
+from bench import results
 from bench.config import signature
 from bench.grid.plan import Cell, Plan, plan
 from bench.process.machine import process_started
-from bench.retry import Choice, Left, Start
-from bench.standing import Standing, count_text, stand
 from bench.store.files import write_json
 from bench.store.rundir import Failure, RunDir, State
+from bench.sweep import choose as retry
+from bench.sweep import command as sweep
+from bench.sweep import manifest
+from bench.sweep.choose import Choice, Left, Start
+from bench.sweep.status import Standing, count_text, stand
 
 SCALE = {
     "base": {
@@ -129,7 +132,7 @@ def test_a_hole_in_the_results_has_its_reason(folder: Path) -> None:
     preempted.settle(State.PREEMPTED, reason="SIGUSR2")
     pruned.settle(State.PRUNED, step=40)
     failed.settle(State.FAILED, Failure.OOM, traceback="OutOfMemoryError: 2 GiB")
-    sweep.write_manifest(grid, folder / "runs", {})
+    manifest.write_manifest(grid, folder / "runs", {})
     reasons = results.load(folder / "runs").set_index("state")["reason"]
     assert "goes on from its checkpoint" in reasons["PREEMPTED"]
     assert reasons["PRUNED"] == "stopped by a search at step 40"

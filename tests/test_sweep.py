@@ -20,10 +20,10 @@ import pytest
 from bench import results
 from bench.config import signature as identity
 from bench.grid.plan import plan
-from bench.standing import stand
 from bench.store.files import load_yaml, read_json
 from bench.store.rundir import RunDir, State
-from bench.sweep import main
+from bench.sweep.command import main
+from bench.sweep.status import stand
 
 ROOT = Path(__file__).resolve().parent.parent
 ABLATION = ROOT / "sweeps/ablation.yaml"

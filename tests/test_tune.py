@@ -26,13 +26,13 @@ from rich.console import Console
 
 from bench import results, tune
 from bench import search as searches
-from bench import sweep as bench_sweep
 from bench.config.mistakes import Mistakes
 from bench.grid.plan import plan
 from bench.launch import local as launcher
 from bench.launch.item import Item
 from bench.store.rundir import RunDir
 from bench.study import RETRIES, STOPPED, Lost, Study
+from bench.sweep import command as bench_sweep
 from reports import style
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -2,7 +2,7 @@
 
 Cells that compute nothing go through the local launcher as real ones do (run directories, claims,
 supervisors, processes that import bench.run and write a result); the ceiling is as many bare
-processes that import bench.run, as many at once. And the two commands that a user waits for at a
+processes that import bench.run.command, as many at once. And the two commands that a user waits for at a
 large grid. docs/performance.md defines every column.
 """
 
@@ -41,12 +41,13 @@ DESCRIPTION = (
 )
 ROUNDS = 5
 SEEDS = 100  # of the large grid
-BARE = "import bench.run"
+BARE = "import bench.run.command"
 NO_OP = """
 import sys
 from pathlib import Path
-import bench.run
-from bench.store.rundir import RunDir, write_json
+import bench.run.command
+from bench.store.files import write_json
+from bench.store.rundir import RunDir
 run = RunDir(Path(sys.argv[1]))
 with run.hold():
     write_json(run.result, {})

@@ -61,19 +61,6 @@ class Job:
         return self.process.pid
 
 
-def run_inline(items: Sequence[Item], on_change: OnChange, tick: Callable[[], None]) -> None:
-    """One cell after the other in this process; for debugging (`breakpoint()` works)."""
-    from bench.run.cell import run_cell  # imports torch
-
-    for item in items:
-        on_change(item.run, State.RUNNING)
-        state = run_cell(item.run.path)
-        on_change(item.run, item.run.state())
-        tick()
-        if state == State.PREEMPTED:  # Ctrl-C was meant for all of them
-            raise KeyboardInterrupt
-
-
 def run_local(
     items: Sequence[Item],
     *,

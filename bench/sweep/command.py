@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import signal
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -22,20 +20,16 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console, Group
 from rich.markup import escape
 
-from bench import cancel, find, retry, status
-from bench.config import signature
 from bench.config.mistakes import Mistakes
 from bench.grid.plan import Plan, plan
-from bench.retry import Choice
-from bench.standing import Standing, count_text, label, stand
-from bench.store import snapshot
-from bench.store.files import write_json
-from bench.store.rundir import State, manifest_path
-from bench.watch import Watcher
-from bench.watch import console as watch_console
+from bench.sweep import cancel, overview
+from bench.sweep.launching import _choose, _items, _show_left, launch
+from bench.sweep.live import console as watch_console
+from bench.sweep.needs import missing_files
+from bench.sweep.status import Standing, label, stand
 
 if TYPE_CHECKING:
-    from bench.launch.item import Item  # imports more than --plan and --status need
+    pass  # imports more than --plan and --status need
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -56,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     standings = stand(options.runs, grid.cells)
     missing = missing_files(grid)
     if options.plan or options.status:
-        console.print(status.overview(grid, standings, missing))
+        console.print(overview.overview(grid, standings, missing))
         if options.plan:
             show_cost(grid, standings, options, console)
         return 0
@@ -151,27 +145,6 @@ def _check(parser: argparse.ArgumentParser, options: Any) -> None:
         parser.error("--retry and --force exclude each other")
 
 
-def missing_files(grid: Plan) -> dict[str, str]:
-    """Data and weights that this machine lacks and the suite cannot make: {what: what to do}."""
-    found: dict[tuple[str, str], str | None] = {}
-    for cell in grid.cells:
-        data, model, places = cell.config.data, cell.config.model, cell.resources
-        key = data.name, places.data_dir
-        if key not in found:
-            source = find.load("source", data.name)
-            found[key] = source.missing(data.config, Path(places.data_dir))
-        key = f"{model.name} {model.config.init}", places.weights_dir
-        if key not in found:
-            backbone = find.load("backbone", model.name)
-            found[key] = backbone.missing(model.config, Path(places.weights_dir))
-    # Several backbones can lack the same file: said once.
-    by_text: dict[str, str] = {}
-    for (name, _), text in found.items():
-        if text:
-            by_text.setdefault(text, name)
-    return {name: text for text, name in by_text.items()}
-
-
 def _problem(standings: list[Standing], missing: dict[str, str], options: Any) -> str | None:
     """Why nothing can be launched, or None."""
     if options.launcher == "slurm":
@@ -199,16 +172,16 @@ def watch(grid: Plan, options: Any, console: Console) -> int:
 
     def look() -> tuple[Group, list[Standing]]:
         standings = stand(options.runs, grid.cells)
-        return status.overview(grid, standings, missing), standings
+        return overview.overview(grid, standings, missing), standings
 
-    status.watch(console, look, options.watch)
+    overview.watch(console, look, options.watch)
     return 0
 
 
 def show_cost(grid: Plan, standings: list[Standing], options: Any, console: Console) -> None:
     """What the cells that would be started will take, and with slurm the scripts, to be copied."""
     choice = _choose(standings, options)
-    console.print(str(status.expected_cost(standings, [s.standing for s in choice.start])))
+    console.print(str(overview.expected_cost(standings, [s.standing for s in choice.start])))
     _show_left(choice, console)
     if options.launcher != "slurm" or not choice.start:
         return
@@ -246,165 +219,15 @@ def stop(grid: Plan, options: Any, console: Console) -> int:
     return 0
 
 
-# -- launching ---
-
-
-def launch(grid: Plan, standings: list[Standing], options: Any, console: Console) -> int:
-    """Prepare the data, submit the chosen cells, watch them to their end. Returns the exit status."""
-    from bench.launch import local as launcher  # imports more than --plan and --status need
-
-    os.environ.update(
-        {name: str(grid.resources.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-    )
-    choice = _choose(standings, options)
-    if options.launcher == "local":
-        try:
-            launcher.check(_items(choice))
-        except ValueError as error:
-            print(f"{error}; nothing was started", file=sys.stderr)
-            return 2
-    chosen = [start.standing for start in choice.start]
-    stale = [s for s in standings if s.state == State.STALE and s not in chosen]
-    for s in stale:
-        console.print(f"[yellow]STALE[/] {escape(label(s.cell))}: {escape(s.note)}")
-    for start in choice.start:
-        if start.note:
-            console.print(f"{escape(label(start.standing.cell))}: {escape(start.note)}")
-    _show_left(choice, console)
-    write_manifest(grid, options.runs, {s.run.signature: s.note for s in stale})
-    live = [] if options.retry else [s for s in standings if s.busy]
-    counts = count_text(standings)
-    waits = f"; {len(live)} are queued or running already" if live else ""
-    console.print(f"{escape(grid.title)}: {counts}; launching {len(chosen)} cells{waits}")
-    # The launcher waits for what other clients have started, but only its own kind can tell.
-    live = [s for s in live if _is_slurms(s) == (options.launcher == "slurm")]
-    if chosen or live:
-        prepare_data(chosen)
-        for start in choice.start:
-            if options.force:
-                start.standing.run.set_aside()
-            dump = start.standing.cell.config.dump()
-            retry.prepare(start, dump, signature.digest(dump))
-        try:
-            with cancel.known_client(options.runs, grid.name, options.launcher):
-                _run(grid, _items(choice, live), options, console)
-        except ValueError as error:  # this machine or SLURM cannot give what was asked for
-            print(error, file=sys.stderr)
-            return 2
-        except KeyboardInterrupt:
-            if options.launcher != "slurm":
-                raise
-            print("what was submitted goes on: --status, --cancel", file=sys.stderr)
-            return 130
-    if options.launcher == "slurm" and not options.wait:
-        if chosen:
-            console.print("SLURM has them; --status shows how they do, --cancel stops them")
-        return 1 if choice.left or stale else 0
-    return _conclude(stand(options.runs, grid.cells), console)
-
-
-def _is_slurms(s: Standing) -> bool:
-    return bool(s.run.read_claim().get("launcher") == "slurm")
-
-
-def _choose(standings: list[Standing], options: Any) -> Choice:
-    return retry.choose(standings, retry=options.retry, force=options.force, code=snapshot.name)
-
-
-def _show_left(choice: Choice, console: Console) -> None:
-    for left in choice.left:
-        s = left.standing
-        console.print(f"not again: [bold red]{s.text}[/] {escape(label(s.cell))}: {left.reason}")
-
-
-def _items(choice: Choice, live: Iterable[Standing] = ()) -> list[Item]:
-    from bench.launch.item import Item
-
-    items = [Item(s.standing.run, s.resources, label(s.standing.cell)) for s in choice.start]
-    return items + [Item(s.run, s.cell.resources, label(s.cell)) for s in live]
-
-
-def _run(grid: Plan, items: list[Item], options: Any, console: Console) -> None:
-    from bench.launch import local as launcher
-
-    with Watcher(console, {item.run.signature: item.name for item in items}) as watcher:
-        changed, tick = watcher.changed, watcher.tick
-        if options.launcher == "inline":
-            launcher.run_inline(items, changed, tick)
-        elif options.launcher == "local":
-            launcher.run_local(items, runs=options.runs, on_change=changed, tick=tick)
-        else:
-            from bench.launch.slurm import client as slurm
-
-            slurm.run_slurm(
-                items,
-                runs=options.runs,
-                sweep=grid.name,
-                wait=options.wait,
-                on_change=changed,
-                tick=tick,
-            )
-
-
-def prepare_data(chosen: list[Standing]) -> None:
-    """Make built-in data once, before cells would wait for one another to make it."""
-    wanted = {}
-    for s in chosen:
-        data, folder = s.cell.config.data, s.cell.resources.data_dir
-        wanted[f"{folder} {data!r}"] = data, folder
-    for data, folder in wanted.values():
-        source = find.load("source", data.name)
-        if hasattr(source, "prepare"):
-            source.prepare(data.config, Path(folder))
-
-
-def write_manifest(grid: Plan, runs: Path, stale: dict[str, str]) -> None:
-    """Which labels belong to which signatures, and which runs are stale; for bench.results."""
-    cells = [
-        {
-            "labels": c.labels,
-            "seed": c.seed,
-            "signature": c.signature,
-            "skip": c.skip,
-            "stale": stale.get(c.signature),
-            "data": c.config.data.name,
-        }
-        for c in grid.cells
-    ]
-    manifest = {
-        "sweep": grid.sweep,
-        "scale": grid.scale,
-        "title": grid.title,
-        "axes": list(grid.axes),
-        "overrides": grid.overrides,
-        "cells": cells,
-    }
-    path = manifest_path(runs, grid.name)
-    write_json(path, manifest)
-
-
-def _conclude(standings: list[Standing], console: Console) -> int:
-    failed = [s for s in standings if s.state == State.FAILED]
-    console.print(count_text(standings))
-    for s in failed:
-        console.print(f"[bold red]{s.text}[/] {escape(label(s.cell))}: {escape(s.note)}")
-        console.print(f"  traceback {s.run.error}\n  log       {s.run.log}")
-    if failed:
-        console.print(
-            "the same command runs failed cells again; --retry only those that it can help"
-        )
-    settled = (State.DONE, State.SKIPPED)
-    return 0 if all(s.state in settled for s in standings) else 1
+def entry(arguments: list[str] | None = None) -> int:
+    """The command as a process of its own."""
+    signal.signal(signal.SIGTERM, _stop)  # --cancel from another shell: as Ctrl-C
+    try:
+        return main(arguments)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from the last checkpoints", file=sys.stderr)
+        return 130
 
 
 def _stop(_number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
-
-
-if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _stop)  # --cancel from another shell: as Ctrl-C
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from the last checkpoints", file=sys.stderr)
-        sys.exit(130)

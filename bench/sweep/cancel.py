@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.process.machine import is_alive, process_started
-from bench.standing import SETTLED, Standing, label
 from bench.store.files import read_json, write_json
 from bench.store.rundir import RunDir, jobs_folder
+from bench.sweep.status import SETTLED, Standing, label
 
 _PATIENCE_S = 5.0
 

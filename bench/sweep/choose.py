@@ -15,9 +15,9 @@ from functools import cache
 
 from bench.config.mistakes import Mistakes
 from bench.config.resources import Resources, parse_resources
-from bench.standing import SETTLED, Standing
 from bench.store.files import dump_yaml, write_text
 from bench.store.rundir import Failure, RunDir, State
+from bench.sweep.status import SETTLED, Standing
 
 _REDUCED = "# out of memory: micro_batch "
 

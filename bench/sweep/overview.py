@@ -21,9 +21,9 @@ from rich.text import Text
 
 from bench.config.resources import Resources
 from bench.grid.plan import Plan
-from bench.standing import Standing, count_text
 from bench.store.rundir import RunDir, State, jobs_folder
-from bench.watch import STYLE, clock, progress_text, time_left
+from bench.sweep.live import STYLE, clock, progress_text, time_left
+from bench.sweep.status import Standing, count_text
 
 SHOWN_ROWS = 60
 _MEASURED_FOLDERS = 20

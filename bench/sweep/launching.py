@@ -1,0 +1,147 @@
+"""Computing what a sweep is missing, with one of the launchers."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from bench.config import signature
+from bench.grid.plan import Plan
+from bench.launch.item import Item, OnChange
+from bench.store import snapshot
+from bench.store.rundir import State
+from bench.sweep import cancel, choose
+from bench.sweep.choose import Choice
+from bench.sweep.live import Watcher
+from bench.sweep.manifest import write_manifest
+from bench.sweep.needs import prepare_data
+from bench.sweep.status import Standing, count_text, label, stand
+
+
+def launch(grid: Plan, standings: list[Standing], options: Any, console: Console) -> int:
+    """Prepare the data, submit the chosen cells, watch them to their end. Returns the exit status."""
+    from bench.launch import local as launcher  # imports more than --plan and --status need
+
+    os.environ.update(
+        {name: str(grid.resources.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    )
+    choice = _choose(standings, options)
+    if options.launcher == "local":
+        try:
+            launcher.check(_items(choice))
+        except ValueError as error:
+            print(f"{error}; nothing was started", file=sys.stderr)
+            return 2
+    chosen = [start.standing for start in choice.start]
+    stale = [s for s in standings if s.state == State.STALE and s not in chosen]
+    for s in stale:
+        console.print(f"[yellow]STALE[/] {escape(label(s.cell))}: {escape(s.note)}")
+    for start in choice.start:
+        if start.note:
+            console.print(f"{escape(label(start.standing.cell))}: {escape(start.note)}")
+    _show_left(choice, console)
+    write_manifest(grid, options.runs, {s.run.signature: s.note for s in stale})
+    live = [] if options.retry else [s for s in standings if s.busy]
+    counts = count_text(standings)
+    waits = f"; {len(live)} are queued or running already" if live else ""
+    console.print(f"{escape(grid.title)}: {counts}; launching {len(chosen)} cells{waits}")
+    # The launcher waits for what other clients have started, but only its own kind can tell.
+    live = [s for s in live if _is_slurms(s) == (options.launcher == "slurm")]
+    if chosen or live:
+        prepare_data(chosen)
+        for start in choice.start:
+            if options.force:
+                start.standing.run.set_aside()
+            dump = start.standing.cell.config.dump()
+            choose.prepare(start, dump, signature.digest(dump))
+        try:
+            with cancel.known_client(options.runs, grid.name, options.launcher):
+                _run(grid, _items(choice, live), options, console)
+        except ValueError as error:  # this machine or SLURM cannot give what was asked for
+            print(error, file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            if options.launcher != "slurm":
+                raise
+            print("what was submitted goes on: --status, --cancel", file=sys.stderr)
+            return 130
+    if options.launcher == "slurm" and not options.wait:
+        if chosen:
+            console.print("SLURM has them; --status shows how they do, --cancel stops them")
+        return 1 if choice.left or stale else 0
+    return _conclude(stand(options.runs, grid.cells), console)
+
+
+def _is_slurms(s: Standing) -> bool:
+    return bool(s.run.read_claim().get("launcher") == "slurm")
+
+
+def _choose(standings: list[Standing], options: Any) -> Choice:
+    return choose.choose(standings, retry=options.retry, force=options.force, code=snapshot.name)
+
+
+def _show_left(choice: Choice, console: Console) -> None:
+    for left in choice.left:
+        s = left.standing
+        console.print(f"not again: [bold red]{s.text}[/] {escape(label(s.cell))}: {left.reason}")
+
+
+def _items(choice: Choice, live: Iterable[Standing] = ()) -> list[Item]:
+    from bench.launch.item import Item
+
+    items = [Item(s.standing.run, s.resources, label(s.standing.cell)) for s in choice.start]
+    return items + [Item(s.run, s.cell.resources, label(s.cell)) for s in live]
+
+
+def _run(grid: Plan, items: list[Item], options: Any, console: Console) -> None:
+    from bench.launch import local as launcher
+
+    with Watcher(console, {item.run.signature: item.name for item in items}) as watcher:
+        changed, tick = watcher.changed, watcher.tick
+        if options.launcher == "inline":
+            run_inline(items, changed, tick)
+        elif options.launcher == "local":
+            launcher.run_local(items, runs=options.runs, on_change=changed, tick=tick)
+        else:
+            from bench.launch.slurm import client as slurm
+
+            slurm.run_slurm(
+                items,
+                runs=options.runs,
+                sweep=grid.name,
+                wait=options.wait,
+                on_change=changed,
+                tick=tick,
+            )
+
+
+def _conclude(standings: list[Standing], console: Console) -> int:
+    failed = [s for s in standings if s.state == State.FAILED]
+    console.print(count_text(standings))
+    for s in failed:
+        console.print(f"[bold red]{s.text}[/] {escape(label(s.cell))}: {escape(s.note)}")
+        console.print(f"  traceback {s.run.error}\n  log       {s.run.log}")
+    if failed:
+        console.print(
+            "the same command runs failed cells again; --retry only those that it can help"
+        )
+    settled = (State.DONE, State.SKIPPED)
+    return 0 if all(s.state in settled for s in standings) else 1
+
+
+def run_inline(items: Sequence[Item], on_change: OnChange, tick: Callable[[], None]) -> None:
+    """One cell after the other in this process; for debugging (`breakpoint()` works)."""
+    from bench.run.cell import run_cell  # imports torch
+
+    for item in items:
+        on_change(item.run, State.RUNNING)
+        state = run_cell(item.run.path)
+        on_change(item.run, item.run.state())
+        tick()
+        if state == State.PREEMPTED:  # Ctrl-C was meant for all of them
+            raise KeyboardInterrupt

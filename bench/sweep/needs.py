@@ -1,0 +1,42 @@
+"""What the cells of a sweep need on disk: what is missing, and what is made first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bench import find
+from bench.grid.plan import Plan
+from bench.sweep.status import Standing
+
+
+def missing_files(grid: Plan) -> dict[str, str]:
+    """Data and weights that this machine lacks and the suite cannot make: {what: what to do}."""
+    found: dict[tuple[str, str], str | None] = {}
+    for cell in grid.cells:
+        data, model, places = cell.config.data, cell.config.model, cell.resources
+        key = data.name, places.data_dir
+        if key not in found:
+            source = find.load("source", data.name)
+            found[key] = source.missing(data.config, Path(places.data_dir))
+        key = f"{model.name} {model.config.init}", places.weights_dir
+        if key not in found:
+            backbone = find.load("backbone", model.name)
+            found[key] = backbone.missing(model.config, Path(places.weights_dir))
+    # Several backbones can lack the same file: said once.
+    by_text: dict[str, str] = {}
+    for (name, _), text in found.items():
+        if text:
+            by_text.setdefault(text, name)
+    return {name: text for text, name in by_text.items()}
+
+
+def prepare_data(chosen: list[Standing]) -> None:
+    """Make built-in data once, before cells would wait for one another to make it."""
+    wanted = {}
+    for s in chosen:
+        data, folder = s.cell.config.data, s.cell.resources.data_dir
+        wanted[f"{folder} {data!r}"] = data, folder
+    for data, folder in wanted.values():
+        source = find.load("source", data.name)
+        if hasattr(source, "prepare"):
+            source.prepare(data.config, Path(folder))
