@@ -24,15 +24,16 @@ from optuna.pruners import ThresholdPruner
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
-from bench import results, tune
-from bench import search as searches
+from bench import results
 from bench.config.mistakes import Mistakes
 from bench.grid.plan import plan
 from bench.launch import local as launcher
 from bench.launch.item import Item
 from bench.store.rundir import RunDir
-from bench.study import RETRIES, STOPPED, Lost, Study
 from bench.sweep import command as bench_sweep
+from bench.tune import command as tune
+from bench.tune import search as searches
+from bench.tune.study import RETRIES, STOPPED, Lost, Study
 from reports import style
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -257,7 +258,7 @@ def test_a_worker_killed_between_the_question_and_the_lease_loses_nothing(
     search = make("\n  trials: 1\n  space: {train.lr: {low: 0.1, high: 1}}")
     study = Study(search, tmp_path, lease_s=0.2)
     with monkeypatch.context() as patch:
-        patch.setattr("bench.study.write_json", killed)
+        patch.setattr("bench.tune.study.write_json", killed)
         with pytest.raises(Killed):
             study.take()
     time.sleep(0.3)

@@ -23,7 +23,7 @@ from rich.markup import escape
 from bench.config.mistakes import Mistakes
 from bench.grid.plan import Plan, plan
 from bench.sweep import cancel, overview
-from bench.sweep.launching import _choose, _items, _show_left, launch
+from bench.sweep.launching import choose_cells, items_of, launch, show_left
 from bench.sweep.live import console as watch_console
 from bench.sweep.needs import missing_files
 from bench.sweep.status import Standing, label, stand
@@ -180,15 +180,15 @@ def watch(grid: Plan, options: Any, console: Console) -> int:
 
 def show_cost(grid: Plan, standings: list[Standing], options: Any, console: Console) -> None:
     """What the cells that would be started will take, and with slurm the scripts, to be copied."""
-    choice = _choose(standings, options)
+    choice = choose_cells(standings, options)
     console.print(str(overview.expected_cost(standings, [s.standing for s in choice.start])))
-    _show_left(choice, console)
+    show_left(choice, console)
     if options.launcher != "slurm" or not choice.start:
         return
     from bench.launch.slurm import client as slurm
 
     try:
-        scripts = slurm.scripts(_items(choice), runs=options.runs, sweep=grid.name)
+        scripts = slurm.scripts(items_of(choice), runs=options.runs, sweep=grid.name)
     except ValueError as error:
         console.print(f"[red]cannot be submitted[/]: {escape(str(error))}")
         return

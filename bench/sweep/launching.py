@@ -30,10 +30,10 @@ def launch(grid: Plan, standings: list[Standing], options: Any, console: Console
     os.environ.update(
         {name: str(grid.resources.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     )
-    choice = _choose(standings, options)
+    choice = choose_cells(standings, options)
     if options.launcher == "local":
         try:
-            launcher.check(_items(choice))
+            launcher.check(items_of(choice))
         except ValueError as error:
             print(f"{error}; nothing was started", file=sys.stderr)
             return 2
@@ -44,7 +44,7 @@ def launch(grid: Plan, standings: list[Standing], options: Any, console: Console
     for start in choice.start:
         if start.note:
             console.print(f"{escape(label(start.standing.cell))}: {escape(start.note)}")
-    _show_left(choice, console)
+    show_left(choice, console)
     write_manifest(grid, options.runs, {s.run.signature: s.note for s in stale})
     live = [] if options.retry else [s for s in standings if s.busy]
     counts = count_text(standings)
@@ -61,7 +61,7 @@ def launch(grid: Plan, standings: list[Standing], options: Any, console: Console
             choose.prepare(start, dump, signature.digest(dump))
         try:
             with cancel.known_client(options.runs, grid.name, options.launcher):
-                _run(grid, _items(choice, live), options, console)
+                _run(grid, items_of(choice, live), options, console)
         except ValueError as error:  # this machine or SLURM cannot give what was asked for
             print(error, file=sys.stderr)
             return 2
@@ -81,17 +81,17 @@ def _is_slurms(s: Standing) -> bool:
     return bool(s.run.read_claim().get("launcher") == "slurm")
 
 
-def _choose(standings: list[Standing], options: Any) -> Choice:
+def choose_cells(standings: list[Standing], options: Any) -> Choice:
     return choose.choose(standings, retry=options.retry, force=options.force, code=snapshot.name)
 
 
-def _show_left(choice: Choice, console: Console) -> None:
+def show_left(choice: Choice, console: Console) -> None:
     for left in choice.left:
         s = left.standing
         console.print(f"not again: [bold red]{s.text}[/] {escape(label(s.cell))}: {left.reason}")
 
 
-def _items(choice: Choice, live: Iterable[Standing] = ()) -> list[Item]:
+def items_of(choice: Choice, live: Iterable[Standing] = ()) -> list[Item]:
     from bench.launch.item import Item
 
     items = [Item(s.standing.run, s.resources, label(s.standing.cell)) for s in choice.start]

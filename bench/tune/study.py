@@ -1,6 +1,6 @@
 """One search on disk, shared by any number of workers: which trial is next, who has it, how it ended.
 
-Between bench/search.py (what is searched) and bench/tune.py (which runs the trials). In
+Between bench/tune/search.py (what is searched) and command.py (which runs the trials). In
 `runs/tune/<study>/`:
 
     journal.log      the Optuna study, unless `--storage` names a database
@@ -37,13 +37,13 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from bench import winner
 from bench.config import seeds
 from bench.config.mistakes import Mistakes
 from bench.grid.plan import Cell
 from bench.process.machine import is_alive, process_started
-from bench.search import Dimension, Search
 from bench.store.files import read_json, write_json
+from bench.tune import winner
+from bench.tune.search import Dimension, Search
 
 RETRIES = 3
 """How often parameters are given out again after their worker, machine or cell was killed. Not

@@ -1,7 +1,7 @@
 """What a search leaves for others: trials.json (bench.results and the report) and winner.yaml (a
 sweep that compares the winner with the default over new seeds).
 
-Both are made from the study alone, by bench/study.py, at each end of a trial.
+Both are made from the study alone, by bench/tune/study.py, at each end of a trial.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from bench.grid.plan import SUITES_SCALES
-from bench.search import WINNER_AXIS, Search
 from bench.store.files import dump_yaml, write_text
+from bench.tune.search import WINNER_AXIS, Search
 
 SEEDS = [0, 1, 2]
 BEST = 5

@@ -2,7 +2,7 @@
 
     python -m bench.tune sweeps/tune.yaml [--scale mini] [--trials 30] [--workers 4] [--status]
 
-bench/search.py reads the sweep, bench/study.py keeps the trials, bench/launch/local.py runs their cells.
+bench/tune/search.py reads the sweep, bench/tune/study.py keeps the trials, bench/launch/local.py runs their cells.
 A search is a desired state like a sweep: the same command again goes on until all trials have
 ended. Workers are processes of this program that share nothing but files; any of them may be
 killed, and more may be started, here or on other machines.
@@ -24,20 +24,20 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bench import search as searches
 from bench.config.mistakes import Mistakes
 from bench.grid.plan import Cell, Plan, plan
 from bench.launch import item
 from bench.process import interrupt
-from bench.search import Search
 from bench.store.rundir import RunDir, State
 from bench.sweep.live import console as watch_console
+from bench.tune import search as searches
+from bench.tune.search import Search
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-    from bench.study import Study
-    from bench.trial import Start
+    from bench.tune.study import Study
+    from bench.tune.trial import Start
 
 WORKER = (sys.executable, "-m", "bench.tune")
 RESTARTS = 100
@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.study and options.study != search.name:
         sys.stderr.write(f"{options.sweep} was changed: study {options.study} is not its search\n")
         return 2
-    from bench.study import Study  # imports Optuna: not needed to list mistakes
+    from bench.tune.study import Study  # imports Optuna: not needed to list mistakes
 
     if options.status and not (options.runs / "tune" / search.name).is_dir():
         console.print(f"{search.name}: not started; {search.trials} trials")
@@ -258,8 +258,8 @@ def work(study: Study, runs: Path, console: Console, *, start: Start) -> int:
     """Run trials until all have ended. When there is nothing to give out, a worker waits: another
     may be killed, and its trial is then this one's. Returns the exit status.
     """
-    from bench.study import STOPPED, Lost
-    from bench.trial import carry_out
+    from bench.tune.study import STOPPED, Lost
+    from bench.tune.trial import carry_out
 
     with interrupt.listening():
         while not interrupt.requested():
@@ -348,8 +348,9 @@ def _show(console: Console, study: Study) -> None:
         console.print(f"best: {escape(_line(search, best))}")
 
 
-if __name__ == "__main__":
+def entry(arguments: list[str] | None = None) -> int:
+    """The command as a process of its own."""
     try:
-        sys.exit(main())
+        return main(arguments)
     except KeyboardInterrupt:  # the second Ctrl-C: trials are given out again when leases run out
-        sys.exit(130)
+        return 130

@@ -1,7 +1,7 @@
 """One trial of a search: its cell computed by a launcher, its validations told to the study as they
 come, stopped when the pruner says so, and the number that came out.
 
-Used by the workers of bench/tune.py; who has which trial is bench/study.py's.
+Used by the workers of command.py; who has which trial is bench/tune/study.py's.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from optuna.trial import Trial
 from bench.config import signature
 from bench.grid.plan import Cell
 from bench.process import interrupt
-from bench.search import VALIDATION, Search
 from bench.store.files import write_json
 from bench.store.rundir import Failure, RunDir, State
-from bench.study import STOPPED, Lost
 from bench.sweep.status import stand
+from bench.tune.search import VALIDATION, Search
+from bench.tune.study import STOPPED, Lost
 
 TRANSIENT = (Failure.KILLED, Failure.DEVICE, Failure.NODE_FAIL, Failure.TIMEOUT)
 """Ways to fail that say nothing about the parameters."""
