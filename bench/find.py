@@ -21,11 +21,12 @@ PACKAGES = {
     "backbone": "bench.models.backbones",
     "objective": "tasks",
     "evaluation": "tasks",
+    "benchmark": "bench.speed",
     "table": "reports.tables",
     "figure": "reports.figures",
 }
 # A task file is what it defines: a loss (`class Objective`) or a measurement (`def run`).
-_DEFINES = {"objective": "class Objective", "evaluation": "def run"}
+_DEFINES = {"objective": "class Objective", "evaluation": "def run", "benchmark": "def run"}
 _NAME = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)*")
 
 

@@ -14,9 +14,10 @@ import pytest
 import torch
 from test_train import final_weights, make_run, smoke_config, trainer_of
 
-from bench import find, speed
-from bench.benchmarks import _measuring, challenge, step
+from bench import find
 from bench.data.access import prepare_data
+from bench.speed import _measuring, challenge, step
+from bench.speed import command as speed
 from bench.store.rundir import RunDir
 from bench.train import environment
 from bench.train.learner import build

@@ -12,12 +12,12 @@ import cv2
 import numpy as np
 import pytest
 
-from bench import speed
-from bench.benchmarks import _clips, _released_loader, _stages, _streams
-from bench.benchmarks import loader as benchmark
 from bench.config.seeds import rng
 from bench.data import loader, rand_augment
 from bench.data.loader import Draw
+from bench.speed import _clips, _released_loader, _stages, _streams
+from bench.speed import command as speed
+from bench.speed import loader as benchmark
 
 CLIPS, HEIGHT = 2, 48
 RECIPE = _stages.Recipe(frames=4, size=32)

@@ -22,7 +22,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from bench import find
-from bench.benchmarks._measuring import (
+from bench.config.mistakes import Mistake, Mistakes
+from bench.config.science import Component, Input, RunConfig, Train, parse_options
+from bench.config.seeds import rng
+from bench.data import loader
+from bench.grid import yaml
+from bench.speed._measuring import (
     GIB,
     PRECISIONS,
     Clock,
@@ -42,11 +47,6 @@ from bench.benchmarks._measuring import (
     read_device,
     spread,
 )
-from bench.config.mistakes import Mistake, Mistakes
-from bench.config.science import Component, Input, RunConfig, Train, parse_options
-from bench.config.seeds import rng
-from bench.data import loader
-from bench.grid import yaml
 from bench.store.files import write_json
 from bench.task import Config, DataSpec
 from bench.train import environment, labels
@@ -288,7 +288,7 @@ def run_step(plan: StepPlan, show: Show) -> tuple[list[Row], dict[str, Any]]:
     for precision in plan.precisions:
         show.doing(f"matmul ceiling {precision}")
         task = {
-            "function": "bench.benchmarks.step:answer_ceiling",
+            "function": "bench.speed.step:answer_ceiling",
             "precision": precision,
             "device": first.device,
             "threads": first.threads,
@@ -338,7 +338,7 @@ def _double(group: Measurement, ceiling: float | None, show: Show) -> Iterator[R
 def _measure_row(m: Measurement, ceiling: float | None, show: Show) -> Row:
     show.doing(str(m))
     answer = in_fresh_process(
-        {"function": "bench.benchmarks.step:answer_step", **asdict(m)},
+        {"function": "bench.speed.step:answer_step", **asdict(m)},
         lambda text: show.doing(f"{m}: {text}", minor=True),
     )
     row = {**asdict(m), "objectives": list(m.objectives), **answer, "fraction_of_ceiling": None}

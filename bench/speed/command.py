@@ -2,27 +2,19 @@
 
     python -m bench.speed {step,challenge,loader,sweep} [options] [--out FILE.json]
 
-Each benchmark is a file in bench/benchmarks/ (those without a leading underscore), found by its name.
-It has HELP, DESCRIPTION, EPILOG, `add_arguments(parser)` and `run(options)`, which returns the exit
-status and raises Mistakes before it measures anything. docs/performance.md defines every column.
+Each benchmark is a file in bench/speed/, found by its name. It has HELP, DESCRIPTION, EPILOG,
+`add_arguments(parser)` and `run(options)`, which returns the exit status and raises Mistakes before
+it measures anything. docs/performance.md defines every column.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
-import pkgutil
 import signal
 import sys
 
-from bench import benchmarks
+from bench import find
 from bench.config.mistakes import Mistakes
-
-
-def names() -> list[str]:
-    """The benchmarks that there are."""
-    found = (module.name for module in pkgutil.iter_modules(benchmarks.__path__))
-    return sorted(name for name in found if not name.startswith("_"))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -31,8 +23,8 @@ def _parser() -> argparse.ArgumentParser:
         description="How fast this machine runs the suite, beside what it could do at best.",
     )
     commands = parser.add_subparsers(dest="what", required=True, metavar="WHAT")
-    for name in names():
-        benchmark = importlib.import_module(f"bench.benchmarks.{name}")
+    for name in find.names("benchmark"):
+        benchmark = find.load("benchmark", name)
         command = commands.add_parser(
             name,
             help=benchmark.HELP,
@@ -54,10 +46,11 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
 
 
-if __name__ == "__main__":
+def entry(arguments: list[str] | None = None) -> int:
+    """The command as a process of its own."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the measuring process too
     try:
-        sys.exit(main())
+        return main(arguments)
     except KeyboardInterrupt:
         print("stopped; --out has the rows measured so far", file=sys.stderr)
-        sys.exit(130)
+        return 130

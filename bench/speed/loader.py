@@ -19,8 +19,11 @@ from typing import Any
 import cv2
 import torch
 
-from bench.benchmarks import _clips, _stages, _streams
-from bench.benchmarks._measuring import (
+from bench.config.mistakes import Mistake, Mistakes
+from bench.data import loader
+from bench.process.machine import available_cores
+from bench.speed import _clips, _stages, _streams
+from bench.speed._measuring import (
     GIB,
     Column,
     Numbers,
@@ -33,9 +36,6 @@ from bench.benchmarks._measuring import (
     ok,
     spread,
 )
-from bench.config.mistakes import Mistake, Mistakes
-from bench.data import loader
-from bench.process.machine import available_cores
 from bench.store.files import write_json
 from bench.train import environment
 

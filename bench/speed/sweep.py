@@ -23,13 +23,13 @@ from typing import Any
 
 import torch
 
-from bench.benchmarks._measuring import Column, Numbers, Row, Show, check_out, spread
 from bench.config import signature
 from bench.config.mistakes import Mistake, Mistakes
 from bench.config.resources import Resources
 from bench.grid.plan import plan
 from bench.launch import local as launcher
 from bench.launch.item import Item
+from bench.speed._measuring import Column, Numbers, Row, Show, check_out, spread
 from bench.store import snapshot
 from bench.store.files import write_json
 from bench.store.rundir import RunDir

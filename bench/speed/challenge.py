@@ -29,7 +29,17 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from bench import find
-from bench.benchmarks._measuring import (
+from bench.config.mistakes import Mistake, Mistakes
+from bench.config.resources import Resources
+from bench.config.science import Input
+from bench.config.seeds import rng
+from bench.data.imagenet9 import CLASSES, FG_MASK, IN9_OF_IMAGENET, MEAN, STD
+from bench.evaluate import command as evaluate
+from bench.evaluate.context import Context, official_normalisation, run_one
+from bench.evaluate.model import Subject, subject_of
+from bench.models.classifier import Classifier
+from bench.process.machine import available_cores
+from bench.speed._measuring import (
     Clock,
     Column,
     Numbers,
@@ -41,16 +51,6 @@ from bench.benchmarks._measuring import (
     ok,
     read_device,
 )
-from bench.config.mistakes import Mistake, Mistakes
-from bench.config.resources import Resources
-from bench.config.science import Input
-from bench.config.seeds import rng
-from bench.data.imagenet9 import CLASSES, FG_MASK, IN9_OF_IMAGENET, MEAN, STD
-from bench.evaluate import command as evaluate
-from bench.evaluate.context import Context, official_normalisation, run_one
-from bench.evaluate.model import Subject, subject_of
-from bench.models.classifier import Classifier
-from bench.process.machine import available_cores
 from bench.store.files import write_json
 from bench.task import Samples
 from bench.train import environment

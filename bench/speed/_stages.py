@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 
 from bench import find
-from bench.benchmarks import _clips, _released_loader
-from bench.benchmarks._measuring import Row, Tell, spread
 from bench.config.science import Input
 from bench.config.seeds import rng
 from bench.data import loader, transforms
 from bench.data.loader import Clips, Crops, Draw
+from bench.speed import _clips, _released_loader
+from bench.speed._measuring import Row, Tell, spread
 from bench.task import DataSpec, ModelSpec, Samples
 
 SEED = 0

@@ -216,7 +216,7 @@ def in_fresh_process(task: dict[str, Any], tell: Tell) -> Row:
 
 
 def child_command() -> list[str]:
-    return [sys.executable, "-c", "from bench.benchmarks._measuring import child; child()"]
+    return [sys.executable, "-c", "from bench.speed._measuring import child; child()"]
 
 
 # -- showing ---
