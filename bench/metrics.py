@@ -5,11 +5,8 @@ Used by evaluations over a whole split; objectives log `accuracy`.
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
-
-from bench.data.imagenet9 import CLASSES, IN9_OF_IMAGENET
 
 
 def top_k(logits_BK: Tensor, k: int) -> Tensor:
@@ -22,17 +19,6 @@ def top_k(logits_BK: Tensor, k: int) -> Tensor:
     if k == 1:  # the same, ties included, in a fraction of the time
         return logits_BK.argmax(dim=-1, keepdim=True)
     return logits_BK.sort(dim=-1, descending=True, stable=True).indices[:, :k]
-
-
-def imagenet9_predictions(logits_BK: Tensor) -> np.ndarray:
-    """int64 (B,): the ImageNet-9 class of the largest logit; of 1000 classes through the official
-    mapping, -1 where it belongs to none of the nine.
-
-    Raises ValueError on logits that are not finite.
-    """
-    top_B = top_k(logits_BK, 1)[:, 0].cpu().numpy()
-    outputs = logits_BK.shape[-1]
-    return top_B if outputs == len(CLASSES) else IN9_OF_IMAGENET[top_B]
 
 
 def correct_top_k(logits_BK: Tensor, labels_B: Tensor, k: int) -> Tensor:

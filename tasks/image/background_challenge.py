@@ -47,7 +47,7 @@ from torch import Tensor
 from bench import task
 from bench.data import views
 from bench.data.imagenet9 import FG_MASK, IN9_OF_IMAGENET
-from bench.metrics import imagenet9_predictions
+from tasks.image._imagenet9 import imagenet9_predictions
 
 VERSION = 1
 OUTPUTS = (len(IN9_OF_IMAGENET),)  # outputs that a model may have instead of the data's classes

@@ -23,7 +23,7 @@ import numpy as np
 
 from bench import task
 from bench.data import imagenet9
-from bench.metrics import imagenet9_predictions
+from tasks.image._imagenet9 import imagenet9_predictions
 
 VERSION = 1
 OUTPUTS = (1000,)  # also understood, besides the data set's own number of classes
