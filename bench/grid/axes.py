@@ -1,7 +1,7 @@
 """The axes of a sweep: `axes`, `zip`, `exclude` and `when` of its YAML file -> the labels of each cell
 and the patches they stand for.
 
-Pure; grid.py joins the patches with the rest of the sweep and the scale.
+Pure; plan.py joins the patches with the rest of the sweep and the scale.
 """
 
 from __future__ import annotations

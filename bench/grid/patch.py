@@ -1,6 +1,6 @@
 """Patches: nested mappings of config values, as a label, a scale or `--set` writes them.
 
-Pure functions that grid.py composes cells from. A key may be dotted (`train.lr`); the names of
+Pure functions that plan.py composes cells from. A key may be dotted (`train.lr`); the names of
 components keep their own dot (`objectives.video.order.weight`).
 """
 

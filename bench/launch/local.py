@@ -1,5 +1,5 @@
 """Getting cells computed on this machine: inline in this process, or each in processes of its own
-under a supervisor (job.py), as many at once as cores and GPUs allow.
+under a supervisor (supervisor.py), as many at once as cores and GPUs allow.
 
 State is read from the run directories, never from process objects: a cell that another client has
 started, perhaps one that was killed meanwhile, is found live and waited for, not started twice. GPUs

@@ -1,5 +1,5 @@
 """Why a cell failed, from what its processes (ranks) left behind: exit status, traceback, last output,
-and where they were a moment before. job.py asks once all of them have ended.
+and where they were a moment before. supervisor.py asks once all of them have ended.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One process of a cell, as its supervisor (job.py) starts, hears and ends it."""
+"""One process of a cell, as its supervisor (supervisor.py) starts, hears and ends it."""
 
 from __future__ import annotations
 

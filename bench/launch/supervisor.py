@@ -1,8 +1,8 @@
 """The supervisor of a job: starts the processes (ranks) of its cells, passes signals on to them, and
 writes down how a cell ended where its own processes could not.
 
-    python -m bench.launch.supervisor RUN_DIR...     one cell, or cells packed into one slot (launcher.py starts it)
-    Task(folder)()                     one task of a SLURM array, on each of its nodes (slurm.py)
+    python -m bench.launch.supervisor RUN_DIR...     one cell, or cells packed into one slot (local.py starts it)
+    Task(folder)()                     one task of a SLURM array, on each of its nodes (slurm/submit.py)
 
 A cell of one process writes its own end; the supervisor does when the process vanishes. Of a cell of
 several, the supervisor picks the rank that failed first from those that only lost touch with it. Ranks

@@ -5,7 +5,7 @@ submitted does not change what its waiting cells compute.
     <runs>/.jobs/code/<digest>/code.json           {commit, dirty, tree}
 
 Launchers `take` one and start every process of a cell with `environment(...)`. Imports neither torch
-nor any part of the suite but rundir.py.
+nor any part of the suite but bench.store.
 """
 
 from __future__ import annotations

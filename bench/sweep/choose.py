@@ -3,7 +3,7 @@
 
 A failed cell is tried again where the same again can end otherwise: a node that went away, a time
 limit with a checkpoint behind it. Where it cannot (a bug, out of memory) something must have
-changed first, and what that could be is said. Between standing.py and sweep.py.
+changed first, and what that could be is said. Between status.py and launching.py.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What a user sees of a sweep that is not being launched: the table of `--status` and `--plan`, and
 what the remaining cells will cost.
 
-Takes standings (standing.py) and reads progress, hosts and logs only of the rows it shows.
+Takes standings (status.py) and reads progress, hosts and logs only of the rows it shows.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Where each cell of a plan stands: its files first, then one question to SLURM for all that only the
 queue can tell.
 
-Between grid.py (what should be) and retry.py, status.py and sweep.py (what to do about it, showing).
+Between bench.grid (what should be) and choose.py, overview.py and command.py (what to do about it, showing).
 """
 
 from __future__ import annotations

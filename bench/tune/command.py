@@ -2,7 +2,7 @@
 
     python -m bench.tune sweeps/tune.yaml [--scale mini] [--trials 30] [--workers 4] [--status]
 
-bench/tune/search.py reads the sweep, bench/tune/study.py keeps the trials, bench/launch/local.py runs their cells.
+search.py reads the sweep, study.py keeps the trials, bench/launch/local.py runs their cells.
 A search is a desired state like a sweep: the same command again goes on until all trials have
 ended. Workers are processes of this program that share nothing but files; any of them may be
 killed, and more may be started, here or on other machines.

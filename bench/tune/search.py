@@ -1,7 +1,7 @@
 """The `search:` block of a sweep -> a checked `Search`: which config keys vary over what, how values
 are proposed, and the number that decides.
 
-Pure, and without Optuna: bench/tune/study.py proposes and keeps the trials, command.py runs them. A
+Pure, and without Optuna: study.py proposes and keeps the trials, command.py runs them. A
 trial is a cell of the sweep with other values of some keys, so it lives in runs/<signature>/ like
 any other cell, and the same values twice are computed once.
 """

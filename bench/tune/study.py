@@ -1,6 +1,6 @@
 """One search on disk, shared by any number of workers: which trial is next, who has it, how it ended.
 
-Between bench/tune/search.py (what is searched) and command.py (which runs the trials). In
+Between search.py (what is searched) and command.py (which runs the trials). In
 `runs/tune/<study>/`:
 
     journal.log      the Optuna study, unless `--storage` names a database

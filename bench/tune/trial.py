@@ -1,7 +1,7 @@
 """One trial of a search: its cell computed by a launcher, its validations told to the study as they
 come, stopped when the pruner says so, and the number that came out.
 
-Used by the workers of command.py; who has which trial is bench/tune/study.py's.
+Used by the workers of command.py; who has which trial is study.py's.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What a search leaves for others: trials.json (bench.results and the report) and winner.yaml (a
 sweep that compares the winner with the default over new seeds).
 
-Both are made from the study alone, by bench/tune/study.py, at each end of a trial.
+Both are made from the study alone, by study.py, at each end of a trial.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@ the client.
 
 `run_slurm` submits as many cells as SLURM takes (the others follow when there is room) and with
 `wait` stays until all have ended. It keeps nothing that it could not read again from the run
-directories and the queue. Script: slurm_script.py; sbatch: slurm_submit.py; squeue: slurm_queue.py;
-what a job does: job.py.
+directories and the queue. Script: script.py; sbatch: submit.py; squeue: queue.py;
+what a job does: bench.launch.supervisor.
 """
 
 from __future__ import annotations

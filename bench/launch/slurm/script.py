@@ -1,7 +1,7 @@
 """What is asked of SLURM for cells: the sbatch script of an array, and how cells fall into arrays.
 
 Cells whose jobs need the same (their shape) go into one array, `pack` of them into each of its tasks.
-submitit writes the text; slurm_submit.py hands it over, `scripts` is for --plan.
+submitit writes the text; submit.py hands it over, `scripts` is for --plan.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 LONG_TIMEOUTS = 10**9
-"""How often submitit may queue a job again; job.py and run.py have their own rule for the end."""
+"""How often submitit may queue a job again; supervisor and cell have their own rule for the end."""
 DEFAULT_MAX_ARRAY = 1000
 
 
