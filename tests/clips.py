@@ -15,6 +15,8 @@ import cv2
 import numpy as np
 from av.bitstream import BitStreamFilterContext
 
+from bench.data.video import encode_vp9
+
 FPS = 12
 BITS = 6
 # Alternate reference frames, which show nothing, in packets with the next frame that shows. Made from
@@ -150,3 +152,20 @@ def with_duration(media: bytes, factor: float) -> bytes:
     changed = media[:at] + struct.pack(">d", duration * factor) + media[at + 8 :]
     text = b"00:00:03.583000000"  # FFmpeg repeats it as a tag, which wins
     return changed.replace(text, f"00:00:{duration * factor / 1000:012.9f}".encode())
+
+
+def grey_video(path: Path, grey: int, *, frames: int = 2) -> Path:
+    """VP9 in a .webm file, H.264 in any other; every pixel grey."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    clip = np.full((frames, 16, 16, 3), grey, np.uint8)
+    if path.suffix == ".webm":
+        encode_vp9(path, clip, 12)
+        return path
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=12)
+        stream.width = stream.height = 16
+        stream.pix_fmt = "yuv420p"
+        for frame in clip:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    return path

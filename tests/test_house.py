@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from makers import ROOT
 
 
 def test_imports_point_one_way() -> None:

@@ -2,7 +2,7 @@
 
 Patrick et al., "Keeping Your Eye on the Ball: Trajectory Attention in Video Transformers", NeurIPS
 2021; the variant and its initialisation are those of the TIME release (Yun et al., ICML 2022),
-against whose outputs `tests/test_parity.py` compares. Built by the engine through `bench.find`;
+against whose outputs `tests/models/test_parity.py` compares. Built by the engine through `bench.find`;
 returns `Features`, holds no head and no self-supervision.
 
 Blocks are a ViT's, over the class token and all T N patch tokens of the clip. In the attention of

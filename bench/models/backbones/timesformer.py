@@ -2,7 +2,7 @@
 
 Bertasius et al., "Is Space-Time Attention All You Need for Video Understanding?", ICML 2021; the
 variant and its initialisation are those of the TIME release (Yun et al., ICML 2022), against whose
-outputs `tests/test_parity.py` compares. Built by the engine through `bench.find`; returns
+outputs `tests/models/test_parity.py` compares. Built by the engine through `bench.find`; returns
 `Features`, holds no head and no self-supervision.
 
 One block, for patch tokens z and the class token c (one per clip):

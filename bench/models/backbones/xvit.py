@@ -2,7 +2,7 @@
 
 Bulat et al., "Space-time Mixing Attention for Video Transformer", NeurIPS 2021; the variant and its
 initialisation are those of the TIME release (Yun et al., ICML 2022), against whose outputs
-`tests/test_parity.py` compares. Built by the engine through `bench.find`; returns `Features`, holds
+`tests/models/test_parity.py` compares. Built by the engine through `bench.find`; returns `Features`, holds
 no classifier and no self-supervision.
 
 Every frame has its own class token, and attends only within itself; but of the D channels of the

@@ -1,0 +1,134 @@
+"""What tests of training and of what comes after it are made of: configs, run directories, samples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench.config import signature
+from bench.config.resources import Resources, parse_resources
+from bench.config.science import Input, RunConfig, parse
+from bench.data.access import prepare_data
+from bench.evaluate.context import Context, context_for
+from bench.grid.patch import merge, nest
+from bench.grid.plan import plan
+from bench.store.rundir import RunDir
+from bench.train import checkpoint
+from bench.train.learner import build
+from bench.train.loop import Trainer
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def smoke_config(method: str = "+ TIME", *, sweep: str = "ablation", **changes: Any) -> RunConfig:
+    cells = plan(ROOT / f"sweeps/{sweep}.yaml", "smoke").cells
+    raw = next(c.config for c in cells if c.labels["method"] == method).dump()
+    merge(raw, nest(changes))
+    return parse(raw)
+
+
+def make_run(folder: Path, config: RunConfig, data_dir: Path, **resources: Any) -> RunDir:
+    run = RunDir(folder / signature.signature(config))
+    places = parse_resources(
+        {"data_dir": str(data_dir), "device": "cpu", "log_every": 1, **resources}
+    )
+    run.create(config.dump(), places.model_dump(mode="json"), signature.digest(config.dump()))
+    return run
+
+
+def trainer_of(run: RunDir) -> Trainer:
+    return Trainer(
+        run, parse(run.read_config()), parse_resources(run.read_resources()), lambda _: None
+    )
+
+
+def final_weights(run: RunDir) -> dict[str, torch.Tensor]:
+    state = checkpoint.load(run.last)
+    assert state is not None
+    return state["learner"]
+
+
+def assert_same(one: RunDir, other: RunDir) -> None:
+    a, b = final_weights(one), final_weights(other)
+    assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+    assert one.metrics.read_bytes() == other.metrics.read_bytes()
+
+
+class Stop(Exception):
+    """Stands for a kill between two steps."""
+
+
+# -- order and sampling ---
+
+
+class Fake:
+    """Samples whose frames say which frame they are."""
+
+    def __init__(self, length: int) -> None:
+        self.keys = [f"k{i}" for i in range(length)]
+        self.labels = np.arange(length) % 3
+        self.digest = "fake"
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def num_frames(self, i: int) -> int:
+        return 5 + i % 7
+
+    def frames(self, i: int, indices: np.ndarray) -> np.ndarray:
+        frames = np.zeros((len(indices), 12, 16, 3), np.uint8)
+        frames[:] = np.asarray(indices, np.uint8)[:, None, None, None]
+        return frames
+
+
+INPUT = Input(frames=4, size=8)
+
+
+def numbered(height: int, width: int) -> np.ndarray:
+    """Every pixel says where it is: red its row, green its column."""
+    frames = np.zeros((2, height, width, 3), np.uint8)
+    frames[..., 0] = np.arange(height)[:, None]
+    frames[..., 1] = np.arange(width)
+    return frames
+
+
+class Counted:
+    """Wide samples that count how often they are decoded."""
+
+    def __init__(self, length: int = 5) -> None:
+        self.keys = [f"k{i}" for i in range(length)]
+        self.labels = np.arange(length)
+        self.decoded = 0
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def num_frames(self, i: int) -> int:
+        return 6
+
+    def frames(self, i: int, indices: np.ndarray) -> np.ndarray:
+        self.decoded += 1
+        return numbered(4, 12) + np.uint8(i)
+
+
+# -- evaluations ---
+
+
+def smoke(**changes: object) -> RunConfig:
+    config = plan(ROOT / "sweeps/ablation.yaml", "smoke").cells[0].config
+    raw = config.dump()
+    raw["input"] |= changes
+    return parse(raw)
+
+
+def context_of(config: RunConfig, data_dir: Path) -> Context:
+    resources = Resources(data_dir=str(data_dir), device="cpu")
+    prepare_data(config, data_dir)
+    model = build(config, weights_dir=None).classifier
+    # Classes must differ for accuracies to: a fresh classifier is nearly uniform.
+    with torch.no_grad():
+        model.head.weight.mul_(50)
+    return context_for(config, resources, model, lambda _: None)
