@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -377,13 +378,18 @@ def test_ten_thousand_cells_expand(tmp_path: Path) -> None:
     assert len({c.signature for c in grid.cells}) == 10_000
 
 
-def test_the_sweep_in_the_readme_is_valid(tmp_path: Path) -> None:
+def test_the_sweeps_in_the_readme_are_valid(tmp_path: Path) -> None:
     readme = (ROOT / "README.md").read_text()
-    block = readme[readme.index("```yaml") + len("```yaml") :]
+    first, second = re.findall(r"```yaml\n(.*?)```", readme, re.DOTALL)
     path = write(tmp_path, SWEEP)
-    path.write_text(block[: block.index("```")])
+    path.write_text(second)
     cells = plan(path, "tiny").cells
     assert len(cells) == 9 and {c.labels["weight"] for c in cells} == {"-", "0.5", "1"}
+    ablation = {c.signature for c in plan(ROOT / "sweeps/ablation.yaml", "smoke").cells}
+    path = tmp_path / "own" / "order.yaml"  # without scales of its own
+    path.parent.mkdir()
+    path.write_text(first)
+    assert {c.signature for c in plan(path, "smoke").cells} < ablation
 
 
 # -- what a scale does for one backbone, and the sweeps of this repository ---
