@@ -9,7 +9,6 @@ other, and whatever dies gives its GPUs back.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shlex
 import signal
@@ -19,11 +18,11 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
 from pathlib import Path
-from typing import IO
 
 from bench.config.resources import Resources
 from bench.launch.item import Item, OnChange
@@ -31,6 +30,7 @@ from bench.process.interrupt import SIGNALS
 from bench.process.machine import available_cores, process_started
 from bench.store import snapshot
 from bench.store.claims import submitting
+from bench.store.files import Busy, lock
 from bench.store.rundir import Failure, RunDir, State, jobs_folder
 
 POLL_S = 0.05
@@ -46,15 +46,23 @@ class Gpu:
     lock: str  # the same for everybody on this machine
 
 
+@dataclass(frozen=True)
+class Slot:
+    """What a supervisor occupies."""
+
+    cores: int  # 0 where it has GPUs
+    visible: str | None = None  # CUDA_VISIBLE_DEVICES; None: as it is here
+    locks: tuple[int, ...] = ()  # descriptors of the GPUs' locks
+
+
 @dataclass
 class Job:
-    """A supervisor that we started, and what it occupies."""
+    """A supervisor that we started."""
 
     items: list[Item]
     process: subprocess.Popen[bytes]
     log: Path
-    cores: int  # 0 where it has GPUs
-    leases: list[IO[str]] = field(default_factory=list)
+    cores: int  # that it occupies
 
     @property
     def pid(self) -> int:
@@ -203,22 +211,10 @@ class _Queue:
 
     def _start(self, pack: list[Item]) -> bool:
         """Start these cells in one slot, or return False: there is none free."""
-        resources = pack[0].resources
-        leases: list[IO[str]] = []
-        env = snapshot.environment(self._code)
-        if uses_gpu(resources):
-            leased = _lease(_gpus_for(resources), resources.devices)
-            if leased is None:
+        with ExitStack() as held:  # until the supervisor has inherited the locks
+            slot = self._free_slot(pack[0].resources, held)
+            if slot is None:
                 return False
-            leases = [handle for _, handle in leased]
-            if ":" not in resources.device:  # else the cell finds its GPU by the number we know
-                env["CUDA_VISIBLE_DEVICES"] = ",".join(gpu.visible for gpu, _ in leased)
-            cores = 0
-        else:
-            cores, used = _cores(resources), self._used_cores()
-            if used and used + cores > available_cores():
-                return False
-        try:
             with submitting(self._runs):
                 looks = [(item, *item.run.look()) for item in pack]
                 # DONE: another client has ended it since we were asked for it.
@@ -226,10 +222,7 @@ class _Queue:
                     item for item, state, live in looks if live is False and state != State.DONE
                 ]
                 if free:
-                    self._jobs.append(self._supervise(free, env, cores, leases))
-        finally:
-            for handle in leases:
-                handle.close()  # the supervisor has inherited the lock
+                    self._jobs.append(self._supervise(free, slot))
         for item, state, _ in looks:
             if item in free:
                 self._on_change(item.run, State.RUNNING)
@@ -239,9 +232,22 @@ class _Queue:
                 self._leave_to_others(item)
         return True
 
-    def _supervise(
-        self, items: list[Item], env: dict[str, str], cores: int, leases: list[IO[str]]
-    ) -> Job:
+    def _free_slot(self, resources: Resources, held: ExitStack) -> Slot | None:
+        """GPUs, locked until `held` is closed, or cores."""
+        if not uses_gpu(resources):
+            cores, used = _cores(resources), self._used_cores()
+            return None if used and used + cores > available_cores() else Slot(cores)
+        leased = _lease(_gpus_for(resources), resources.devices, held)
+        if leased is None:
+            return None
+        # A device with a number is found by it among the GPUs that we see.
+        visible = None if ":" in resources.device else ",".join(gpu.visible for gpu in leased)
+        return Slot(0, visible, tuple(leased.values()))
+
+    def _supervise(self, items: list[Item], slot: Slot) -> Job:
+        env = snapshot.environment(self._code)
+        if slot.visible is not None:
+            env["CUDA_VISIBLE_DEVICES"] = slot.visible
         log = jobs_folder(self._runs).absolute() / f"local/{items[0].run.signature}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "bench.launch.supervisor"]
@@ -255,7 +261,7 @@ class _Queue:
                 stdout=out,
                 stderr=out,
                 start_new_session=True,  # Ctrl-C is for us; we tell it
-                pass_fds=[handle.fileno() for handle in leases],
+                pass_fds=slot.locks,
             )
         claim = {
             "launcher": "local",
@@ -267,7 +273,7 @@ class _Queue:
         }
         for item in items:
             item.run.claim(claim)
-        return Job(items, process, log, cores)
+        return Job(items, process, log, slot.cores)
 
     def _conclude(self, job: Job) -> None:
         """Say how each cell of a supervisor that has ended stands."""
@@ -334,26 +340,24 @@ def _write_down(run: RunDir, job: Job) -> None:
     run.settle(State.FAILED, Failure.KILLED, reason=reason, traceback=text)
 
 
-def _lease(candidates: Sequence[Gpu], count: int) -> list[tuple[Gpu, IO[str]]] | None:
-    """Lock so many GPUs, or None when fewer are free. Freed when no process has the files open."""
+def _lease(candidates: Sequence[Gpu], count: int, held: ExitStack) -> dict[Gpu, int] | None:
+    """Lock so many GPUs until `held` is closed and no process has inherited the locks: the descriptor
+    of each. None when fewer are free.
+    """
     folder = lease_folder()
     folder.mkdir(mode=0o700, exist_ok=True)
-    leased: list[tuple[Gpu, IO[str]]] = []
-    for gpu in candidates:
-        if len(leased) == count:
-            break
-        handle: IO[str] = (folder / f"{gpu.lock.replace('/', '_')}.lock").open("a")
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            handle.close()
-        else:
-            leased.append((gpu, handle))
-    if len(leased) == count:
-        return leased
-    for _, handle in leased:
-        handle.close()
-    return None
+    leased: dict[Gpu, int] = {}
+    with ExitStack() as taken:
+        for gpu in candidates:
+            if len(leased) == count:
+                break
+            path = folder / f"{gpu.lock.replace('/', '_')}.lock"
+            with suppress(Busy):
+                leased[gpu] = taken.enter_context(lock(path, patience_s=0)).fileno()
+        if len(leased) < count:
+            return None
+        held.enter_context(taken.pop_all())
+    return leased
 
 
 def lease_folder() -> Path:

@@ -24,8 +24,8 @@ from bench.evaluate.kept import write_pictures, write_predictions
 from bench.process import interrupt
 from bench.run.failure import NoProgress, failure
 from bench.run.progress import Progress, logging_to
-from bench.store.files import write_json, write_text
-from bench.store.rundir import RunBusy, RunDir, State
+from bench.store.files import Busy, write_json, write_text
+from bench.store.rundir import RunDir, State
 from bench.train import checkpoint, environment, labels
 from bench.train.loop import Trainer
 from bench.train.world import World
@@ -50,8 +50,8 @@ def run_cell(path: str | Path) -> str:
         try:
             with run.hold():
                 return str(_Start(run, world).run_to_end())
-        except RunBusy as error:
-            print(error, file=sys.stderr)
+        except Busy:
+            print(f"{run.path} is being worked on by another process", file=sys.stderr)
             return str(State.RUNNING)
 
 

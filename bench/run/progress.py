@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from bench.store.files import write_json
+from bench.store.files import write_json, write_text
 from bench.store.rundir import RunDir
 from bench.train.world import ALONE, World
 
@@ -54,13 +54,11 @@ def stack_kept(path: Path) -> Iterator[None]:
     then crashes a healthy process.
     """
     thread, over = threading.get_ident(), threading.Event()
-    fresh = path.with_name(f".{path.name}.tmp")
 
     def keep() -> None:
         while not over.wait(STACK_EVERY_S):
             with suppress(OSError):  # a full disk must not end the cell
-                fresh.write_text("".join(traceback.format_stack(sys._current_frames()[thread])))
-                fresh.replace(path)
+                write_text(path, "".join(traceback.format_stack(sys._current_frames()[thread])))
 
     keeper = threading.Thread(target=keep, name="stack", daemon=True)
     keeper.start()

@@ -1,16 +1,74 @@
-"""Files that are whole or not there: temporary file, then rename."""
+"""What every file of the suite is written, locked and compared with: `replacing` (whole or not there:
+temporary file, then rename), `lock` (dropped by the kernel when its holder dies) and `sha256_of`.
+"""
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import json
+import logging
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ruamel.yaml import YAML
+
+log = logging.getLogger(__name__)
+
+SAY_AFTER_S = 5.0
+"""How long a lock is waited for without a word."""
+
+
+class Busy(TimeoutError):
+    """Another process holds the lock."""
+
+
+@contextmanager
+def lock(
+    path: Path,
+    *,
+    shared: bool = False,
+    patience_s: float = float("inf"),
+    waiting_for: str = "",
+    required: bool = True,
+) -> Iterator[IO[str]]:
+    """Hold the lock of a file that exists for nothing else; yields the open file.
+
+    The kernel drops the lock when no process has that file open any more, however the holder died:
+    a child that inherits the descriptor keeps it. Raises Busy after `patience_s` seconds. `shared`:
+    with others that share it, and FileNotFoundError where nobody ever locked. `waiting_for`: logged
+    when it takes long. `required`: else a file system without locks grants everything, and what is
+    written under the lock must do; otherwise OSError.
+    """
+    if not shared:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("r" if shared else "a", encoding="utf-8") as handle:
+        begun, said = time.monotonic(), not waiting_for
+        while not _try_lock(handle, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, required=required):
+            waited = time.monotonic() - begun
+            if waited >= patience_s:
+                raise Busy(f"{path} is held by another process")
+            if waited > SAY_AFTER_S and not said:
+                log.info("waiting for %s", waiting_for)
+                said = True
+            time.sleep(min(0.02, 0.001 + waited / 10))
+        yield handle
+
+
+def _try_lock(handle: IO[str], kind: int, *, required: bool) -> bool:
+    try:
+        fcntl.flock(handle, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        if required:
+            raise
+    return True
 
 
 @contextmanager
@@ -27,6 +85,12 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file's content, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_text(path: Path, text: str) -> None:

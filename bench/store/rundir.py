@@ -8,19 +8,18 @@ kernel drops when it dies, however it dies) tells a live run from a dead one.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from enum import StrEnum
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from bench.process.machine import is_alive
-from bench.store.files import dump_yaml, load_yaml, read_json, write_json, write_text
+from bench.store.files import Busy, dump_yaml, load_yaml, lock, read_json, write_json, write_text
 
 
 class State(StrEnum):
@@ -290,24 +289,18 @@ class RunDir:
     def is_locked(self) -> bool:
         """Whether a live process works on this run."""
         try:
-            with self.lock.open("r") as handle:
-                return not _try_lock(handle, fcntl.LOCK_SH)
+            with lock(self.lock, shared=True, patience_s=0, required=False):
+                return False
         except FileNotFoundError:
             return False
+        except Busy:
+            return True
 
-    @contextmanager
-    def hold(self, *, patience_s: float = 5.0) -> Iterator[None]:
-        """Hold the run's lock. Raises RunBusy when another process has it (readers let go within
-        microseconds).
+    def hold(self, *, patience_s: float = 5.0) -> AbstractContextManager[object]:
+        """Hold the run's lock. Raises Busy when another process has it (readers let go within
+        microseconds). Where the file system has no locks, claims and the queue must do.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        with self.lock.open("a") as handle:
-            deadline = time.monotonic() + patience_s
-            while not _try_lock(handle, fcntl.LOCK_EX):
-                if time.monotonic() > deadline:
-                    raise RunBusy(f"{self.path} is being worked on by another process")
-                time.sleep(0.05)
-            yield
+        return lock(self.lock, patience_s=patience_s, required=False)
 
     def set_aside(self) -> Path | None:
         """Move the directory to `<runs>/replaced/`, so that --force starts afresh and nothing is
@@ -325,20 +318,6 @@ class RunDir:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(self.path, target)
         return target
-
-
-class RunBusy(RuntimeError):
-    """Another process holds the run's lock."""
-
-
-def _try_lock(handle: IO[str], kind: int) -> bool:
-    try:
-        fcntl.flock(handle, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks: claims and the queue must do
-        return True
-    return True
 
 
 def manifest_path(runs: Path, name: str) -> Path:

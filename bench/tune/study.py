@@ -15,12 +15,11 @@ from the study alone and is done under the lock, so a worker may be killed at an
 
 from __future__ import annotations
 
-import fcntl
 import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -41,7 +40,7 @@ from bench.config import seeds
 from bench.config.mistakes import Mistakes
 from bench.grid.plan import Cell
 from bench.process.machine import is_alive, process_started
-from bench.store.files import read_json, write_json
+from bench.store.files import lock, read_json, write_json
 from bench.tune import winner
 from bench.tune.search import Dimension, Search
 
@@ -288,16 +287,13 @@ class Study:
         here = holder.get("host") == os.uname().nodename
         return here and not is_alive(holder)
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _locked(self) -> AbstractContextManager[object]:
         """One worker at a time. It needs `flock`, on a file system where all machines of the search
         see one another's locks (local disks; NFS since Linux 2.6.12; Lustre mounted with `flock`;
         BeeGFS with tuneUseGlobalFileLocks). The kernel drops it when its holder dies; one that is
         frozen while it has it holds up the others.
         """
-        with (self.folder / "lock").open("a") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            yield
+        return lock(self.folder / "lock")
 
 
 class _KernelLock(JournalFileOpenLock):
@@ -308,11 +304,10 @@ class _KernelLock(JournalFileOpenLock):
     def __init__(self, journal: Path) -> None:
         super().__init__(str(journal))
         self._journal = journal
-        self._held: Any = None
+        self._held = ExitStack()
 
     def acquire(self) -> bool:
-        self._held = self._journal.with_name("journal.lock").open("a")
-        fcntl.flock(self._held, fcntl.LOCK_EX)
+        self._held.enter_context(lock(self._journal.with_name("journal.lock")))
         _cut_torn_line(self._journal)
         return True
 

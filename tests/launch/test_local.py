@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -168,16 +169,14 @@ def test_gpus_come_back_when_everything_is_killed(tmp_path: Path, three_gpus: No
     client.join()
     assert process_started(supervisor) is not None
     assert items[0].run.look() == (State.PENDING, True)  # the stand-in holds no lock
-    assert launcher._lease(launcher.gpus(), 2) is None
+    assert not _can_lease(2)
     os.kill(supervisor, signal.SIGKILL)
     until(lambda: _can_lease(3))
 
 
 def _can_lease(count: int) -> bool:
-    leased = launcher._lease(launcher.gpus(), count)
-    for _, handle in leased or []:
-        handle.close()
-    return leased is not None
+    with ExitStack() as held:
+        return launcher._lease(launcher.gpus(), count, held) is not None
 
 
 def test_more_gpus_than_there_are_is_an_error_at_once(tmp_path: Path, three_gpus: None) -> None:
