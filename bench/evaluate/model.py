@@ -17,8 +17,8 @@ from typing import Any, Literal
 from torch import nn
 
 from bench.config.science import Input, parse
-from bench.data.shards import read as shards
 from bench.models import pretrained, released
+from bench.store.files import sha256_of
 from bench.store.rundir import RunDir
 from bench.train import checkpoint
 from bench.train.learner import build
@@ -151,7 +151,7 @@ def _released_subject(
         precision="fp32",
         num_classes=built.num_classes,
         made_by={
-            "sha256": shards.sha256_of(released.weights_file(path)),
+            "sha256": sha256_of(released.weights_file(path)),
             "backbone": {"name": built.backbone, **built.config},
             "frames": built.frames,
             "size": built.size,

@@ -23,10 +23,10 @@ from bench.models.weights import (
     read_tensors,
     record_of,
     require_timm_name,
-    sha256_of,
     state_dict_of,
     timm_model,
 )
+from bench.store.files import sha256_of
 
 SUFFIXES = (".safetensors", ".pth", ".bin")
 SHOWN = 12  # mistakes of a message; of a file of another model, every tensor is one

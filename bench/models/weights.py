@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import hashlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from bench.models.layers import resize_positions, resize_times
+from bench.store.files import sha256_of
 
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".bin", ".npz")
 # What training scripts call a state dict; averaged weights come first, as in timm.
@@ -224,11 +224,6 @@ def record_of(name: str, path: Path, digest: str) -> dict[str, str]:
     """What is written down about the weights of a timm model."""
     tag = name.partition(".")[2]
     return {"name": name, "tag": tag, "file": path.name, "sha256": digest}
-
-
-def sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def require_timm_name(name: str) -> None:

@@ -19,9 +19,10 @@ from clips import grey_video
 from bench import prepare
 from bench.data.formats.video_list import Entry, VideoList, convert
 from bench.data.shards.check import Damaged, check
-from bench.data.shards.read import INDEX, SAMPLES, BadData, read_index, sha256_of
+from bench.data.shards.read import INDEX, SAMPLES, BadData, read_index
 from bench.data.shards.write import DataSetInfo, FrameRule
 from bench.data.sources import mini_ssv2
+from bench.store.files import sha256_of
 
 MINI = mini_ssv2.Config(train=21, val=6, height=48, min_frames=6, max_frames=8, short_side=16)
 

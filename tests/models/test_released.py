@@ -35,6 +35,7 @@ from bench.models.weights import (
     state_dict_of,
 )
 from bench.run.cell import run_cell
+from bench.store.files import sha256_of
 from bench.store.rundir import RunDir, State
 
 CONFIG = timesformer.Config(patch=8, dim=16, depth=2, heads=2)
@@ -377,7 +378,7 @@ def result(fitting: Path, shards: Path, tmp_path_factory: pytest.TempPathFactory
 def test_evaluate_needs_the_file_alone_and_writes_down_what_it_was(
     fitting: Path, result: dict[str, Any]
 ) -> None:
-    assert result["sha256"] == shard_files.sha256_of(fitting)
+    assert result["sha256"] == sha256_of(fitting)
     expected = {"name": "timesformer", "patch": 8, "dim": 16, "depth": 2, "heads": 2}
     assert expected.items() <= result["backbone"].items()
     assert (result["frames"], result["size"]) == (FRAMES, SIZE)
@@ -407,7 +408,7 @@ def test_a_folder_of_save_pretrained_evaluates(fitting: Path, shards: Path, tmp_
     hugging_face(num_labels=classes).save_pretrained(tmp_path)
     found = evaluated(tmp_path, shards, tmp_path / "rows.json")
     assert found["backbone"]["heads"] == 4  # config.json; the guess would be 1
-    assert found["sha256"] == shard_files.sha256_of(tmp_path / "model.safetensors")
+    assert found["sha256"] == sha256_of(tmp_path / "model.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -571,7 +572,7 @@ def test_a_named_file_is_read_in_every_format_timm_takes(
             "name": VIT,
             "tag": "r160_in1k",
             "file": file,
-            "sha256": shard_files.sha256_of(weights / file),
+            "sha256": sha256_of(weights / file),
         }
 
 
@@ -595,7 +596,7 @@ def test_a_run_writes_down_its_image_weights(weights: Path, data_dir: Path, tmp_
         "name": VIT,
         "tag": "r160_in1k",
         "file": "deit.pth",
-        "sha256": shard_files.sha256_of(weights / "deit.pth"),
+        "sha256": sha256_of(weights / "deit.pth"),
     }
 
 

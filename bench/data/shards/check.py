@@ -24,9 +24,10 @@ import pyarrow.parquet as pq
 import pydantic
 
 from bench import find
-from bench.data.shards.read import INDEX, SAMPLES, BadData, open_split, read_index, sha256_of
+from bench.data.shards.read import INDEX, SAMPLES, BadData, open_split, read_index
 from bench.data.shards.write import SHOWN, Progress, start_worker
 from bench.process.machine import available_cores
+from bench.store.files import sha256_of
 
 _Count = Annotated[int, pydantic.Field(ge=0)]
 _COLUMNS = (

@@ -13,8 +13,9 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from bench.data.shards.plan import Clip, Job
-from bench.data.shards.read import INDEX, SAMPLES, read_index, sha256_of
+from bench.data.shards.read import INDEX, SAMPLES, read_index
 from bench.data.shards.tar import encode_clip, read_receipt
+from bench.store.files import sha256_of
 
 Receipt = Mapping[str, Any]
 _FRAME_DEFAULTS = {"quality": 90, "decoder": "opencv"}

@@ -331,9 +331,3 @@ class ShardSamples:
 def open_split(folder: Path, split: str) -> ShardSamples:
     """Random access to one split of a shard folder."""
     return ShardSamples(folder, split)
-
-
-def sha256_of(path: Path) -> str:
-    """Hex digest of a file, read in chunks."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

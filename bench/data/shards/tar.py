@@ -22,8 +22,8 @@ from bench.data.image import decode_image
 from bench.data.jpeg import encode_frame
 from bench.data.shards import journal
 from bench.data.shards.plan import Clip, Job
-from bench.data.shards.read import sha256_of
 from bench.data.video import count_frames, decode
+from bench.store.files import sha256_of
 
 FRAME_EXTENSION = "{:05d}.jpg"
 

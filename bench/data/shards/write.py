@@ -43,10 +43,11 @@ from bench.data.shards.plan import (
     ReadLayer,
     plan_jobs,
 )
-from bench.data.shards.read import INDEX, SAMPLES, SCHEMA, BadData, require_source, sha256_of
+from bench.data.shards.read import INDEX, SAMPLES, SCHEMA, BadData, require_source
 from bench.data.shards.space import require_space
 from bench.data.shards.tar import write_atomically, write_clips, write_shard
 from bench.process.machine import available_cores
+from bench.store.files import sha256_of
 
 log = logging.getLogger(__name__)
 FAILED = "failed.csv"
