@@ -37,7 +37,7 @@ def lock(
     waiting_for: str = "",
     required: bool = True,
 ) -> Iterator[IO[str]]:
-    """Hold the lock of a file that exists for nothing else; yields the open file.
+    """Hold the lock of a file; yields it, open and unchanged.
 
     The kernel drops the lock when no process has that file open any more, however the holder died:
     a child that inherits the descriptor keeps it. Raises Busy after `patience_s` seconds. `shared`:

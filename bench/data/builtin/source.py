@@ -1,5 +1,4 @@
-"""What the built-in data sets share: one process at a time generates, and the fields of a Config
-are the options of the command.
+"""What the built-in data sets share: the fields of a Config are the options of the command.
 
 Used by the sources whose data are made on first use.
 """
@@ -7,24 +6,13 @@ Used by the sources whose data are made on first use.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import fcntl
 import hashlib
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from bench.task import Config
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """One process at a time; the kernel frees the lock of a killed one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def stored(config: Config, later: Collection[str] = ()) -> dict[str, Any]:

@@ -9,7 +9,6 @@ or of the machine, the longest part that is whole is found again.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import zlib
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from bench.data.shards.plan import Job
+from bench.store.files import lock
 
 
 class Journal:
@@ -78,8 +78,7 @@ def _parse(line: bytes) -> dict[str, Any] | None:
 @contextlib.contextmanager
 def claimed(job: Job) -> Iterator[None]:
     """One process at a time writes a shard: the workers of a killed run live on for a second."""
-    with _path(job).open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with lock(_path(job)):
         yield
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import dataclasses
-import fcntl
 import io
 import json
 import logging
@@ -47,7 +46,7 @@ from bench.data.shards.read import INDEX, SAMPLES, SCHEMA, BadData, require_sour
 from bench.data.shards.space import require_space
 from bench.data.shards.tar import write_atomically, write_clips, write_shard
 from bench.process.machine import available_cores
-from bench.store.files import sha256_of
+from bench.store.files import lock, sha256_of
 
 log = logging.getLogger(__name__)
 FAILED = "failed.csv"
@@ -171,13 +170,7 @@ def _alone(out: Path) -> Iterator[None]:
     """One process at a time writes to a folder."""
     path = out / RECEIPTS / "lock"
     while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                log.info("another process is writing %s, waiting for it", out)
-                fcntl.flock(file, fcntl.LOCK_EX)
+        with lock(path, waiting_for=f"another process, which is writing {out}") as file:
             if path.is_file() and os.path.samestat(path.stat(), os.fstat(file.fileno())):
                 yield
                 return

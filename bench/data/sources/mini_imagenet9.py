@@ -33,6 +33,7 @@ from bench.data.progress import report
 from bench.data.shards.read import INDEX, ShardSamples, open_split, require_source
 from bench.data.shards.write import DataSetInfo, FrameRule, Progress, start_worker
 from bench.process.machine import available_cores
+from bench.store.files import lock
 from bench.task import Config as BaseConfig
 from bench.task import DataSpec
 
@@ -99,8 +100,8 @@ def prepare(config: Config, data_root: Path, *, workers: int | None = None) -> P
     folder = locate(config, data_root)
     if (folder / INDEX).is_file():
         return folder
-    lock = builtin.locked(data_root / f".{folder.name}.lock")
-    with lock, report("generating Mini-ImageNet-9") as progress:
+    alone = lock(data_root / f".{folder.name}.lock")
+    with alone, report("generating Mini-ImageNet-9") as progress:
         return build(config, folder, workers=workers, progress=progress)
 
 
@@ -190,6 +191,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Path:
     """What `python -m bench.prepare mini-imagenet9` does."""
     config = Config(**{name: getattr(args, name) for name in Config.model_fields})
-    lock = builtin.locked(args.out.with_name(f".{args.out.name}.lock"))
-    with lock, report("generating Mini-ImageNet-9") as progress:
+    alone = lock(args.out.with_name(f".{args.out.name}.lock"))
+    with alone, report("generating Mini-ImageNet-9") as progress:
         return build(config, args.out, workers=args.workers, progress=progress)

@@ -37,6 +37,7 @@ from bench.data.shards.read import INDEX, ShardSamples, open_split, require_sour
 from bench.data.shards.write import Clip, DataSetInfo, FrameRule, Progress, start_worker
 from bench.data.video import encode_vp9
 from bench.process.machine import available_cores
+from bench.store.files import lock
 from bench.task import Config as BaseConfig
 from bench.task import DataSpec
 
@@ -122,7 +123,7 @@ def prepare(config: Config, data_root: Path, *, workers: int | None = None) -> P
     if (folder / INDEX).is_file():
         return folder
     with (
-        builtin.locked(data_root / f".{folder.name}.lock"),
+        lock(data_root / f".{folder.name}.lock"),
         report("generating Mini-SSv2") as progress,
     ):
         return build(config, folder, workers=workers, progress=progress)
@@ -285,7 +286,7 @@ def run(args: argparse.Namespace) -> Path:
     """What `python -m bench.prepare mini-ssv2` does."""
     config = Config(**{name: getattr(args, name) for name in Config.model_fields})
     with (
-        builtin.locked(args.out.with_name(f".{args.out.name}.lock")),
+        lock(args.out.with_name(f".{args.out.name}.lock")),
         report("generating Mini-SSv2") as progress,
     ):
         return build(config, args.out, workers=args.workers, progress=progress)
