@@ -30,8 +30,9 @@ from bench.process.interrupt import SIGNALS
 from bench.process.machine import available_cores, process_started
 from bench.store import snapshot
 from bench.store.claims import submitting
+from bench.store.failure import Failure
 from bench.store.files import Busy, lock
-from bench.store.rundir import Failure, RunDir, State, jobs_folder
+from bench.store.rundir import RunDir, State, jobs_folder
 
 POLL_S = 0.05
 OTHERS_POLL_S = 0.5

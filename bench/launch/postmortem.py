@@ -12,7 +12,9 @@ from typing import NamedTuple
 
 from bench.launch.rank import Rank
 from bench.process.interrupt import EXIT_PREEMPTED, EXIT_PRUNED
-from bench.store.rundir import Failure, RunDir
+from bench.store import failure
+from bench.store.failure import Failure
+from bench.store.rundir import RunDir
 
 TAIL_LINES = 20
 _LOST = re.compile(
@@ -20,10 +22,6 @@ _LOST = re.compile(
     r"\bgloo\b|\bnccl|DistBackendError|DistNetworkError|DistStoreError|TCPStore|socket|"
     r"(timed out|timeout) (after )?waiting|waited .* for rank 0|watchdog",
     re.IGNORECASE,
-)
-_OOM = re.compile(r"OutOfMemoryError|MemoryError|out of memory|can't allocate memory")
-_DEVICE = re.compile(
-    r"CUDA error|cuDNN error|CUDA driver|device-side|uncorrectable ECC|AcceleratorError"
 )
 
 
@@ -67,8 +65,8 @@ def _written(run: RunDir, rank: Rank) -> Cause | None:
         head[match[1]] = match[2]
         text = text[match.end() :]
     when = float(head.get("time") or rank.ended or time.time())
-    kind = Failure(head["kind"]) if head.get("kind") in set(Failure) else _kind(text)
-    return Cause(rank.number, kind, text, when, lost=bool(_LOST.search(_message(text))))
+    kind = Failure(head["kind"]) if head.get("kind") in set(Failure) else failure.of_traceback(text)
+    return Cause(rank.number, kind, text, when, lost=bool(_LOST.search(failure.message_of(text))))
 
 
 def _vanished(run: RunDir, rank: Rank, *, several: bool) -> Cause:
@@ -108,17 +106,3 @@ def _stack(run: RunDir, rank: int) -> str:
     except OSError:
         text = ""
     return text.rstrip() or "  (it had not run for long enough to tell)"
-
-
-def _message(traceback: str) -> str:
-    """The exception's own lines of a traceback."""
-    lines = traceback.strip().splitlines()
-    indented = [i for i, line in enumerate(lines) if line.startswith((" ", "Traceback "))]
-    return "\n".join(lines[indented[-1] + 1 :] if indented else lines)
-
-
-def _kind(text: str) -> Failure:
-    message = _message(text)
-    if _OOM.search(message):
-        return Failure.OOM
-    return Failure.DEVICE if _DEVICE.search(message) else Failure.BUG

@@ -27,8 +27,9 @@ from typing import Any, NamedTuple
 from bench.launch import postmortem
 from bench.launch.rank import Rank
 from bench.process.interrupt import EXIT_PREEMPTED, EXIT_PRUNED, SIGNALS
+from bench.store.failure import Failure
 from bench.store.files import read_json
-from bench.store.rundir import Failure, RunDir, State
+from bench.store.rundir import RunDir, State
 
 COMMAND = (sys.executable, "-m", "bench.run")
 """What computes a cell, less its run directory."""

@@ -22,8 +22,9 @@ from bench.data.access import prepare_data
 from bench.evaluate.context import context_for, provenance, run_all
 from bench.evaluate.kept import write_pictures, write_predictions
 from bench.process import interrupt
-from bench.run.failure import NoProgress, failure
 from bench.run.progress import Progress, logging_to
+from bench.store import failure
+from bench.store.failure import NoProgress
 from bench.store.files import Busy, write_json, write_text
 from bench.store.rundir import RunDir, State
 from bench.train import checkpoint, environment, labels
@@ -214,7 +215,7 @@ class _Start:
 
     def _failed(self, error: Exception) -> None:
         """Write it down: for the supervisor, where there is one that chooses among the ranks."""
-        now, kind = time.time(), failure(error)
+        now, kind = time.time(), failure.of_exception(error)
         text = f"{error}\n" if isinstance(error, NoProgress) else traceback.format_exc()
         log.error("failed: %s", error)
         if self.world.size > 1 and self.world.start is not None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.process.machine import is_alive
+from bench.store.failure import Failure
 from bench.store.files import Busy, dump_yaml, load_yaml, lock, read_json, write_json, write_text
 
 
@@ -35,19 +36,6 @@ class State(StrEnum):
     PRUNED = "PRUNED"  # a search stopped it: not promising; goes on when a sweep asks for it
     STALE = "STALE"  # same signature, but a default has changed since
     SKIPPED = "SKIPPED"  # an impossible combination; never submitted
-
-
-class Failure(StrEnum):
-    """Why a cell did not end well; decides whether trying again makes sense (`--retry`)."""
-
-    BUG = "BUG"  # an exception: the same again would fail again
-    OOM = "OOM"  # out of memory, on the device or the host
-    DEVICE = "DEVICE"  # the GPU or its driver failed
-    KILLED = "KILLED"  # a process was killed or crashed
-    TIMEOUT = "TIMEOUT"  # the time limit came before a checkpoint could be written
-    NODE_FAIL = "NODE_FAIL"  # the machine went away
-    NO_PROGRESS = "NO_PROGRESS"  # started again and again without getting further
-    CANCELLED = "CANCELLED"  # by --cancel or scancel
 
 
 _DIGEST = "# sha256 of the full config: "

@@ -15,8 +15,9 @@ from functools import cache
 
 from bench.config.mistakes import Mistakes
 from bench.config.resources import Resources, parse_resources
+from bench.store.failure import Failure
 from bench.store.files import dump_yaml, write_text
-from bench.store.rundir import Failure, RunDir, State
+from bench.store.rundir import RunDir, State
 from bench.sweep.status import SETTLED, Standing
 
 _REDUCED = "# out of memory: micro_batch "

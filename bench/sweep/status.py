@@ -14,7 +14,8 @@ from pathlib import Path
 
 from bench.config import signature
 from bench.grid.plan import Cell
-from bench.store.rundir import Failure, RunDir, State
+from bench.store.failure import Failure
+from bench.store.rundir import RunDir, State
 
 SETTLED = (State.DONE, State.STALE, State.SKIPPED)
 """States in which a cell is not submitted again without --force."""

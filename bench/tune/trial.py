@@ -19,8 +19,9 @@ from optuna.trial import Trial
 from bench.config import signature
 from bench.grid.plan import Cell
 from bench.process import interrupt
+from bench.store.failure import Failure
 from bench.store.files import write_json
-from bench.store.rundir import Failure, RunDir, State
+from bench.store.rundir import RunDir, State
 from bench.sweep.status import stand
 from bench.tune.search import VALIDATION, Search
 from bench.tune.study import STOPPED, Lost

@@ -26,7 +26,8 @@ from worlds import as_ranks, losses, only_trained
 from bench.data.shards.read import SAMPLES
 from bench.process.machine import process_started
 from bench.run.cell import run_cell
-from bench.store.rundir import Failure, RunDir, State
+from bench.store.failure import Failure
+from bench.store.rundir import RunDir, State
 
 pytestmark = pytest.mark.slow
 PATIENCE_S = 10.0

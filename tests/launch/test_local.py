@@ -27,8 +27,9 @@ from bench.launch.item import Item
 from bench.launch.local import Gpu
 from bench.process.machine import process_started
 from bench.store import snapshot
+from bench.store.failure import Failure
 from bench.store.files import read_json
-from bench.store.rundir import Failure, RunDir, State
+from bench.store.rundir import RunDir, State
 
 STANDIN = (sys.executable, str(ROOT / "tests/standins.py"))
 

@@ -24,7 +24,8 @@ from makers import ROOT
 from bench.config.resources import Resources, Slurm
 from bench.launch.item import Item
 from bench.launch.slurm import client as slurm
-from bench.store.rundir import Failure, RunDir, State, jobs_folder
+from bench.store.failure import Failure
+from bench.store.rundir import RunDir, State, jobs_folder
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
 ABLATION = ROOT / "sweeps/ablation.yaml"

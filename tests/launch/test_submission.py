@@ -19,7 +19,8 @@ from bench.config.resources import Resources, Slurm
 from bench.launch.item import Item
 from bench.launch.slurm import client as slurm
 from bench.store import snapshot
-from bench.store.rundir import Failure, RunDir, State, jobs_folder
+from bench.store.failure import Failure
+from bench.store.rundir import RunDir, State, jobs_folder
 
 # sbatch, squeue, scontrol, sinfo, sacct and scancel in one file, by the name they are called with.
 # state.json has the jobs and what the test wants: limits, answers. Time passes at each squeue.

@@ -20,8 +20,9 @@ from makers import ROOT
 
 from bench.launch import postmortem, supervisor
 from bench.process.machine import process_started
+from bench.store.failure import Failure
 from bench.store.files import read_json, write_json
-from bench.store.rundir import Failure, RunDir, State
+from bench.store.rundir import RunDir, State
 
 STANDIN = (sys.executable, str(ROOT / "tests/standins.py"))
 # As `python -m bench.launch.supervisor`, with less patience.

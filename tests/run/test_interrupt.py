@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 import uuid
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -29,9 +30,9 @@ from bench.evaluate.model import subject_of
 from bench.process import interrupt
 from bench.process.interrupt import EXIT_PREEMPTED, Interrupted
 from bench.run.cell import keep_checkpoints, run_cell
-from bench.run.failure import NoProgress, failure
+from bench.store.failure import Failure, NoProgress, of_exception, of_traceback
 from bench.store.files import write_json
-from bench.store.rundir import Failure, RunDir, State
+from bench.store.rundir import RunDir, State
 from bench.train import checkpoint
 from bench.train import loop as train
 from bench.train.loop import Trainer
@@ -247,7 +248,8 @@ def test_pruning_stops_all_ranks_at_one_step(tmp_path: Path, data_dir: Path) -> 
     ],
 )
 def test_failures_have_classes(error: Exception, kind: Failure) -> None:
-    assert failure(error) == kind
+    assert of_exception(error) == kind
+    assert of_traceback("".join(traceback.format_exception(error))) == kind
 
 
 def test_a_failure_is_written_down(

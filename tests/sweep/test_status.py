@@ -18,8 +18,9 @@ from bench import results
 from bench.config import signature
 from bench.grid.plan import Cell, Plan, plan
 from bench.process.machine import process_started
+from bench.store.failure import Failure
 from bench.store.files import write_json
-from bench.store.rundir import Failure, RunDir, State
+from bench.store.rundir import RunDir, State
 from bench.sweep import choose as retry
 from bench.sweep import command as sweep
 from bench.sweep import manifest

@@ -42,7 +42,8 @@ from reports import style
 CELL = """
 import json, os, pathlib, sys, time
 run = pathlib.Path(sys.argv[1])
-from bench.store.rundir import Failure, RunDir, State, write_json
+from bench.store.failure import Failure
+from bench.store.rundir import RunDir, State, write_json
 this = RunDir(run)
 config = this.read_config()
 weight, lr = config["objectives"]["video.order"]["weight"], config["train"]["lr"]

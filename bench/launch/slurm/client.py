@@ -24,8 +24,9 @@ from bench.launch.slurm.script import Cluster, Script, by_shape, cores_per_node,
 from bench.launch.slurm.submit import Answer, Batch, Mark, Outcome, Seen, submit
 from bench.store import snapshot
 from bench.store.claims import submitting
+from bench.store.failure import Failure
 from bench.store.files import read_json, write_json
-from bench.store.rundir import Failure, RunDir, State, jobs_folder
+from bench.store.rundir import RunDir, State, jobs_folder
 
 if TYPE_CHECKING:
     from bench.launch.item import Item, OnChange

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench.store.claims import LOCK_PATIENCE_S, submitting
-from bench.store.rundir import Failure, RunDir, State, jobs_folder
+from bench.store.failure import Failure
+from bench.store.rundir import RunDir, State, jobs_folder
 
 log = logging.getLogger(__name__)
 
