@@ -13,6 +13,7 @@ import torch
 from makers import smoke_config, trainer_of
 
 from bench.config.science import RunConfig, parse
+from bench.process.environment import RankEnvironment
 from bench.store.rundir import RunDir
 from bench.train.loop import Trainer
 from bench.train.world import World
@@ -38,8 +39,8 @@ PRELOAD = [
 
 def rank_environment(rank: int, world: int, start: str) -> dict[str, str]:
     """What a supervisor sets."""
-    named = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
-    return {"BENCH_START": start, **{name: str(value) for name, value in named.items()}}
+    told = RankEnvironment(start=start, rank=rank, size=world, local_rank=rank, local_size=world)
+    return told.to_env({})
 
 
 def as_ranks(world: int, work: Callable[[], Any]) -> list[Any]:

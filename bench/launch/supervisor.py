@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 
 from bench.launch import postmortem
 from bench.launch.rank import Rank
+from bench.process.environment import RankEnvironment
 from bench.process.interrupt import EXIT_PREEMPTED, EXIT_PRUNED, SIGNALS
 from bench.store.failure import Failure
 from bench.store.files import read_json
@@ -41,7 +42,6 @@ VERDICT_WAIT_S = 15.0  # for the node whose rank failed first to say so
 EARLY_STOPS = 3  # in a row, before a job is not queued again
 _POLL_S = 0.1  # at most; the end of a rank's stderr is noticed at once
 _GOOD = (0, EXIT_PREEMPTED, EXIT_PRUNED)
-_OF_RANKS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "BENCH_START")
 
 
 class Place(NamedTuple):
@@ -83,14 +83,16 @@ class Cell:
         ]
 
     def _environment(self, local: int, threads: str) -> dict[str, str]:
-        env = {name: value for name, value in os.environ.items() if name not in _OF_RANKS}
-        env |= {"BENCH_JOB": self.place.job}
-        env |= {"BENCH_CLAIM": str(self.place.claim.get("batch") or self.place.claim["pid"])}
-        env |= {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
-        if self.world > 1:
-            values = (self._first + local, local, self.world, self.devices, self.place.start)
-            env |= {name: str(value) for name, value in zip(_OF_RANKS, values, strict=True)}
-        return env
+        told = RankEnvironment(
+            job=self.place.job,
+            claim=str(self.place.claim.get("batch") or self.place.claim["pid"]),
+            start=self.place.start,
+            rank=self._first + local,
+            size=self.world,
+            local_rank=local,
+            local_size=self.devices,
+        )
+        return told.to_env() | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
 
     def _clear(self) -> None:
         """Remove what ranks of this node wrote down for the case of a failure."""

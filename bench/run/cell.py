@@ -22,6 +22,7 @@ from bench.data.access import prepare_data
 from bench.evaluate.context import context_for, provenance, run_all
 from bench.evaluate.kept import write_pictures, write_predictions
 from bench.process import interrupt
+from bench.process.environment import RankEnvironment
 from bench.run.progress import Progress, logging_to
 from bench.store import failure
 from bench.store.failure import NoProgress
@@ -61,8 +62,7 @@ class _Start:
 
     def __init__(self, run: RunDir, world: World) -> None:
         self.run, self.world = run, world
-        self.job = os.environ.get("BENCH_JOB", "")
-        self.slurm = bool(self.job) and not self.job.startswith("local")
+        self.told = RankEnvironment.from_env()
         self.trainer: Trainer | None = None
 
     def run_to_end(self) -> State:
@@ -182,11 +182,11 @@ class _Start:
             return
         # Long evaluations go on from what they keep in `scratch`.
         kept = [path.stat().st_mtime for path in self.run.scratch.rglob("*") if path.is_file()]
-        claimed = os.environ.get("BENCH_CLAIM")
+        claimed = self.told.claim
         here = {"claimed": claimed, "step": step, "scratch": max(kept, default=None)}
         before = [s for s in self.run.read_starts() if s.get("claimed") == claimed]
         alike = [all(s.get(k) == v for k, v in here.items()) for s in before[-NO_PROGRESS_STARTS:]]
-        if self.slurm and len(alike) == NO_PROGRESS_STARTS and all(alike):
+        if self.told.slurm and len(alike) == NO_PROGRESS_STARTS and all(alike):
             raise NoProgress(
                 f"{NO_PROGRESS_STARTS} starts went on from step {step} and got no further; a longer "
                 "resources.slurm.time, a larger resources.slurm.signal_delay_s (a step and a "
@@ -201,7 +201,7 @@ class _Start:
     def _stopped(self, stop: interrupt.Interrupted) -> State:
         state = State.PRUNED if stop.pruned else State.PREEMPTED
         if self.world.first:
-            by_slurm = self.slurm and stop.reason in {s.name for s in interrupt.SIGNALS}
+            by_slurm = self.told.slurm and stop.reason in {s.name for s in interrupt.SIGNALS}
             step = self.trainer.step if self.trainer else 0
             self.run.settle(
                 state,
@@ -237,7 +237,7 @@ class _Start:
         )
 
     def _place(self) -> dict[str, Any]:
-        return {"host": os.uname().nodename, "job": self.job or None}
+        return {"host": os.uname().nodename, "job": self.told.job or None}
 
 
 def _code() -> str:

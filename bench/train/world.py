@@ -24,6 +24,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from bench.config.resources import Resources
+from bench.process.environment import RankEnvironment
 from bench.process.interrupt import Interrupted
 from bench.store.files import read_json, write_json
 from bench.store.rundir import RunDir
@@ -45,17 +46,9 @@ class World:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> World:
-        """RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE, as torchrun has them, and BENCH_START."""
-        size = int(environment.get("WORLD_SIZE", 1))
-        if size == 1:
-            return cls()
-        return cls(
-            rank=int(environment["RANK"]),
-            size=size,
-            local_rank=int(environment["LOCAL_RANK"]),
-            local_size=int(environment.get("LOCAL_WORLD_SIZE", size)),
-            start=environment.get("BENCH_START"),
-        )
+        """As the variables say that this process was started with."""
+        told = RankEnvironment.from_env(environment)
+        return cls(told.rank, told.size, told.local_rank, told.local_size, told.start)
 
     @property
     def first(self) -> bool:
