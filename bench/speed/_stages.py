@@ -20,7 +20,8 @@ from bench import find
 from bench.config.science import Input
 from bench.config.seeds import rng
 from bench.data import loader, transforms
-from bench.data.loader import Clips, Crops, Draw
+from bench.data.loader import Clips, Crops
+from bench.data.order import Draw
 from bench.speed import _clips, _released_loader
 from bench.speed._measuring import Row, Tell, spread
 from bench.task import DataSpec, ModelSpec, Samples

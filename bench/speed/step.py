@@ -26,6 +26,7 @@ from bench.config.mistakes import Mistake, Mistakes
 from bench.config.science import Component, Input, RunConfig, Train, parse_options
 from bench.config.seeds import rng
 from bench.data import loader
+from bench.data.order import Draw
 from bench.grid import yaml
 from bench.speed._measuring import (
     GIB,
@@ -188,7 +189,7 @@ def random_batch(config: RunConfig, target: torch.device) -> loader.RawBatch:
         clip_BTHWC=clips,
         labels_B=torch.randint(config.data_spec().num_classes, (batch,), generator=generator),
         keys=tuple(f"random {i}" for i in range(batch)),
-        draws=tuple(loader.Draw(i, 0) for i in range(batch)),
+        draws=tuple(Draw(i, 0) for i in range(batch)),
         extras=extras,
     )
     return raw.pin_memory() if target.type == "cuda" else raw

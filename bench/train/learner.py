@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from bench import find
 from bench.config.science import RunConfig
 from bench.config.seeds import rng, seed
-from bench.data.loader import Draw
+from bench.data.order import Draw
 from bench.models.classifier import Classifier
 from bench.task import Batch, Features, Objective
 

@@ -30,6 +30,7 @@ from bench.config.resources import Resources
 from bench.config.science import RunConfig
 from bench.data import loader
 from bench.data.access import open_split
+from bench.data.order import Order, Part, shuffling_quality, step_draws, steps_per_epoch
 from bench.process import interrupt
 from bench.store.rundir import RunDir
 from bench.task import DataSpec, Sharded
@@ -113,7 +114,7 @@ class Trainer:
         self.order = self._order()
         self.optimisation = Optimisation(self.learner, config, self.device, world, self.part)
         self.optimizer = self.optimisation.optimizer
-        self.steps_per_epoch = loader.steps_per_epoch(len(self.samples), config.train.batch)
+        self.steps_per_epoch = steps_per_epoch(len(self.samples), config.train.batch)
         self.total_steps = config.train.epochs * self.steps_per_epoch
         held_out = open_split(config, resources, self.spec.splits[1])
         on_cpu = self.device.type == "cpu"
@@ -135,17 +136,17 @@ class Trainer:
         """Micro-batches of a step."""
         return -(-self.part.size // self.micro_batch)
 
-    def _order(self) -> loader.Order:
+    def _order(self) -> Order:
         """The order of the epochs. Warns when its batches are less mixed than they should be."""
         settings, length = self.config.train, len(self.samples)
         if settings.shuffle == "global":
-            return loader.Order(self.config.seed, length)
+            return Order(self.config.seed, length)
         if not isinstance(self.samples, Sharded):
             raise ValueError("train.shuffle: these data are not in shards; set it to global")
         self.samples.read_ahead()
         shards, buffer = self.samples.shards, settings.shuffle_buffer
-        order = loader.Order(self.config.seed, length, shards=shards, buffer=buffer)
-        quality = loader.shuffling_quality(order(0), self.samples.labels, settings.batch)
+        order = Order(self.config.seed, length, shards=shards, buffer=buffer)
+        quality = shuffling_quality(order(0), self.samples.labels, settings.batch)
         say = log.info if quality >= WELL_SHUFFLED else log.warning
         say(
             "train.shuffle: a batch has %.0f %% of the classes that it has in a full permutation "
@@ -359,7 +360,7 @@ class Trainer:
 
     def _keys(self, step: int) -> tuple[str, ...]:
         """The samples of a step, of all ranks."""
-        draws = loader.step_draws(self.order, batch=self.config.train.batch, step=step)
+        draws = step_draws(self.order, batch=self.config.train.batch, step=step)
         return tuple(self.samples.keys[draw.index] for draw in draws)
 
     def resume(self) -> None:
@@ -384,7 +385,7 @@ class Trainer:
                 handle.truncate(state["metrics_bytes"])
 
 
-def part_of(config: RunConfig, samples: int, world: World) -> loader.Part:
+def part_of(config: RunConfig, samples: int, world: World) -> Part:
     """What a rank takes of each step's batch. Raises ValueError when there is nothing for it."""
     batch = min(config.train.batch, samples)
     if batch < world.size:
@@ -394,7 +395,7 @@ def part_of(config: RunConfig, samples: int, world: World) -> loader.Part:
             f"at least one sample of a step; set resources.nodes and resources.devices so that "
             f"their product is at most {batch}"
         )
-    return loader.Part.of(batch, rank=world.rank, world=world.size)
+    return Part.of(batch, rank=world.rank, world=world.size)
 
 
 def _describe_non_finite(

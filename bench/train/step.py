@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from bench.config.science import RunConfig, Train
 from bench.config.seeds import seed
 from bench.data import loader
+from bench.data.order import Part
 from bench.data.transforms import normalise, resize_on_device
 from bench.task import Batch, DataSpec
 from bench.train import labels
@@ -39,7 +40,7 @@ class Optimisation:
         config: RunConfig,
         target: torch.device,
         world: World = ALONE,
-        part: loader.Part | None = None,
+        part: Part | None = None,
     ) -> None:
         self.learner, self.config, self.device = learner, config, target
         self.world, self.part = world, part
@@ -54,7 +55,7 @@ class Optimisation:
         """Update the weights once. Returns what to log, scalars still on the device; their sum over
         the ranks is that of the global batch.
         """
-        part = self.part or loader.Part.of(sum(len(raw.keys) for raw in micro_batches))
+        part = self.part or Part.of(sum(len(raw.keys) for raw in micro_batches))
         torch.manual_seed(self._dropout_seed(number, part))
         for group in self.optimizer.param_groups:
             group["lr"] = lr
@@ -85,7 +86,7 @@ class Optimisation:
         with autocast(self.device, self.config.train.precision):
             return self.parallel(batch, step)
 
-    def _dropout_seed(self, number: int, part: loader.Part) -> int:
+    def _dropout_seed(self, number: int, part: Part) -> int:
         """Of a step; another for each part of its batch, lest all ranks drop the same paths."""
         names = (part.start,) if part.start else ()
         return seed(self.config.seed, "dropout", number, *names) % 2**63

@@ -21,7 +21,8 @@ from worlds import as_ranks, in_world
 from bench import results
 from bench.config.resources import Resources
 from bench.data import loader
-from bench.data.loader import BadSample, Draw
+from bench.data.loader import BadSample
+from bench.data.order import Draw
 from bench.data.shards.read import SAMPLES
 from bench.evaluate import command as evaluate
 from bench.run.cell import run_cell

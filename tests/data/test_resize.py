@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from bench.config.science import Input
 from bench.data import loader
+from bench.data.order import Draw
 from bench.data.transforms import normalise, resize, resize_on_device, resizes_on_device
 from bench.task import DataSpec
 from bench.train.step import to_device
@@ -45,7 +46,7 @@ class Frames:
 def by(samples: Frames, config: Input, *, resized: bool, kind: type = loader.Clips) -> torch.Tensor:
     """What the model sees of all samples, in one batch."""
     clips = kind(samples, config, resized=resized)
-    items = [clips[loader.Draw(i, 0)] for i in range(len(samples))]
+    items = [clips[Draw(i, 0)] for i in range(len(samples))]
     raw = clips.collate(items)
     raws = raw if isinstance(raw, tuple) else (raw,)
     device = torch.device("cpu")
@@ -84,13 +85,13 @@ def test_whoever_resizes_the_model_sees_the_same(eval_crops: int) -> None:
     worker, device = (by(samples, config, resized=flag, kind=kind) for flag in (True, False))
     assert torch.equal(worker, device)
     assert kind(samples, config, resized=False).collate(
-        [kind(samples, config, resized=False)[loader.Draw(0, 0)]]
+        [kind(samples, config, resized=False)[Draw(0, 0)]]
     )
 
 
 def test_crops_that_a_device_can_resize_are_handed_over_as_stored() -> None:
     clips = loader.Clips(Frames((10, 14)), Input(frames=3, size=8), resized=False)
-    raw = clips.collate([clips[loader.Draw(0, 0)]])
+    raw = clips.collate([clips[Draw(0, 0)]])
     assert raw.clip_BTHWC.shape == (1, 3, 10, 10, 3) and raw.size == 8
 
 
@@ -109,6 +110,6 @@ def test_who_sees_one_of_several_views_decodes_that_one() -> None:
     one = Input(frames=3, size=8, eval_views=1, sampling="dense", stride=1)
     clips = loader.Clips(samples, one.model_copy(update={"eval_views": 3}))
     alone = loader.Clips(Frames((8, 8)), one)
-    found = clips[loader.Draw(0, 0)].clip_THWC
-    assert np.array_equal(found, alone[loader.Draw(0, 0)].clip_THWC)
+    found = clips[Draw(0, 0)].clip_THWC
+    assert np.array_equal(found, alone[Draw(0, 0)].clip_THWC)
     assert len(samples.asked) == 3

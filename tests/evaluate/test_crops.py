@@ -16,6 +16,7 @@ from makers import Counted, context_of, numbered, smoke
 
 from bench.config.science import Input
 from bench.data import loader
+from bench.data.order import Draw
 from bench.data.transforms import eval_clip, eval_crops
 from bench.evaluate.context import Context, run_one
 from bench.train.loop import to_device
@@ -73,7 +74,7 @@ def test_each_clip_is_decoded_once_and_comes_in_every_crop() -> None:
 
 def test_clips_of_training_and_validation_stay_one_crop() -> None:
     for run_seed in (None, 0):
-        clip, *_ = loader.Clips(Counted(), THREE, run_seed=run_seed)[loader.Draw(1, 0)]
+        clip, *_ = loader.Clips(Counted(), THREE, run_seed=run_seed)[Draw(1, 0)]
         assert clip.shape == (2, 4, 4, 3)
 
 
@@ -112,7 +113,7 @@ def test_three_crops_are_the_sum_of_their_logits_by_hand(
         for i in range(len(samples)):
             (frames,), _ = clips._views(i, slice(None))
             clip = eval_crops(frames, context.input)[place]
-            item = loader.Item(clip, int(samples.labels[i]), samples.keys[i], loader.Draw(i, 0), {})
+            item = loader.Item(clip, int(samples.labels[i]), samples.keys[i], Draw(i, 0), {})
             raw = loader.collate([item], context.input.size)
             batch = to_device(raw, context.device, context.spec)
             summed[i] += context.model(batch.clip_BTCHW)[0]

@@ -19,7 +19,7 @@ from makers import Counted, context_of, smoke
 from bench.config import seeds
 from bench.config.science import Input
 from bench.data import loader, transforms
-from bench.data.loader import Draw
+from bench.data.order import Draw
 from bench.data.transforms import dense_indices, eval_indices, mirrored_classes, segment_indices
 from bench.evaluate.context import provenance
 from tasks.video import shuffle_gap

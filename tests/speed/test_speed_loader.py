@@ -14,7 +14,7 @@ import pytest
 
 from bench.config.seeds import rng
 from bench.data import loader, rand_augment
-from bench.data.loader import Draw
+from bench.data.order import Draw
 from bench.speed import _clips, _released_loader, _stages, _streams
 from bench.speed import command as speed
 from bench.speed import loader as benchmark

@@ -17,7 +17,7 @@ from bench import find
 from bench.config.science import Input
 from bench.config.seeds import rng
 from bench.data import imagenet9, loader, transforms
-from bench.data.loader import Draw
+from bench.data.order import Draw
 from bench.models.classifier import Classifier
 from bench.task import Batch, DataSpec, Features, ModelSpec, Picture
 from bench.train.learner import Learner, TrainingStep

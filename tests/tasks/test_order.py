@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from makers import ROOT, make_run, smoke_config, trainer_of
 
-from bench.data.loader import Order, shuffling_quality
+from bench.data.order import Order, shuffling_quality
 
 
 def shards_of(length: int, count: int) -> np.ndarray:
@@ -33,7 +33,7 @@ def test_every_sample_comes_once(length: int, count: int, buffer: int, epoch: in
 
 def test_another_process_draws_the_same() -> None:
     code = (
-        "import numpy as np; from bench.data.loader import Order;"
+        "import numpy as np; from bench.data.order import Order;"
         "print(Order(3, 40, shards=np.arange(40) // 10, buffer=7)(2).tolist())"
     )
     told = subprocess.run(

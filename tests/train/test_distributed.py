@@ -24,6 +24,7 @@ from bench.config.science import parse
 from bench.config.seeds import seed
 from bench.data import loader
 from bench.data.access import prepare_data
+from bench.data.order import Part
 from bench.run.cell import run_cell
 from bench.store.rundir import RunDir, State
 from bench.train import step as optimise
@@ -52,7 +53,7 @@ def test_ranks_load_each_batch_exactly_once(
     clips = loader.Clips(Fake(length), INPUT, run_seed=3)
     steps = 3
 
-    def keys(part: loader.Part, micro: int) -> list[list[str]]:
+    def keys(part: Part, micro: int) -> list[list[str]]:
         found = loader.training_batches(
             clips,
             batch=batch,
@@ -65,11 +66,11 @@ def test_ranks_load_each_batch_exactly_once(
         )
         return [list(raw.keys) for raw in found]
 
-    whole = keys(loader.Part.of(size), size)
+    whole = keys(Part.of(size), size)
     shared: list[list[str]] = [[] for _ in range(steps)]
     sizes = []
     for rank in range(world):
-        part = loader.Part.of(size, rank=rank, world=world)
+        part = Part.of(size, rank=rank, world=world)
         pieces = keys(part, micro)
         per_step = -(-part.size // micro)
         assert len(pieces) == steps * per_step  # as many steps as without other ranks
@@ -106,9 +107,9 @@ def test_a_rank_without_a_sample_is_an_error() -> None:
 def test_dropout_is_a_function_of_step_and_place() -> None:
     config = smoke_config()
     alone = optimise.Optimisation(build(config, weights_dir=None), config, torch.device("cpu"))
-    first, second = (loader.Part.of(8, rank=rank, world=2) for rank in (0, 1))
+    first, second = (Part.of(8, rank=rank, world=2) for rank in (0, 1))
     as_ever = seed(0, "dropout", 5) % 2**63
-    assert alone._dropout_seed(5, loader.Part.of(8)) == as_ever == alone._dropout_seed(5, first)
+    assert alone._dropout_seed(5, Part.of(8)) == as_ever == alone._dropout_seed(5, first)
     assert alone._dropout_seed(5, second) not in (as_ever, alone._dropout_seed(6, second))
 
 

@@ -27,6 +27,7 @@ from bench.config.resources import Resources
 from bench.config.science import Input, Train
 from bench.data import loader
 from bench.data.access import prepare_data
+from bench.data.order import Draw, Order, steps_per_epoch
 from bench.data.transforms import eval_clip, segment_indices, train_clip
 from bench.run.cell import run_cell
 from bench.store.rundir import State
@@ -212,18 +213,18 @@ def test_order_is_a_pure_function_of_seed_and_epoch(length: int, batch: int, fir
     assert keys_from(first, 14, length=length, batch=batch, micro=batch) == whole[first:]
     flat = [k for b in keys_from(0, 14, length=length, batch=batch, micro=2) for k in b]
     assert flat == [k for b in whole for k in b]
-    per_epoch = loader.steps_per_epoch(length, batch)
+    per_epoch = steps_per_epoch(length, batch)
     first_epoch = [k for b in whole[:per_epoch] for k in b]
     assert len(set(first_epoch)) == len(first_epoch)
 
 
 def test_epochs_are_reshuffled_and_clips_replayable() -> None:
-    orders = [tuple(loader.Order(0, 50)(e)) for e in range(3)]
+    orders = [tuple(Order(0, 50)(e)) for e in range(3)]
     assert len(set(orders)) == 3
     clips = loader.Clips(Fake(9), INPUT, run_seed=3)
-    draw = loader.Draw(4, 1)
+    draw = Draw(4, 1)
     assert np.array_equal(clips[draw][0], clips[draw][0])
-    others = [clips[loader.Draw(4, e)][0] for e in range(2, 6)]
+    others = [clips[Draw(4, e)][0] for e in range(2, 6)]
     assert any(not np.array_equal(clips[draw][0], other) for other in others)
 
 
