@@ -23,7 +23,10 @@ from torch import Tensor, nn
 from bench.data.imagenet9 import CLASSES, FG_MASK, FOLDERS, IN9_OF_IMAGENET, MEAN, STD, VARIANTS
 from bench.evaluate import command as bench_evaluate
 from bench.task import DataSpec, Images, ModelSpec, Row
+from tasks.image import _challenge_state
 from tasks.image import background_challenge as challenge
+from tasks.image._challenge_search import Search
+from tasks.image._challenge_state import FOOLED, RIGHT
 
 FIXTURES = ROOT / "tests" / "fixtures/backgrounds"
 ORIGINAL = json.loads((FIXTURES / "original.json").read_text())
@@ -263,7 +266,7 @@ def test_a_robust_model_costs_no_more_than_all_pairs() -> None:
 def test_the_first_wave_is_not_one_background_for_all() -> None:
     labels = np.repeat(np.arange(9), 5)
     codes = np.zeros((45, 45), dtype=np.int8)
-    search = challenge.Search(codes, labels, labels, seed=0)
+    search = Search(codes, labels, labels, seed=0)
     first = search.next_pairs(45)
     assert sorted(first.f_N) == list(range(45)) and len(set(first.b_N)) > 30
     assert (
@@ -274,14 +277,14 @@ def test_the_first_wave_is_not_one_background_for_all() -> None:
 def test_what_fooled_the_same_class_goes_first_then_what_fooled_the_most() -> None:
     labels = np.repeat(np.arange(3), 4)
     codes = np.zeros((12, 12), dtype=np.int8)
-    codes[0, 7] = challenge.FOOLED  # one of class 0
-    codes[[4, 5, 8], 10] = challenge.FOOLED  # three of other classes
-    codes[[6, 9], 2] = challenge.FOOLED
-    search = challenge.Search(codes, labels, labels, seed=0)
+    codes[0, 7] = FOOLED  # one of class 0
+    codes[[4, 5, 8], 10] = FOOLED  # three of other classes
+    codes[[6, 9], 2] = FOOLED
+    search = Search(codes, labels, labels, seed=0)
     assert search._best(np.array([1]), 3).tolist() == [[7, 10, 2]]
     assert search._best(np.array([1]), 1).tolist() == [[7]]
-    codes[1, 7] = challenge.RIGHT  # never again
-    search = challenge.Search(codes, labels, labels, seed=0)
+    codes[1, 7] = RIGHT  # never again
+    search = Search(codes, labels, labels, seed=0)
     assert search._best(np.array([1]), 2).tolist() == [[10, 2]]
 
 
@@ -359,7 +362,7 @@ def test_after_a_kill_it_goes_on_as_if_nothing_had_happened(
     first.scratch = second.scratch = folder / "state.npz"
     die_after(first, after)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(challenge, "SAVE_S", 0.0)
+        patch.setattr(_challenge_state, "SAVE_S", 0.0)
         try:
             evaluate(first, batch=8, rated=0.5)
         except Killed:
@@ -383,7 +386,7 @@ def test_verdicts_can_be_read_once_the_search_is_over(
     for i, by in enumerate(found.values()):
         assert fooled_FB[i, list(b.keys).index(by)] if by else not fooled_FB[i].any()
     context.scratch.unlink()
-    monkeypatch.setattr(challenge, "SAVE_S", 0.0)
+    monkeypatch.setattr(_challenge_state, "SAVE_S", 0.0)
     die_after(context, context.passes + 20)
     with pytest.raises(Killed):
         evaluate(context, batch=4)
