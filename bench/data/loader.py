@@ -1,9 +1,8 @@
-"""Samples -> batches, in an order that is a pure function of (seed, epoch).
+"""Samples -> batches, in a given order.
 
-A training run is one long sequence of micro-batches: step s takes the next `batch` samples of the
-permutation of its epoch, cut into micro-batches. `training_batches(first_step=s)` yields exactly
-what an uninterrupted run would have seen from step s on, for any number of workers. Evaluation
-yields each key once, in stored order: its centre crop (`Clips`), or all its crops (`Crops`).
+`training_batches` loads what a `Schedule` says (`bench.data.order`): exactly what an uninterrupted run
+would have seen from a step on, for any number of workers. Evaluation yields each key once, in stored
+order: its centre crop (`Clips`), or all its crops (`Crops`).
 
 Where several ranks train one run, each loads its own `Part` of the same batches.
 """
@@ -25,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_in
 from bench.config.science import Input
 from bench.config.seeds import rng, seed
 from bench.data import transforms
-from bench.data.order import Draw, Order, Part, _Schedule
+from bench.data.order import Draw, Part, Schedule
 from bench.process import interrupt
 from bench.task import Images, Picture, Samples
 
@@ -284,27 +283,10 @@ def collate_images(items: list[Any]) -> list[Images] | ValueError:
 
 
 def training_batches(
-    clips: Clips,
-    *,
-    batch: int,
-    micro: int,
-    first_step: int,
-    last_step: int,
-    workers: int,
-    pin: bool,
-    part: Part | None = None,
-    order: Order | None = None,
+    clips: Clips, schedule: Schedule, *, workers: int, pin: bool
 ) -> Iterator[RawBatch]:
-    """Micro-batches of steps [first_step, last_step); of each step's batch only this `part`."""
+    """The scheduled micro-batches."""
     assert clips.run_seed is not None
-    schedule = _Schedule(
-        order or Order(clips.run_seed, len(clips)),
-        batch=batch,
-        micro=micro,
-        first_step=first_step,
-        last_step=last_step,
-        part=part or Part.of(min(batch, len(clips))),
-    )
     return _iterate(_loader(clips, schedule, workers=workers, pin=pin))
 
 

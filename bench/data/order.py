@@ -104,24 +104,18 @@ def step_draws(order: Order, *, batch: int, step: int) -> list[Draw]:
     return [Draw(int(i), epoch) for i in drawn]
 
 
-class _Schedule:
-    """The micro-batches from `first_step` to `last_step`, as lists of draws (a DataLoader batch
-    sampler).
+@dataclass(frozen=True)
+class Schedule:
+    """The micro-batches of steps [first_step, last_step), as lists of draws (a DataLoader batch
+    sampler): of each step's global batch this `part`, in pieces of `micro` samples.
     """
 
-    def __init__(
-        self,
-        order: Order,
-        *,
-        batch: int,
-        micro: int,
-        first_step: int,
-        last_step: int,
-        part: Part,
-    ) -> None:
-        self.order = order
-        self.batch, self.micro, self.part = batch, micro, part
-        self.first_step, self.last_step = first_step, last_step
+    order: Order
+    batch: int
+    micro: int
+    first_step: int
+    last_step: int
+    part: Part
 
     def __iter__(self) -> Iterator[list[Draw]]:
         for step in range(self.first_step, self.last_step):

@@ -21,6 +21,7 @@ import torch
 
 from bench.config.mistakes import Mistake, Mistakes
 from bench.data import loader
+from bench.data.order import Order, Part, Schedule
 from bench.process.machine import available_cores
 from bench.speed import _clips, _stages, _streams
 from bench.speed._measuring import (
@@ -114,16 +115,18 @@ def _training_rows(m: Measurement, name: str, batches: int, tell: Tell) -> Itera
     def stream(shards: _clips.Shards) -> _streams.Stream:
         samples = shards.samples(m.clips)
         items = m.recipe.training(samples, rand_augment=True, flow=name != WITHOUT_FLOW)
+        batch = _epoch_batch(m)
+        assert items.run_seed is not None
+        schedule = Schedule(
+            Order(items.run_seed, len(items)),
+            batch=batch,
+            micro=batch,
+            first_step=0,
+            last_step=ENDLESS,
+            part=Part.of(batch),
+        )
         return _streams.Stream(
-            lambda: loader.training_batches(
-                items,
-                batch=_epoch_batch(m),
-                micro=_epoch_batch(m),
-                first_step=0,
-                last_step=ENDLESS,
-                workers=m.workers,
-                pin=False,
-            ),
+            lambda: loader.training_batches(items, schedule, workers=m.workers, pin=False),
             m.workers,
         )
 

@@ -30,7 +30,7 @@ from bench.config.resources import Resources
 from bench.config.science import RunConfig
 from bench.data import loader
 from bench.data.access import open_split
-from bench.data.order import Order, Part, shuffling_quality, step_draws, steps_per_epoch
+from bench.data.order import Order, Part, Schedule, shuffling_quality, step_draws, steps_per_epoch
 from bench.process import interrupt
 from bench.store.rundir import RunDir
 from bench.task import DataSpec, Sharded
@@ -188,16 +188,19 @@ class Trainer:
 
     def _steps(self) -> Iterator[list[loader.RawBatch]]:
         """This rank's micro-batches of each remaining step."""
-        batches = loader.training_batches(
-            self.clips,
+        schedule = Schedule(
+            order=self.order,
             batch=self.config.train.batch,
             micro=self.micro_batch,
             first_step=self.step,
             last_step=self.total_steps,
+            part=self.part,
+        )
+        batches = loader.training_batches(
+            self.clips,
+            schedule,
             workers=self.resources.workers,
             pin=self.device.type == "cuda",
-            part=self.part,
-            order=self.order,
         )
         while chunk := list(islice(batches, self.accumulation)):
             yield chunk

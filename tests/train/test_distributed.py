@@ -24,7 +24,7 @@ from bench.config.science import parse
 from bench.config.seeds import seed
 from bench.data import loader
 from bench.data.access import prepare_data
-from bench.data.order import Part
+from bench.data.order import Order, Part, Schedule
 from bench.run.cell import run_cell
 from bench.store.rundir import RunDir, State
 from bench.train import step as optimise
@@ -54,16 +54,8 @@ def test_ranks_load_each_batch_exactly_once(
     steps = 3
 
     def keys(part: Part, micro: int) -> list[list[str]]:
-        found = loader.training_batches(
-            clips,
-            batch=batch,
-            micro=micro,
-            first_step=0,
-            last_step=steps,
-            workers=0,
-            pin=False,
-            part=part,
-        )
+        schedule = Schedule(Order(3, length), batch, micro, 0, steps, part)
+        found = loader.training_batches(clips, schedule, workers=0, pin=False)
         return [list(raw.keys) for raw in found]
 
     whole = keys(Part.of(size), size)

@@ -27,7 +27,7 @@ from bench.config.resources import Resources
 from bench.config.science import Input, Train
 from bench.data import loader
 from bench.data.access import prepare_data
-from bench.data.order import Draw, Order, steps_per_epoch
+from bench.data.order import Draw, Order, Part, Schedule, steps_per_epoch
 from bench.data.transforms import eval_clip, segment_indices, train_clip
 from bench.run.cell import run_cell
 from bench.store.rundir import State
@@ -200,9 +200,9 @@ def test_bf16_trains(tmp_path: Path, data_dir: Path) -> None:
 
 def keys_from(first: int, last: int, *, length: int, batch: int, micro: int) -> list[list[str]]:
     clips = loader.Clips(Fake(length), INPUT, run_seed=3)
-    batches = loader.training_batches(
-        clips, batch=batch, micro=micro, first_step=first, last_step=last, workers=0, pin=False
-    )
+    whole = Part.of(min(batch, length))
+    schedule = Schedule(Order(3, length), batch, micro, first, last, whole)
+    batches = loader.training_batches(clips, schedule, workers=0, pin=False)
     return [list(b.keys) for b in batches]
 
 
