@@ -1,8 +1,6 @@
 """`bench.speed challenge`: the Backgrounds Challenge here beside the released evaluator's procedure.
 
-The procedure, written anew (`released_procedure`): for each foreground a pass over the folder of
-backgrounds in file order, every JPEG decoded each time by loader processes, composed on the host in
-floats, batches of 32, up to the first batch with a failure. Beside it `image.background_challenge`:
+The procedure is written anew in `_released_challenge.py`. Beside it `image.background_challenge`:
 the verdicts alone, and all of it (with the rating of the strongest backgrounds). Same process, data
 on disk, model, device and threads; ours goes first, so that the files are cached when the released
 procedure reads them. All must give the same verdict on each foreground, else the row has failed.
@@ -26,16 +24,15 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
 
 from bench import find
 from bench.config.mistakes import Mistake, Mistakes
 from bench.config.resources import Resources
 from bench.config.science import Input
 from bench.config.seeds import rng
-from bench.data.imagenet9 import CLASSES, FG_MASK, IN9_OF_IMAGENET, MEAN, STD
+from bench.data.imagenet9 import CLASSES, FG_MASK, MEAN, STD
 from bench.evaluate import command as evaluate
-from bench.evaluate.context import Context, official_normalisation, run_one
+from bench.evaluate.context import Context, run_one
 from bench.evaluate.model import Subject, subject_of
 from bench.models.classifier import Classifier
 from bench.process.machine import available_cores
@@ -51,6 +48,7 @@ from bench.speed._measuring import (
     ok,
     read_device,
 )
+from bench.speed._released_challenge import released_procedure
 from bench.store.files import write_json
 from bench.task import Samples
 from bench.train import environment
@@ -75,7 +73,6 @@ exit status: 0 all measured, 1 some models failed, 2 bad input (nothing measured
 EVALUATION = "image.background_challenge"
 # Share of the training images that are put on another background, and training steps.
 TRAINED = {"vulnerable ViT": (0.0, 150), "robust ViT": (1.0, 900)}
-RELEASED_BATCH = 32
 SIZE = 48  # pixels
 FOREGROUNDS = 90
 
@@ -256,66 +253,6 @@ def _check_same(released: dict[str, bool], *ours: dict[str, bool]) -> None:
         if verdicts != released:
             differ = [key for key in released if verdicts.get(key) != released[key]]
             raise RuntimeError(f"different verdicts on {', '.join(differ[:5] or ['other keys'])}")
-
-
-# -- the released procedure ---
-
-
-class _Backgrounds(Dataset[Tensor]):
-    """Decoded at each access, C H W in [0, 1]."""
-
-    def __init__(self, samples: Samples) -> None:
-        self._samples = samples
-
-    def __len__(self) -> int:
-        return len(self._samples)
-
-    def __getitem__(self, i: int) -> Tensor:
-        return _as_floats(self._samples.frames(i, np.zeros(1, np.int64))[0])
-
-
-def _as_floats(image_HWC: np.ndarray) -> Tensor:
-    return torch.from_numpy(image_HWC).permute(2, 0, 1).contiguous().float() / 255
-
-
-@torch.no_grad()
-def released_procedure(context: Context, workers: int, tell: Tell) -> tuple[dict[str, bool], int]:
-    """Whether each foreground is vulnerable, and how many images went through the model."""
-    loader = DataLoader(
-        _Backgrounds(context.samples("only_bg_t")),
-        batch_size=RELEASED_BATCH,
-        num_workers=workers,
-        pin_memory=context.device.type == "cuda",
-    )
-    verdicts: dict[str, bool] = {}
-    passes = 0
-    foregrounds = list(_each_foreground(context.samples("original")))
-    for key, label, image_CHW, mask_1HW in foregrounds:
-        verdicts[key] = False
-        for backgrounds_NCHW in loader:
-            mixed = backgrounds_NCHW * (1 - mask_1HW) + mask_1HW * image_CHW
-            passes += len(mixed)
-            if (_predicted(context, mixed) != label).any():
-                verdicts[key] = True
-                break
-        tell(f"the released procedure: foreground {len(verdicts)}/{len(foregrounds)}")
-    return verdicts, passes
-
-
-def _each_foreground(samples: Samples) -> Iterator[tuple[str, int, Tensor, Tensor]]:
-    for i in samples.with_layer(FG_MASK).tolist():
-        image_CHW = _as_floats(samples.frames(i, np.zeros(1, np.int64))[0])
-        mask_1HW = torch.from_numpy(samples.layer(i, FG_MASK))[None].float()
-        yield samples.keys[i], int(samples.labels[i]), image_CHW, mask_1HW
-
-
-def _predicted(context: Context, images_NCHW: Tensor) -> np.ndarray:
-    outputs = context.model_spec.num_classes
-    normalisation = official_normalisation(outputs)
-    mean, std = (torch.tensor(v, device=context.device)[:, None, None] for v in normalisation)
-    images = images_NCHW.to(context.device, non_blocking=True)
-    top = context.model(((images - mean) / std)[:, None]).argmax(dim=-1).cpu().numpy()
-    return IN9_OF_IMAGENET[top] if outputs == len(IN9_OF_IMAGENET) else top
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from makers import final_weights, make_run, smoke_config, trainer_of
 
 from bench import find
 from bench.data.access import prepare_data
-from bench.speed import _measuring, challenge, step
+from bench.speed import _measuring, _training_step, challenge, step
 from bench.speed import command as speed
 from bench.store.rundir import RunDir
 from bench.train import environment
@@ -29,16 +29,16 @@ TINY = ["--frames=4", "--size=16", "--classes=5", "--threads=1", "--device=cpu"]
 QUICK = ["step", "--backbone=timesformer", "--precision=fp32", "--steps=2", "--seconds=0.2", *TINY]
 
 
-def measurement(**changes: Any) -> step.Measurement:
+def measurement(**changes: Any) -> _training_step.Measurement:
     options = speed._parser().parse_args([*QUICK, "--objectives", changes.pop("step", "plain")])
-    return step.replace(step.read_step(options).groups[0], **changes)
+    return replace(step.read_step(options).groups[0], **changes)
 
 
-def optimisation_of(m: step.Measurement) -> tuple[Optimisation, Any]:
-    config = step.config_of(m)
+def optimisation_of(m: _training_step.Measurement) -> tuple[Optimisation, Any]:
+    config = _training_step.config_of(m)
     learner = build(config, weights_dir=None)
     cpu = torch.device("cpu")
-    return Optimisation(learner, config, cpu), step.random_batch(config, cpu)
+    return Optimisation(learner, config, cpu), _training_step.random_batch(config, cpu)
 
 
 def timesformer_forward_flops(*, T: int, N: int, patch: int, D: int, depth: int, K: int) -> int:
@@ -61,7 +61,7 @@ def timesformer_forward_flops(*, T: int, N: int, patch: int, D: int, depth: int,
 
 @pytest.mark.parametrize("batch", [1, 3])
 def test_flops_of_a_timesformer_are_those_by_hand(batch: int) -> None:
-    counted = step.count_flops(*optimisation_of(measurement(batch=batch)))
+    counted = _training_step.count_flops(*optimisation_of(measurement(batch=batch)))
     by_hand = timesformer_forward_flops(T=4, N=4, patch=8, D=16, depth=2, K=5)
     assert counted["forward"] == batch * by_hand
     assert counted["uncounted"] == []
@@ -75,8 +75,10 @@ def test_the_hand_count_is_the_known_one_at_full_size() -> None:
 
 
 def test_a_time_step_counts_both_passes_and_the_heads() -> None:
-    plain = step.count_flops(*optimisation_of(measurement(batch=2)))["forward"]
-    time_step = step.count_flops(*optimisation_of(measurement(batch=2, step="TIME")))["forward"]
+    plain = _training_step.count_flops(*optimisation_of(measurement(batch=2)))["forward"]
+    time_step = _training_step.count_flops(*optimisation_of(measurement(batch=2, step="TIME")))[
+        "forward"
+    ]
     assert 2 * plain < time_step < 2.3 * plain
 
 
@@ -91,12 +93,12 @@ def test_random_batches_have_the_labels_of_every_objective(name: str) -> None:
 
 def test_what_the_device_labels_is_part_of_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """The batch comes without these labels then, and each step makes them."""
-    config = step.config_of(measurement(batch=2, step="classify,video.flow"))
+    config = _training_step.config_of(measurement(batch=2, step="classify,video.flow"))
     name, part = "video.flow", config.objectives["video.flow"]
     there = part.config.model_copy(update={"where": "device"})
     config = replace(config, objectives={**config.objectives, name: replace(part, config=there)})
     cpu = torch.device("cpu")
-    raw = step.random_batch(config, cpu)
+    raw = _training_step.random_batch(config, cpu)
     assert raw.extras == {}
     module, calls = find.load("objective", name), []
     real = module.prepare_batch
@@ -122,7 +124,7 @@ def test_the_measured_step_is_the_trainers(
     trainer.fit()
     assert calls == list(range(trainer.total_steps))
     calls.clear()
-    row = step.measure(measurement(batch=2), lambda _: None)
+    row = _training_step.measure(measurement(batch=2), lambda _: None)
     assert len(calls) == len(set(calls)) == 3 + row["step_s"]["n"]  # counted, warm-up, warm-up
 
 
@@ -156,7 +158,7 @@ def test_rows_json_and_a_failure_that_stays_in_its_row(
     rate = good["model_flops_per_step"] / good["step_s"]["median"]
     assert good["fraction_of_ceiling"] == pytest.approx(rate / ceiling)
     assert good["peak_bytes"] > 10**8 and good["host_syncs_per_step"] is None
-    assert good["objectives"] == list(step.SETS["TIME"]) and good["threads"] == 1
+    assert good["objectives"] == list(_training_step.SETS["TIME"]) and good["threads"] == 1
     assert {"code", "versions", "device"} <= set(saved["environment"])
     shown = capsys.readouterr()
     lines = [line for line in shown.out.splitlines() if line.startswith("timesformer")]
@@ -175,7 +177,7 @@ def test_best_doubles_until_it_no_longer_pays(monkeypatch: pytest.MonkeyPatch) -
             "status": "ok",
             "note": "",
             "clips_per_s": rates[batch],
-            "step_s": step.spread([batch / rates[batch]]),
+            "step_s": _measuring.spread([batch / rates[batch]]),
             "model_flops_per_step": 1,
             "forward_flops_per_clip": 1,
             "peak_bytes": 1,
@@ -185,7 +187,7 @@ def test_best_doubles_until_it_no_longer_pays(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(step, "in_fresh_process", answer)
     options = speed._parser().parse_args([*QUICK, "--objectives=plain", "--batch=best"])
-    with step.Show(step.COLUMNS) as show:
+    with _measuring.Show(step.COLUMNS) as show:
         rows, _ = step.run_step(step.read_step(options), show)
     assert [row["batch"] for row in rows] == [1, 2, 4, 8]
     assert "no faster" in rows[-1]["note"] and rows[-1]["fraction_of_ceiling"] is not None
