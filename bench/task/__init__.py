@@ -1,0 +1,43 @@
+"""The door between the engine and its components: all that a component imports from the engine."""
+
+from bench.task.interfaces import (
+    Backbone,
+    Batch,
+    Config,
+    Context,
+    DataSpec,
+    Features,
+    Images,
+    Model,
+    ModelSpec,
+    Objective,
+    Picture,
+    Place,
+    Released,
+    Row,
+    Samples,
+    Sharded,
+    Step,
+    Where,
+)
+
+__all__ = [
+    "Backbone",
+    "Batch",
+    "Config",
+    "Context",
+    "DataSpec",
+    "Features",
+    "Images",
+    "Model",
+    "ModelSpec",
+    "Objective",
+    "Picture",
+    "Place",
+    "Released",
+    "Row",
+    "Samples",
+    "Sharded",
+    "Step",
+    "Where",
+]
