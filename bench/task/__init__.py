@@ -20,24 +20,36 @@ from bench.task.interfaces import (
     Step,
     Where,
 )
+from bench.task.modules import (
+    BackboneModule,
+    BenchmarkModule,
+    EvaluationModule,
+    ObjectiveModule,
+    SourceModule,
+)
 
 __all__ = [
     "Backbone",
+    "BackboneModule",
     "Batch",
+    "BenchmarkModule",
     "Config",
     "Context",
     "DataSpec",
+    "EvaluationModule",
     "Features",
     "Images",
     "Model",
     "ModelSpec",
     "Objective",
+    "ObjectiveModule",
     "Picture",
     "Place",
     "Released",
     "Row",
     "Samples",
     "Sharded",
+    "SourceModule",
     "Step",
     "Where",
 ]

@@ -1,9 +1,9 @@
-"""The interfaces between the engine and its components.
+"""What travels between the engine and its components, and what a component may ask of the engine.
 
 A component is one Python file whose path is its name: `tasks/video/order.py` is `video.order`. This
-module holds what such a file may import from the engine: the `Config` base class, the plain data
-that travels between the parts (`DataSpec`, `ModelSpec`, `Features`, `Batch`) and the protocols that
-say what each kind of component must offer. Nothing here knows a concrete component.
+module holds the `Config` base class, plain data (`DataSpec`, `ModelSpec`, `Features`, `Batch`) and
+the protocols of what the engine hands over (`Step`, `Context`, `Samples`); modules.py says what the
+file itself must offer. Nothing here knows a concrete component.
 
 Shape suffixes used throughout: B clips, T frames, C channels, H x W pixels, N patches per frame, D
 width, K classes.
@@ -11,6 +11,7 @@ width, K classes.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -361,6 +362,7 @@ class Objective(nn.Module):
         """
         return None
 
+    @abstractmethod
     def forward(
         self, step: Step, batch: Batch, features: Features
     ) -> tuple[Tensor, dict[str, Tensor]]:

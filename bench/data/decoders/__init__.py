@@ -8,9 +8,10 @@ version are kept with the data.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Protocol
 
 import numpy as np
 
@@ -20,22 +21,25 @@ Convert = Callable[[], np.ndarray]
 """Colour conversion of the frame just decoded: uint8 H W 3 (RGB). Only wanted frames pay for it."""
 
 
-class Decoder(Protocol):
-    """What a file here offers."""
+class DecoderModule(Protocol):
+    """What turns a video file into frames: `bench/data/decoders/<name>.py`."""
 
+    @abstractmethod
     def version(self) -> str:
         """Name and version of the library and what it decodes with. ValueError with the command
         that installs it if it is not here.
         """
 
+    @abstractmethod
     def frames(self, source: bytes | Path, key: str) -> Iterator[Convert]:
-        """Every frame in the order of showing; valid until the next one. ValueError naming `key`
-        if the video cannot be opened or, where the library tells, decoded.
+        """Every frame that shows, in order; valid until the next one. ValueError naming `key` if the
+        video cannot be opened or, where the library tells, decoded.
         """
 
 
-def load(name: str) -> Decoder:
+def load(name: str) -> DecoderModule:
     """The decoder of this name; ValueError lists those that exist. Its library is imported by the
     first call.
     """
-    return cast(Decoder, find.load("decoder", name))
+    decoder: DecoderModule = find.load("decoder", name)
+    return decoder

@@ -1,0 +1,47 @@
+"""The contracts of tables and figures: what a file in `reports/tables/` or `reports/figures/` offers.
+
+As `bench.task.modules`, which says how to read them, is for the components of the engine; they stand
+here because they speak of `reports.table`, and because importing `bench.task` would import torch.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable
+from typing import Protocol
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from reports import table
+
+
+class TableModule(Protocol):
+    """A table of the report: `reports/tables/<name>.py`."""
+
+    ORDER: int = 1000
+    """Its place on the page; equal ones stand by name."""
+    SUMMARY: bool = False
+    """Whether it is shown in the terminal after a build."""
+
+    @abstractmethod
+    def build(self, frame: pd.DataFrame) -> table.Table:
+        """The table of `bench.results.load(...)`, one row per number. A number that is missing is a
+        dash with a reason.
+        """
+
+    def headline(self, frame: pd.DataFrame) -> Iterable[tuple[str, str, str]]:
+        """(what, number, explanation) for the top of the page. Without it: nothing there."""
+
+
+class FigureModule(Protocol):
+    """A figure of the report: `reports/figures/<name>.py`."""
+
+    ORDER: int = 1000
+    """Its place on the page; equal ones stand by name."""
+    TITLE: str = ""
+    """Its heading. Without it the name of the file."""
+
+    @abstractmethod
+    def draw(self, frame: pd.DataFrame, figure: Figure) -> str | None:
+        """Draw into the figure and return the caption. A figure without axes had nothing to draw."""
