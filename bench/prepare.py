@@ -1,9 +1,8 @@
 """Data sets on disk -> shards: `python -m bench.prepare SOURCE ... --out DIR [--check [--deep]]`.
 Run once, before the first sweep.
 
-The sources are the files in bench/data/sources: one that offers `add_arguments(parser)` and
-`run(args) -> folder` has a command here, under its name with hyphens. One message on bad
-input; exit status 1 for data that fail, 2 for wrong use.
+The sources are the files in bench/data/sources: one that offers `run` has a command here, under its
+name with hyphens. One message on bad input; exit status 1 for data that fail, 2 for wrong use.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from bench import find
@@ -23,6 +21,7 @@ from bench.data.shards.check import check
 from bench.data.shards.read import BadData, index_digest, open_split
 from bench.data.shards.sheet import draw_sheet
 from bench.data.shards.write import SHOWN
+from bench.task import SourceModule
 
 EXAMPLES = """\
 examples:
@@ -43,13 +42,16 @@ not rewritten.
 """
 
 
-def preparable_sources() -> Mapping[str, ModuleType]:
+def preparable_sources() -> Mapping[str, SourceModule]:
     """Command name -> module, for every source that has something to prepare."""
-    modules = {name: find.load("source", name) for name in find.names("source")}
-    return {k.replace("_", "-"): m for k, m in modules.items() if hasattr(m, "run")}
+    return {
+        name.replace("_", "-"): find.load("source", name)
+        for name in find.names("source")
+        if find.optional("source", name, "run")
+    }
 
 
-def parser_for(modules: Mapping[str, ModuleType]) -> argparse.ArgumentParser:
+def parser_for(modules: Mapping[str, SourceModule]) -> argparse.ArgumentParser:
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
         prog="python -m bench.prepare",
@@ -87,8 +89,9 @@ def parser_for(modules: Mapping[str, ModuleType]) -> argparse.ArgumentParser:
         command.add_argument(
             "--workers", type=int, metavar="N", help="processes; default: all cores"
         )
-        if hasattr(module, "add_arguments"):
-            module.add_arguments(command)
+        add_arguments = find.optional("source", name.replace("-", "_"), "add_arguments")
+        if add_arguments:
+            add_arguments(command)
     return parser
 
 
@@ -144,9 +147,9 @@ def _per_class(folder: Path, index: Mapping[str, Any]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    modules = preparable_sources()
-    args = parser_for(modules).parse_args(arguments)
     try:
+        modules = preparable_sources()
+        args = parser_for(modules).parse_args(arguments)
         if args.deep and not args.check:
             raise ValueError("--deep goes with --check: it decodes what is there")
         if not args.check:

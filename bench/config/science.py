@@ -162,7 +162,6 @@ class RunConfig:
 
     def model_spec(self) -> ModelSpec:
         spec, model = self.data_spec(), self.model.config
-        backbone = find.load("backbone", self.model.name)
         return ModelSpec(
             frames=self.input.frames,
             size=self.input.size,
@@ -172,16 +171,13 @@ class RunConfig:
             mean=spec.mean,
             std=spec.std,
             tubelet=getattr(model, "tubelet", 1),
-            positions_optional=getattr(backbone, "POSITIONS_OPTIONAL", False),
+            positions_optional=find.optional("backbone", self.model.name, "POSITIONS_OPTIONAL"),
         )
 
     def skip_reason(self) -> str | None:
         """Why this combination cannot run (a component's own words), or None."""
-        backbone = find.load("backbone", self.model.name)
-        if hasattr(backbone, "skip"):
-            reason = backbone.skip(
-                self.model.config, frames=self.input.frames, size=self.input.size
-            )
+        if skip := find.optional("backbone", self.model.name, "skip"):
+            reason = skip(self.model.config, frames=self.input.frames, size=self.input.size)
             if reason:
                 return f"{self.model.name}: {reason}"
         spec, model_spec = self.data_spec(), self.model_spec()
@@ -189,11 +185,8 @@ class RunConfig:
             return f"{spec.name} has images, one frame each: set input.frames to 1"
         for kind, parts in (("objective", self.objectives), ("evaluation", self.evaluations)):
             for name, part in parts.items():
-                module = find.load(kind, name)
-                reason = (
-                    module.skip(part.config, model_spec, spec) if hasattr(module, "skip") else None
-                )
-                if reason:
+                skip = find.optional(kind, name, "skip")
+                if reason := skip and skip(part.config, model_spec, spec):
                     return f"{name}: {reason}"
         return None
 
@@ -268,7 +261,7 @@ def _component(
 ) -> Component | None:
     try:
         module = find.load(kind, str(name))
-    except find.UnknownComponent as error:
+    except find.ComponentError as error:
         mistakes.append(Mistake(path if kind in KEYED.values() else (*path, "name"), str(error)))
         return None
     config = validated(module.Config, options, path, mistakes)

@@ -85,9 +85,11 @@ def merge_layer(target: Patch, patch: Mapping[str, Any]) -> None:
 
 
 def _options_of(kind: str, name: Any) -> set[str]:
-    """Empty for a component that does not exist."""
-    known = name in find.names(kind)
-    return set(find.load(kind, name).Config.model_fields) if known else set()
+    """Empty for a component that does not exist, or is not valid: `parse` says so."""
+    try:
+        return set(find.load(kind, str(name)).Config.model_fields)
+    except find.ComponentError:
+        return set()
 
 
 def copied(value: Any) -> Any:

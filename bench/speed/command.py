@@ -2,9 +2,8 @@
 
     python -m bench.speed {step,challenge,loader,sweep} [options] [--out FILE.json]
 
-Each benchmark is a file in bench/speed/, found by its name. It has HELP, DESCRIPTION, EPILOG,
-`add_arguments(parser)` and `run(options)`, which returns the exit status and raises Mistakes before
-it measures anything. docs/performance.md defines every column.
+Each benchmark is a file in bench/speed/, found by its name, that keeps `bench.task.BenchmarkModule`.
+docs/performance.md defines every column.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ import sys
 
 from bench import find
 from bench.config.mistakes import Mistakes
+from bench.task import BenchmarkModule
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -24,13 +24,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="what", required=True, metavar="WHAT")
     for name in find.names("benchmark"):
-        benchmark = find.load("benchmark", name)
+        benchmark: BenchmarkModule = find.load("benchmark", name)
         command = commands.add_parser(
             name,
             help=benchmark.HELP,
             formatter_class=argparse.RawDescriptionHelpFormatter,
             description=benchmark.DESCRIPTION,
-            epilog=benchmark.EPILOG,
+            epilog=find.optional("benchmark", name, "EPILOG"),
         )
         benchmark.add_arguments(command)
         command.set_defaults(run=benchmark.run)
@@ -38,9 +38,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
     try:
+        options = _parser().parse_args(arguments)
         return options.run(options)
+    except find.ComponentError as error:
+        print(error, file=sys.stderr)
+        return 2
     except Mistakes as error:
         print(f"{len(error.mistakes)} mistake(s), nothing was measured:\n{error}", file=sys.stderr)
         return 2
