@@ -9,28 +9,27 @@ from bench import find
 from bench.config.resources import Resources
 from bench.config.science import RunConfig
 from bench.data.shards import read as shards
-from bench.task import DataSpec, Released, Samples
+from bench.task import DataSpec, Released, Samples, SourceModule
 
 
 def open_split(config: RunConfig, resources: Resources, split: str) -> Samples:
-    source = find.load("source", config.data.name)
+    source: SourceModule = find.load("source", config.data.name)
     return source.open(config.data.config, Path(resources.data_dir), split)
 
 
 def prepare_data(config: RunConfig, data_dir: Path) -> None:
     """Make the data on first use, where the suite can (built-in data); a no-op afterwards."""
-    source = find.load("source", config.data.name)
-    if hasattr(source, "prepare"):
-        source.prepare(config.data.config, data_dir)
+    if prepare := find.optional("source", config.data.name, "prepare"):
+        prepare(config.data.config, data_dir)
 
 
 def open_data(folder: Path) -> Released:
     """Shards, or a data set where it lies as released. Raises ValueError with what was looked for."""
-    sources = {name: find.load("source", name) for name in find.names("source")}
-    readable = {name: source for name, source in sources.items() if hasattr(source, "as_released")}
+    offered = {name: find.optional("source", name, "as_released") for name in find.names("source")}
+    readable = {name: as_released for name, as_released in offered.items() if as_released}
     if folder.is_dir() and not (folder / shards.INDEX).is_file():
-        for source in readable.values():
-            if found := source.as_released(folder):
+        for as_released in readable.values():
+            if found := as_released(folder):
                 return found
     try:
         index = shards.read_index(folder)

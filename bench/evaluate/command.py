@@ -58,8 +58,7 @@ def context_over(
     spec = replace(found.spec, mean=subject.mean, std=subject.std)
     if subject.media != spec.media:
         raise ValueError(f"the model sees {subject.media}s, {data} holds {spec.media}s")
-    module = find.load("evaluation", name)
-    outputs = (spec.num_classes, *getattr(module, "OUTPUTS", ()))
+    outputs = (spec.num_classes, *find.optional("evaluation", name, "OUTPUTS"))
     if subject.num_classes not in outputs:
         raise ValueError(
             f"the model has {subject.num_classes} classes, {data} ({spec.name}) has "
@@ -76,8 +75,8 @@ def context_over(
         std=spec.std,
         tubelet=getattr(backbone, "tubelet", 1),
     )
-    reason = module.skip(options, model_spec, spec) if hasattr(module, "skip") else None
-    if reason:
+    skip = find.optional("evaluation", name, "skip")
+    if reason := skip and skip(options, model_spec, spec):
         raise ValueError(f"{name} cannot run here: {reason}")
     if official and (spec.media != "image" or subject.num_classes not in (9, 1000)):
         raise ValueError(

@@ -4,14 +4,8 @@
 
 These are the TIME authors' checkpoints, those of the backbones' own authors, and what Hugging
 Face's `save_pretrained` writes. Which backbone a state dict belongs to, and how its tensors are
-named there, each backbone's own file says, so that a backbone without these functions was never
-released:
-
-    recognise(state)                        is it one of mine?
-    describe_released(state, heads=...)     {"config", "frames", "size"}; "mean", "std" if not 0.5
-    from_released(state)                    (backbone's tensors, classifier's), under our names
-    why_not(state)              optional    what a state dict that none recognises lacks, or None
-    describe_settings(settings) optional    as describe_released, from the JSON beside the weights
+named there, each backbone's own file says (`recognise` and what goes with it in
+`bench.task.BackboneModule`); a backbone without these functions was never released.
 
 The auxiliary heads carry the same names in all three models of TIME, so their mapping is here.
 """
@@ -22,7 +16,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from torch import Tensor
@@ -32,6 +25,7 @@ from bench.config.mistakes import Mistake, Mistakes
 from bench.config.science import parse_options
 from bench.models.classifier import Classifier
 from bench.models.weights import load_checked, load_fitted, read_tensors, state_dict_of
+from bench.task import BackboneModule
 
 # Released prefix -> (objective, prefix in that objective's module).
 AUXILIARY = {
@@ -138,7 +132,8 @@ def describe(
     else 64 channels per head. Raises ValueError for a state dict that no backbone recognises, that
     is not whole, or that has no classifier.
     """
-    name, module = _backbone(state)
+    name = _backbone(state)
+    module: BackboneModule = find.load("backbone", name)
     try:
         _, head = module.from_released(_without_auxiliary(state))
         found = module.describe_released(state, heads=heads)
@@ -149,8 +144,9 @@ def describe(
             f"this {name} has no classifier, so there is nothing to evaluate; take a checkpoint "
             "that was trained to classify"
         )
-    if settings and hasattr(module, "describe_settings"):
-        more = module.describe_settings(settings)
+    describe_settings = find.optional("backbone", name, "describe_settings")
+    if settings and describe_settings:
+        more = describe_settings(settings)
         config = found["config"] | more.get("config", {})
         found = found | more | {"config": config | ({} if heads is None else {"heads": heads})}
     return Description(backbone=name, num_classes=head["weight"].shape[0], **found)
@@ -185,7 +181,7 @@ def build(
     `overrides` are further fields of the backbone's Config (`drop_path: 0.0`), and Mistakes lists
     all that is wrong with them. What tensors do not show must be right: nothing can check it.
     """
-    module = find.load("backbone", found.backbone)
+    module: BackboneModule = find.load("backbone", found.backbone)
     config = _config(found, overrides)
     built = replace(
         found,
@@ -217,18 +213,21 @@ def _config(found: Description, overrides: Mapping[str, Any]) -> Any:
     return config
 
 
-def _backbone(state: dict[str, Tensor]) -> tuple[str, ModuleType]:
-    modules = {name: find.load("backbone", name) for name in find.names("backbone")}
-    known = {name: module for name, module in modules.items() if hasattr(module, "recognise")}
-    matches = [name for name, module in known.items() if module.recognise(state)]
+def _backbone(state: dict[str, Tensor]) -> str:
+    offered = {
+        name: find.optional("backbone", name, "recognise") for name in find.names("backbone")
+    }
+    known = {name: recognise for name, recognise in offered.items() if recognise}
+    matches = [name for name, recognise in known.items() if recognise(state)]
     if len(matches) != 1:
-        reasons = [m.why_not(state) for m in known.values() if hasattr(m, "why_not")]
+        whys = [find.optional("backbone", name, "why_not") for name in known]
+        reasons = [why_not(state) for why_not in whys if why_not]
         raise ValueError(
             f"these tensors match {matches or 'no released model'} (known: {', '.join(known)}); "
             f"they begin with {', '.join(list(state)[:5])}"
             + "".join(f"\n  {reason}" for reason in reasons if reason)
         )
-    return matches[0], modules[matches[0]]
+    return matches[0]
 
 
 def _without_auxiliary(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -16,12 +16,12 @@ def missing_files(grid: Plan) -> dict[str, str]:
         data, model, places = cell.config.data, cell.config.model, cell.resources
         key = data.name, places.data_dir
         if key not in found:
-            source = find.load("source", data.name)
-            found[key] = source.missing(data.config, Path(places.data_dir))
-        key = f"{model.name} {model.config.init}", places.weights_dir
+            missing = find.optional("source", data.name, "missing")
+            found[key] = missing and missing(data.config, Path(places.data_dir))
+        key = f"{model.name} {getattr(model.config, 'init', None)}", places.weights_dir
         if key not in found:
-            backbone = find.load("backbone", model.name)
-            found[key] = backbone.missing(model.config, Path(places.weights_dir))
+            missing = find.optional("backbone", model.name, "missing")
+            found[key] = missing and missing(model.config, Path(places.weights_dir))
     # Several backbones can lack the same file: said once.
     by_text: dict[str, str] = {}
     for (name, _), text in found.items():
@@ -37,6 +37,5 @@ def prepare_data(chosen: list[Standing]) -> None:
         data, folder = s.cell.config.data, s.cell.resources.data_dir
         wanted[f"{folder} {data!r}"] = data, folder
     for data, folder in wanted.values():
-        source = find.load("source", data.name)
-        if hasattr(source, "prepare"):
-            source.prepare(data.config, Path(folder))
+        if prepare := find.optional("source", data.name, "prepare"):
+            prepare(data.config, Path(folder))

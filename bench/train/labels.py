@@ -29,10 +29,10 @@ def places(config: RunConfig, target: torch.device) -> dict[str, Place]:
     """Where the labels of each objective that makes some are computed, by its name."""
     found: dict[str, Place] = {}
     for name, part in config.objectives.items():
-        module = find.load("objective", name)
-        there, here = hasattr(module, "prepare"), hasattr(module, "prepare_batch")
+        there = find.optional("objective", name, "prepare")
+        here = find.optional("objective", name, "prepare_batch")
         if there and here:
-            found[name] = _chosen(part.config.where, target)
+            found[name] = _chosen(getattr(part.config, "where", "auto"), target)
         elif there or here:
             found[name] = "loader" if there else "device"
     return found
@@ -82,9 +82,8 @@ def _without_autocast(
 
 def companions(config: RunConfig) -> dict[str, Companion]:
     """Second images that objectives make on the loader's workers, by objective name."""
-    modules = {name: find.load("objective", name) for name in config.objectives}
     return {
-        name: partial(module.companion, config.objectives[name].config)
-        for name, module in modules.items()
-        if hasattr(module, "companion")
+        name: partial(companion, part.config)
+        for name, part in config.objectives.items()
+        if (companion := find.optional("objective", name, "companion"))
     }

@@ -22,7 +22,7 @@ from bench.config.science import RunConfig
 from bench.config.seeds import rng, seed
 from bench.data.order import Draw
 from bench.models.classifier import Classifier
-from bench.task import Batch, Features, Objective
+from bench.task import BackboneModule, Batch, Features, Objective
 
 
 @dataclass(frozen=True)
@@ -123,11 +123,12 @@ def build(config: RunConfig, *, weights_dir: Path | None) -> Learner:
     shifts no other draw. Without `weights_dir` no image weights are looked up, for models whose
     weights come from a checkpoint anyway.
     """
-    module = find.load("backbone", config.model.name)
+    module: BackboneModule = find.load("backbone", config.model.name)
     model_spec = config.model_spec()
     options = config.model.config
     if weights_dir is None:
-        options = options.model_copy(update={"init": None, "init_sha256": None})
+        image_weights = {"init", "init_sha256"} & type(options).model_fields.keys()
+        options = options.model_copy(update=dict.fromkeys(image_weights))
     with _drawing(config.seed, "backbone"):
         backbone = module.build(
             options,

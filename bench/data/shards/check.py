@@ -28,6 +28,7 @@ from bench.data.shards.read import INDEX, SAMPLES, BadData, open_split, read_ind
 from bench.data.shards.write import SHOWN, Progress, start_worker
 from bench.process.machine import available_cores
 from bench.store.files import sha256_of
+from bench.task import SourceModule
 
 _Count = Annotated[int, pydantic.Field(ge=0)]
 _COLUMNS = (
@@ -195,11 +196,10 @@ def _known(index: Mapping[str, Any]) -> tuple[Sequence[str], Mapping[str, Sequen
     """Classes and subsets as the source knows them; empty for a source that is not there."""
     if index["source"] not in find.names("source"):
         return (), {}
-    source = find.load("source", index["source"])
+    source: SourceModule = find.load("source", index["source"])
     spec = source.spec(source.Config())
-    if hasattr(source, "subsets_of"):
-        return spec.classes, source.subsets_of(index["classes"])
-    return spec.classes, spec.subsets
+    subsets_of = find.optional("source", index["source"], "subsets_of")
+    return spec.classes, subsets_of(index["classes"]) if subsets_of else spec.subsets
 
 
 # -- the files ---
