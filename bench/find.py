@@ -3,6 +3,8 @@
 `video.order` as a task is `tasks/video/order.py`; `timesformer` as a backbone is
 `bench/models/backbones/timesformer.py`. Nothing is registered, nothing is skipped: a file that does
 not import raises, and so does one that does not keep the contract of its kind (docs/components.md).
+The user's own folders (`--components DIR`, BENCH_COMPONENTS) have rooms of the same kinds:
+`DIR/tasks/video/x.py` is `video.x`. A name that exists twice is a mistake.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ from functools import cache
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+from bench import ROOMS, SUITE, own_folders
 
 PACKAGES = {
     "source": "bench.data.sources",
@@ -56,20 +60,46 @@ class InvalidComponent(ComponentError):
     """A file that does not keep the contract of its kind; the message lists all that is wrong."""
 
 
+class TwiceNamed(ComponentError):
+    """Two files for one name; the message says which."""
+
+
 @cache
 def names(kind: str) -> tuple[str, ...]:
     """Every component of a kind, sorted. Reads folder listings only; imports nothing."""
-    spec = importlib.util.find_spec(PACKAGES[kind])
+    found: dict[str, Path] = {}
+    for root in _roots(PACKAGES[kind]):
+        for path in sorted(root.rglob("*.py")):
+            relative = path.relative_to(root).with_suffix("")
+            if path.stem == "__init__" or any(part.startswith(".") for part in relative.parts):
+                continue
+            name = ".".join(relative.parts)
+            if name in found:
+                raise TwiceNamed(f"{name!r} exists twice, rename one: {found[name]} and {path}")
+            found[name] = path
+    return tuple(sorted(name for name, path in found.items() if _is_a(kind, path)))
+
+
+def _roots(package: str) -> list[Path]:
+    """The suite's folder of a package, then the user's own ones."""
+    spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise RuntimeError(f"package {PACKAGES[kind]} is not installed; run `pip install -e .`")
-    root = Path(next(iter(spec.submodule_search_locations)))
-    found = []
-    for path in sorted(root.rglob("*.py")):
-        relative = path.relative_to(root)
-        if path.name.startswith("_") or (kind in _DEFINES and not _defines(path, _DEFINES[kind])):
-            continue
-        found.append(".".join(relative.with_suffix("").parts))
-    return tuple(found)
+        raise RuntimeError(f"package {package} is not installed; run `pip install -e .`")
+    suites = Path(next(iter(spec.submodule_search_locations)))
+    wanted = SUITE.joinpath(*package.split("."))
+    if wanted.is_dir() and suites.resolve() != wanted.resolve():
+        raise RuntimeError(
+            f"{suites} hides the suite's {wanted}: it was imported as `{package}` first. "
+            "Rename it, or `import bench` before it"
+        )
+    rooms = [own / ROOMS[package] for own in own_folders()] if package in ROOMS else []
+    return [suites, *(room for room in rooms if room.is_dir())]
+
+
+def _is_a(kind: str, path: Path) -> bool:
+    if path.name.startswith("_"):
+        return False
+    return kind not in _DEFINES or _defines(path, _DEFINES[kind])
 
 
 def _defines(path: Path, head: str) -> bool:

@@ -1,0 +1,115 @@
+"""The user's own folders of components: names, imports, other processes, and what hides the suite."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from makers import ROOT
+
+import bench
+from bench import find
+
+EVALUATION = '"""One."""\n\n\ndef run(config=None, context=None):\n    return __name__\n'
+OTHER = "import sys; from bench import find; print(find.load('evaluation', sys.argv[1]).run())"
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty folder that the suite looks into; what is imported from it is forgotten after."""
+    before = set(sys.modules)
+    folder = tmp_path / "own"
+    folder.mkdir()
+    monkeypatch.setenv(bench.COMPONENTS, str(folder))
+    find.names.cache_clear(), find.load.cache_clear()
+    yield folder
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", None)).startswith(str(tmp_path)):
+            del sys.modules[name]
+    find.names.cache_clear(), find.load.cache_clear()
+
+
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("kind", sorted(k for k, p in find.PACKAGES.items() if p in bench.ROOMS))
+def test_a_file_in_a_room_is_a_component(own: Path, kind: str) -> None:
+    package, text = find.PACKAGES[kind], f"{EVALUATION}\n\nclass Objective: ...\n"
+    path = write(own / bench.ROOMS[package] / "mine_here.py", text)
+    write(path.with_name("_helper.py"), "")
+    assert set(find.names(kind)) > {"mine_here"} and "_helper" not in find.names(kind)
+    module = find.load(kind, "mine_here")
+    assert (module.__name__, module.__file__) == (f"{package}.mine_here", str(path))
+
+
+def test_domains_of_the_suite_and_new_ones_go_on_there(own: Path) -> None:
+    write(own / "tasks/video/__init__.py", "raise AssertionError('the suite has this package')")
+    write(own / "tasks/video/mine.py", f"from tasks.video import flow, _far\n{EVALUATION}")
+    write(own / "tasks/video/_far.py", "")
+    write(own / "tasks/audio/mine.py", EVALUATION)
+    write(own / "tasks/.checkpoints/old.py", EVALUATION)
+    assert find.load("evaluation", "video.mine").run() == "tasks.video.mine"
+    assert find.load("evaluation", "audio.mine").run() == "tasks.audio.mine"
+    assert {"video.shuffle_gap", "video.mine", "audio.mine"} < set(find.names("evaluation"))
+    assert not any("old" in name for name in find.names("evaluation"))
+
+
+def test_two_folders_share_a_domain(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = own.with_name("other")
+    write(own / "tasks/audio/__init__.py", '"""A package."""\n')
+    write(own / "tasks/audio/one.py", EVALUATION)
+    write(other / "tasks/audio/two.py", EVALUATION)
+    monkeypatch.setenv(bench.COMPONENTS, os.pathsep.join([str(own), str(other)]))
+    assert find.load("evaluation", "audio.one").run() == "tasks.audio.one"
+    assert find.load("evaluation", "audio.two").run() == "tasks.audio.two"
+
+
+@pytest.mark.parametrize("name", ["tasks/video/flow.py", "tasks/video/_farneback.py"])
+def test_a_name_that_exists_twice_is_a_mistake(own: Path, name: str) -> None:
+    """Helpers too: one of the two would never be imported. A loss and an evaluation share names."""
+    path = write(own / name, EVALUATION)
+    for kind in ("objective", "evaluation"):
+        with pytest.raises(find.TwiceNamed, match="rename one") as caught:
+            find.names(kind)
+        assert str(path) in str(caught.value) and str(ROOT / name) in str(caught.value)
+
+
+def test_a_broken_file_is_never_skipped(own: Path) -> None:
+    write(own / "tasks/bad.py", "import no_such_dependency\n\n\ndef run(): ...\n")
+    with pytest.raises(ModuleNotFoundError, match="no_such_dependency"):
+        find.load("evaluation", "bad")
+
+
+def test_spawned_and_new_processes_import_it_by_name(own: Path) -> None:
+    write(own / "tasks/video/mine.py", EVALUATION)
+    run = find.load("evaluation", "video.mine").run
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.apply(run) == "tasks.video.mine"
+    command = [sys.executable, "-c", OTHER, "video.mine"]
+    assert subprocess.check_output(command, text=True, cwd=ROOT) == "tasks.video.mine\n"
+
+
+def test_folders_of_the_working_directory_hide_nothing(tmp_path: Path) -> None:
+    for package in ("tasks", "reports"):
+        write(tmp_path / package / "__init__.py", "raise AssertionError('not the suite's')")
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    code = "import bench, tasks.classify, reports.tables; print(tasks.__file__)"
+    command = [sys.executable, "-c", code]
+    found = subprocess.check_output(command, text=True, cwd=tmp_path, env=environment)
+    assert found.strip() == str(ROOT / "tasks/__init__.py")
+
+
+def test_what_was_imported_before_and_hides_the_suite_is_named(tmp_path: Path) -> None:
+    write(tmp_path / "tasks/__init__.py", "")
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    command = [sys.executable, "-c", f"import tasks; {OTHER}", "video.flow"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert f"{tmp_path / 'tasks'} hides the suite's {ROOT / 'tasks'}" in done.stderr
