@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import find
+from bench import components, find
 from bench.data.progress import report
 from bench.data.shards.check import check
 from bench.data.shards.read import BadData, index_digest, open_split
@@ -55,6 +55,7 @@ def parser_for(modules: Mapping[str, SourceModule]) -> argparse.ArgumentParser:
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
         prog="python -m bench.prepare",
+        parents=[components.option()],
         description="Convert a data set to shards, or verify shards.",
         epilog=EXAMPLES,
         formatter_class=formatter,
@@ -147,6 +148,7 @@ def _per_class(folder: Path, index: Mapping[str, Any]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    arguments = components.take(arguments)
     try:
         modules = preparable_sources()
         args = parser_for(modules).parse_args(arguments)

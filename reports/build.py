@@ -25,7 +25,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from bench import results
+from bench import components, results
 from reports import formats, page, stats, style, table, terminal
 from reports.commands import FIRST_SWEEP
 
@@ -107,7 +107,7 @@ class Setting:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_args(components.take(arguments))
     try:
         frame = _load(options.runs)
     except (ValueError, OSError) as error:
@@ -176,6 +176,7 @@ def write(path: Path, content: bytes) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m reports.build",
+        parents=[components.option()],
         description=DESCRIPTION,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from makers import ROOT
 
 import bench
-from bench import find
+from bench import components, find
+from reports import build
 
 EVALUATION = '"""One."""\n\n\ndef run(config=None, context=None):\n    return __name__\n'
 OTHER = "import sys; from bench import find; print(find.load('evaluation', sys.argv[1]).run())"
@@ -113,3 +115,63 @@ def test_what_was_imported_before_and_hides_the_suite_is_named(tmp_path: Path) -
     command = [sys.executable, "-c", f"import tasks; {OTHER}", "video.flow"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
     assert f"{tmp_path / 'tasks'} hides the suite's {ROOT / 'tasks'}" in done.stderr
+
+
+# -- --components ---
+
+
+def test_the_option_may_be_repeated_and_adds_to_the_variable(
+    own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second, third = own.with_name("second"), own.with_name("third")
+    for folder in (own, second, third):
+        write(folder / f"tasks/{folder.name}.py", EVALUATION)
+    monkeypatch.chdir(own.parent)
+    arguments = ["x.yaml", "--components", "second", "--set", "a=1", f"--components={third}"]
+    assert components.take(arguments) == ["x.yaml", "--set", "a=1"]
+    assert os.environ[bench.COMPONENTS] == os.pathsep.join(map(str, (own, second, third)))
+    assert {"own", "second", "third"} < set(find.names("evaluation"))
+
+
+def test_a_wrong_folder_is_one_message(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(own / "tasks/mine.py", EVALUATION)
+    (own.parent / "with:colon/tasks").mkdir(parents=True)
+    twice = write(own.parent / "twice/tasks/mine.py", EVALUATION)
+    (own.parent / "empty").mkdir()
+    for name, message in {
+        "nowhere": "no such folder",
+        "empty": "has no folder of components (tasks, sources, decoders, ",
+        "with:colon": "':' in its path",
+        "twice": f"'mine' exists twice, rename one: {own / 'tasks/mine.py'} and {twice}",
+    }.items():
+        with pytest.raises(SystemExit) as stopped:
+            components.take(["--components", str(own.parent / name)])
+        assert stopped.value.code == 2
+        assert message in capsys.readouterr().err
+        os.environ[bench.COMPONENTS] = str(own)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "sweep.command",
+        "tune.command",
+        "evaluate.command",
+        "speed.command",
+        "run.command",
+        "prepare",
+    ],
+)
+def test_every_command_takes_it(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    refuses(importlib.import_module(f"bench.{command}").main, capsys)
+
+
+def test_the_report_takes_it(capsys: pytest.CaptureFixture[str]) -> None:
+    refuses(build.main, capsys)
+
+
+def refuses(main: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["--components", "/no/where"])
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == "--components: /no/where: no such folder\n"

@@ -25,7 +25,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from bench import find
+from bench import components, find
 from bench.config.mistakes import Mistake, Mistakes
 from bench.config.resources import Resources
 from bench.config.science import Input, parse_options
@@ -119,7 +119,7 @@ def _try_stored_size(context: Context) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_args(components.take(arguments))
     try:
         config, subject, context = _set_up(options)
         kept = _Kept(options, config, subject, context)
@@ -232,6 +232,7 @@ def _positive(text: str) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m bench.evaluate",
+        parents=[components.option()],
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Evaluate a trained model: rows {split, view, subset, metric, value, n}.",
         epilog=f"""evaluations: {", ".join(find.names("evaluation"))}

@@ -20,6 +20,7 @@ import os
 import sys
 from pathlib import Path
 
+from bench import components
 from bench.process import interrupt
 from bench.run.cell import run_cell
 from bench.run.progress import stack_kept
@@ -35,8 +36,10 @@ _EXIT = {
 
 
 def main(arguments: list[str] | None = None) -> int:
+    arguments = components.take(arguments)
     parser = argparse.ArgumentParser(
         prog="python -m bench.run",
+        parents=[components.option()],
         description="Run one cell of a sweep. Goes on from its last checkpoint; does nothing when it is DONE.",
     )
     parser.add_argument(

@@ -12,7 +12,7 @@ import argparse
 import signal
 import sys
 
-from bench import find
+from bench import components, find
 from bench.config.mistakes import Mistakes
 from bench.task import BenchmarkModule
 
@@ -20,6 +20,7 @@ from bench.task import BenchmarkModule
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m bench.speed",
+        parents=[components.option()],
         description="How fast this machine runs the suite, beside what it could do at best.",
     )
     commands = parser.add_subparsers(dest="what", required=True, metavar="WHAT")
@@ -39,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     try:
-        options = _parser().parse_args(arguments)
+        options = _parser().parse_args(components.take(arguments))
         return options.run(options)
     except find.ComponentError as error:
         print(error, file=sys.stderr)

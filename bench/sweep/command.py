@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console, Group
 from rich.markup import escape
 
+from bench import components
 from bench.config.mistakes import Mistakes
 from bench.grid.plan import Plan, plan
 from bench.sweep import cancel, overview
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    arguments = components.take(arguments)
     parser = _parser()
     options = parser.parse_args(arguments)
     _check(parser, options)
@@ -64,6 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m bench.sweep",
+        parents=[components.option()],
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Run every cell of a sweep that is not DONE yet.",
         epilog="""examples:

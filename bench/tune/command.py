@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from bench import components
 from bench.config.mistakes import Mistakes
 from bench.grid.plan import Cell, Plan, plan
 from bench.launch import item
@@ -48,7 +49,7 @@ SLURM_WORKERS = 8
 
 
 def main(arguments: list[str] | None = None) -> int:
-    arguments = sys.argv[1:] if arguments is None else arguments
+    arguments = components.take(arguments)
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     console = watch_console()
@@ -86,6 +87,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m bench.tune",
+        parents=[components.option()],
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Search the values of config keys that a sweep names under `search:`.",
         epilog="""examples:

@@ -1,0 +1,70 @@
+"""`--components DIR`: folders with components of the user's own, for every command that loads some.
+
+A folder has rooms of the suite's names: tasks/, sources/, decoders/, backbones/, tables/, figures/
+and sweeps/, each optional. BENCH_COMPONENTS lists the same folders for child processes; there
+bench/__init__.py lets Python import from them, and bench.find looks into them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from bench import COMPONENTS, ROOMS, find, own_folders
+
+
+def option() -> argparse.ArgumentParser:
+    """`--components`, for `parents` of the parser of each command that loads components."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument(
+        "--components", action="append", default=[], type=Path, metavar="DIR",
+        help="a folder with components of your own in tasks/, sources/, decoders/, backbones/, tables/, figures/ "
+        f"or sweeps/; may be repeated (also: the environment variable {COMPONENTS})",
+    )  # fmt: skip
+    return parser
+
+
+def take(arguments: Sequence[str] | None) -> list[str]:
+    """Look into the folders that `--components` names from now on. Returns the other arguments of
+    the command line: to be called first, since parsers list components. Exits with status 2 when
+    something is wrong with the folders.
+    """
+    given = sys.argv[1:] if arguments is None else arguments
+    options, others = option().parse_known_args(given)
+    try:
+        look_into(options.components)
+    except ValueError as error:
+        sys.stderr.write(f"--components: {error}\n")
+        sys.exit(2)
+    return others
+
+
+def look_into(folders: Iterable[Path]) -> None:
+    """Find components in these folders too, in this process and in those that it starts. ValueError
+    for a folder that has none, and for a name that exists twice.
+    """
+    own = list(dict.fromkeys([*own_folders(), *(folder.absolute() for folder in folders)]))
+    if not own:
+        return
+    for folder in own:
+        _check_folder(folder)
+    os.environ[COMPONENTS] = os.pathsep.join(map(str, own))
+    find.names.cache_clear()
+    find.load.cache_clear()
+    for kind in find.PACKAGES:
+        find.names(kind)
+
+
+def _check_folder(folder: Path) -> None:
+    rooms = [*ROOMS.values(), "sweeps"]
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder")
+    if os.pathsep in str(folder):
+        raise ValueError(
+            f"{folder}: {os.pathsep!r} in its path, which separates folders; rename it"
+        )
+    if not any((folder / room).is_dir() for room in rooms):
+        raise ValueError(f"{folder} has no folder of components ({', '.join(rooms)})")
