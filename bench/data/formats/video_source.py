@@ -11,16 +11,26 @@ import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Annotated, Any, Literal, TypedDict
 
 import pydantic
 
+from bench import find
 from bench.data.shards.read import INDEX, ShardSamples, open_split, require_source
 from bench.data.shards.write import FrameRule, Progress
 from bench.task import Config as BaseConfig
 
 Storage = Literal["video", "jpeg", "raw"]
-Decoder = Literal["opencv", "pyav", "torchcodec"]
+
+
+def _known(decoder: str) -> str:
+    find.load("decoder", decoder)
+    return decoder
+
+
+Decoder = Annotated[str, pydantic.AfterValidator(_known)]
+"""The name of a file in bench/data/decoders/."""
+
 FIRST_OPTIONS = ("frames", "short_side")
 """Those that every index holds; later ones only where they differ from the default."""
 DEFAULTS: Mapping[str, Any] = {
@@ -173,7 +183,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, videos: str, annotations: 
     parser.add_argument("--quality", type=int, metavar="1..100", help="of JPEG files (default 90)")
     parser.add_argument(
         "--decoder",
-        choices=Decoder.__args__,  # type: ignore[attr-defined]
+        choices=find.names("decoder"),
         help="what reads the videos (default opencv)",
     )
     parser.add_argument(
