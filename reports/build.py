@@ -25,7 +25,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from bench import components, results
+from bench import components, own_folders, results
 from reports import formats, page, stats, style, table, terminal
 from reports.commands import FIRST_SWEEP
 
@@ -149,10 +149,12 @@ def settings(frame: pd.DataFrame) -> list[Setting]:
 
 
 def discover(folder: Path, function: str) -> list[ModuleType]:
-    """Every module of a folder, by its ORDER and then its name. A broken file is never skipped."""
-    modules = [
-        _module(path, function) for path in sorted(folder.glob("*.py")) if path.name[0] != "_"
-    ]
+    """Every module of a folder and of the user's own ones of that name (bench.components), by its
+    ORDER and then its name. A broken file is never skipped.
+    """
+    folders = [folder, *(own / folder.name for own in own_folders())]
+    paths = [path for each in folders for path in sorted(each.glob("*.py"))]
+    modules = [_module(path, function) for path in paths if path.name[0] != "_"]
     return sorted(modules, key=lambda module: (getattr(module, "ORDER", 1000), page.stem(module)))
 
 
