@@ -244,7 +244,7 @@ def _code() -> str:
     """Which code this is: the name of its snapshot, as claims have it, or of a checkout its state."""
     root = Path(bench.__path__[0]).parent
     version = environment.code_version()
-    return root.name if "tree" in version else f"{version['commit']}+{version['dirty']}"
+    return root.name if "tree" in version else "+".join(map(str, version.values()))
 
 
 def keep_checkpoints(run: RunDir, keep: str) -> None:

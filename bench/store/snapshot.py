@@ -2,7 +2,8 @@
 submitted does not change what its waiting cells compute.
 
     <runs>/.jobs/code/<digest>/{bench,tasks}/...   the files as they are on disk
-    <runs>/.jobs/code/<digest>/code.json           {commit, dirty, tree}
+    <runs>/.jobs/code/<digest>/components/<k>/...  those of the user's own k-th folder of components
+    <runs>/.jobs/code/<digest>/code.json           {commit, dirty, tree}; of own components also their digest
 
 Launchers `take` one and start every process of a cell with `environment(...)`. Imports neither torch
 nor any part of the suite but bench.store.
@@ -21,10 +22,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from bench import COMPONENTS, ROOMS, own_folders
 from bench.store.files import read_json, write_json
 from bench.store.rundir import jobs_folder
 
 PACKAGES = ("bench", "tasks")
+_OWN_ROOMS = tuple(room for package, room in ROOMS.items() if package.startswith(PACKAGES))
+"""Rooms of own components that a cell may import: not tables and figures."""
 _ABANDONED_S = 3600.0
 
 
@@ -70,38 +74,62 @@ def environment(snapshot: Path, base: Mapping[str, str] = os.environ) -> dict[st
     stays the user's, because of relative data paths, and must not come first on Python's path.
     """
     path = os.pathsep.join(filter(None, (str(snapshot), base.get("PYTHONPATH"))))
-    return {**base, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
+    own = {COMPONENTS: own_components(snapshot)}
+    return {**base, "PYTHONPATH": path, "PYTHONSAFEPATH": "1", **own}
+
+
+def own_components(snapshot: Path | str) -> str:
+    """BENCH_COMPONENTS for this process's own folders as the snapshot holds them."""
+    copies = (f"{snapshot}/components/{k}" for k in range(len(own_folders())))
+    return os.pathsep.join(copies)
 
 
 def code_version() -> dict[str, Any]:
-    """{commit, dirty}: the commit of this code and, if it has uncommitted changes, a digest of them.
-    In a snapshot: those of the code that it was taken from, with `tree`, the digest of all files.
+    """{commit, dirty}: the commit of this code and, if it has uncommitted changes, a digest of them;
+    with own components `components`, a digest of their files. In a snapshot: those of the code that
+    it was taken from, with `tree`, the digest of all files.
     """
     root = Path(__file__).resolve().parents[2]
     if (recorded := read_json(root / "code.json")) and "commit" in recorded:
         return recorded
-    commit = _git(root, "rev-parse", "HEAD").strip()
-    changes = _git(root, "diff", "HEAD") if commit else ""
-    dirty = hashlib.sha256(changes.encode()).hexdigest()[:12] if changes else None
-    return {"commit": commit or "unknown", "dirty": dirty}
+    version: dict[str, Any] = {"commit": "unknown", "dirty": None}
+    # Installed into somebody else's repository, the commit there says nothing about this code.
+    if _git(root, "ls-files", "bench/__init__.py"):
+        version["commit"] = _git(root, "rev-parse", "HEAD").strip() or "unknown"
+        if changes := _git(root, "diff", "HEAD"):
+            version["dirty"] = hashlib.sha256(changes.encode()).hexdigest()[:12]
+    if own := dict(_own_files()):
+        version["components"] = _digest(own)
+    return version
 
 
 def _files() -> Iterator[tuple[str, bytes]]:
-    """(path, content) of every file of the packages, wherever they are installed."""
+    """(path in the snapshot, content) of every file that a cell may import."""
     for package in PACKAGES:
         spec = importlib.util.find_spec(package)
         if spec is None or not spec.submodule_search_locations:
             raise RuntimeError(f"package {package} is not installed; run `pip install -e .`")
-        root = Path(next(iter(spec.submodule_search_locations)))
-        for folder, subfolders, names in os.walk(root):
-            subfolders[:] = sorted(name for name in subfolders if name != "__pycache__")
-            for name in sorted(names):
-                path = Path(folder, name)
-                try:
-                    content = path.read_bytes()
-                except FileNotFoundError:  # an editor's lock or temporary file
-                    continue
-                yield f"{package}/{path.relative_to(root).as_posix()}", content
+        yield from _below(Path(next(iter(spec.submodule_search_locations))), package)
+    yield from _own_files()
+
+
+def _own_files() -> Iterator[tuple[str, bytes]]:
+    for k, folder in enumerate(own_folders()):
+        for room in _OWN_ROOMS:
+            yield from _below(folder / room, f"components/{k}/{room}")
+
+
+def _below(root: Path, name: str) -> Iterator[tuple[str, bytes]]:
+    """The files of a folder, however deep, under another name for it."""
+    for folder, subfolders, files in os.walk(root):
+        subfolders[:] = sorted(sub for sub in subfolders if sub != "__pycache__")
+        for file in sorted(files):
+            path = Path(folder, file)
+            try:
+                content = path.read_bytes()
+            except FileNotFoundError:  # an editor's lock or temporary file
+                continue
+            yield f"{name}/{path.relative_to(root).as_posix()}", content
 
 
 def _digest(files: Mapping[str, bytes]) -> str:

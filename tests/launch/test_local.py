@@ -277,6 +277,50 @@ def test_a_snapshot_is_the_code_as_it_is_now(tmp_path: Path) -> None:
     assert record and set(record) == {"commit", "dirty", "tree"}
 
 
+def test_a_snapshot_holds_own_components(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In their order, and only what a cell imports; what changes there is other code."""
+    plain, runs = snapshot.name(), tmp_path / "runs"
+    own = [tmp_path / "one", tmp_path / "two"]
+    for folder in own:
+        for name in ("tasks/video/mine.py", "tables/mine.py"):
+            (folder / name).parent.mkdir(parents=True)
+            (folder / name).write_text(f"# of {folder.name}")
+    monkeypatch.setenv("BENCH_COMPONENTS", f"{own[0]}:{own[1]}")
+    taken = snapshot.take(runs)
+    copies = [taken / "components/0", taken / "components/1"]
+    assert [(copy / "tasks/video/mine.py").read_text() for copy in copies] == [
+        "# of one",
+        "# of two",
+    ]
+    assert not list(taken.rglob("tables"))
+    assert snapshot.environment(taken)["BENCH_COMPONENTS"] == f"{copies[0]}:{copies[1]}"
+    record = read_json(taken / "code.json")
+    assert record and set(record) == {"commit", "dirty", "tree", "components"}
+    (own[0] / "tables/mine.py").write_text("")
+    assert snapshot.name() == taken.name != plain
+    (own[0] / "tasks/video/mine.py").write_text("")
+    assert snapshot.name() != taken.name
+    assert snapshot.code_version()["components"] != record["components"]
+    monkeypatch.delenv("BENCH_COMPONENTS")
+    assert snapshot.name() == plain
+    assert snapshot.environment(taken)["BENCH_COMPONENTS"] == ""
+
+
+def test_the_commit_of_another_repository_is_not_this_code_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The suite in the site-packages of an environment that lies in a user's repository."""
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    (tmp_path / ".gitignore").write_text(".venv")
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run([*git, "add", "."], check=True)
+    subprocess.run([*git, "commit", "-qm", "theirs"], check=True)
+    installed = tmp_path / ".venv/site-packages/bench/store/snapshot.py"
+    installed.parent.mkdir(parents=True)
+    monkeypatch.setattr(snapshot, "__file__", str(installed))
+    assert snapshot.code_version() == {"commit": "unknown", "dirty": None}
+
+
 def test_a_snapshot_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def die(*_: object) -> None:
         raise KeyboardInterrupt

@@ -322,6 +322,14 @@ def test_a_plan_shows_what_would_be_submitted_and_touches_nothing(fake, make) ->
     assert submitted.index("module load x") < submitted.index("export PYTHONPATH")
 
 
+def test_a_job_sees_own_components_as_submitted(make, monkeypatch) -> None:
+    monkeypatch.setenv("BENCH_COMPONENTS", "/home/me/one:/home/me/two")
+    items = make(1)
+    [script] = slurm.scripts(items, runs=items[0].run.path.parent, sweep="s")
+    assert "<code>/components/0:" in script.text and "<code>/components/1'" in script.text
+    assert "/home/me" not in script.text and "export BENCH_COMPONENTS=" in script.text
+
+
 def test_from_inside_an_allocation_as_from_a_login_node(fake, make, monkeypatch) -> None:
     monkeypatch.setenv("SLURM_CONF", "/etc/here.conf")
     launch(make(2, "outside"), wait=True)

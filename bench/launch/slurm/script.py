@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 import submitit
 
+from bench import COMPONENTS
 from bench.config.resources import Resources
 from bench.launch.slurm.queue import ask, batch_folder
+from bench.store import snapshot
 from bench.store.rundir import jobs_folder
 
 if TYPE_CHECKING:
@@ -96,10 +98,12 @@ def script_text(
         )
     cores = cores_per_node(resources)
     quoted, threads = shlex.quote(str(folder)), resources.threads
+    own = snapshot.own_components(code)
     setup = [
         *slurm.setup,
         # Here and not in sbatch's environment, so that a job that is queued again gets the same.
         f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1",
+        *([f"export {COMPONENTS}={shlex.quote(own)}"] if own else []),
         f"export OMP_NUM_THREADS={threads} MKL_NUM_THREADS={threads}",
         f"cd {quoted} && echo $SLURM_ARRAY_JOB_ID > job_id.$SLURM_ARRAY_TASK_ID"
         " && mv -f job_id.$SLURM_ARRAY_TASK_ID job_id"
