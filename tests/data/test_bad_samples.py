@@ -21,10 +21,10 @@ from worlds import as_ranks, in_world
 from bench import results
 from bench.config.resources import Resources
 from bench.data import loader
+from bench.data.access import open_split
 from bench.data.loader import BadSample
 from bench.data.order import Draw
 from bench.data.shards.read import SAMPLES
-from bench.evaluate import command as evaluate
 from bench.run.cell import run_cell
 from bench.store.rundir import RunDir, State
 from bench.train.world import World
@@ -168,7 +168,7 @@ def test_data_that_mostly_do_not_decode_are_no_measurement(tmp_path: Path, data:
 def test_the_replacement_is_a_function_of_the_draw(data: Path) -> None:  # noqa: F811
     break_clips(data, "train", 5)
     config = smoke_config(**{"data.frames": "video"})
-    samples = evaluate.open_split(config, Resources(data_dir=str(data.parent)), "train")
+    samples = open_split(config, Resources(data_dir=str(data.parent)), "train")
     clips = loader.Clips(samples, config.input, run_seed=3, skip_bad=True)
     items = [clips[Draw(i, epoch)] for i in range(5) for epoch in range(2)]
     again = [clips[Draw(i, epoch)] for i in range(5) for epoch in range(2)]

@@ -228,7 +228,7 @@ def test_killed_generation_continues_to_the_same_bytes(tiny: Path, tmp_path: Pat
     script = f"""
         import os, signal
         from pathlib import Path
-        from bench.data import pictures
+        from bench.data.builtin import pictures
         from bench.data.sources import mini_imagenet9 as mini
         written = pictures._write_bytes
         count = 0
