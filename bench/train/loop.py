@@ -15,12 +15,10 @@ from __future__ import annotations
 import json
 import logging
 import math
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from signal import Signals
 from typing import Any
 
 import torch
@@ -31,20 +29,18 @@ from bench.config.science import RunConfig
 from bench.data import loader
 from bench.data.access import open_split
 from bench.data.order import Order, Part, Schedule, shuffling_quality, step_draws, steps_per_epoch
-from bench.process import interrupt
 from bench.store.rundir import RunDir
 from bench.task import DataSpec, Sharded
 from bench.train import checkpoint, environment, labels
 from bench.train.learner import Learner, build
+from bench.train.requests import Requests
 from bench.train.step import (
     Optimisation,
-    autocast,
     be_deterministic,
     compiled,
-    eager,
     learning_rate,
-    to_device,
 )
+from bench.train.validation import Validation
 from bench.train.world import ALONE, World
 
 log = logging.getLogger("bench")
@@ -54,8 +50,6 @@ Report = Callable[[dict[str, Any]], None]
 
 WELL_SHUFFLED = 0.9
 """Of the classes that a batch has in a full permutation: with less an epoch's order is reported."""
-PRUNE_LOOK_S = 1.0
-"""How often at most the run directory is asked whether a search wants the run to stop."""
 
 
 class NonFiniteLoss(RuntimeError):
@@ -116,9 +110,8 @@ class Trainer:
         self.optimizer = self.optimisation.optimizer
         self.steps_per_epoch = steps_per_epoch(len(self.samples), config.train.batch)
         self.total_steps = config.train.epochs * self.steps_per_epoch
-        held_out = open_split(config, resources, self.spec.splits[1])
-        on_cpu = self.device.type == "cpu"
-        self.held_out = loader.Clips(held_out, config.input, resized=on_cpu)
+        self.validation = Validation(config, resources, world, self.device)
+        self.requests = Requests(run, resources, world)
         self.step = 0
         self.best = -math.inf
         self._epoch_to_end = False  # the step was an epoch's last, and its validation is to come
@@ -127,9 +120,7 @@ class Trainer:
         # of this rank's samples: what could not be decoded, and how often another took its place
         self._bad: dict[str, str] = {}
         self._replaced = 0
-        self._saved = time.monotonic()
         self._saved_step = 0
-        self._looked = -math.inf
 
     @property
     def accumulation(self) -> int:
@@ -223,36 +214,12 @@ class Trainer:
         """Between two steps: write the checkpoint when it is due, and stop when told to. All ranks
         do the same.
         """
-        signal, pruned, due = self._told(validated=self.step % self.steps_per_epoch == 0)
+        asked = self.requests.read(validated=self.step % self.steps_per_epoch == 0)
         every = self.resources.checkpoint_steps
-        due = due or (every is not None and self.step % every == 0)
-        if (due or pruned or signal) and self._saved_step != self.step:
+        due = asked.save or (every is not None and self.step % every == 0)
+        if (due or asked.stop) and self._saved_step != self.step:
             self.save()
-        self._stop(signal, pruned)
-
-    def _told(self, *, validated: bool = False) -> tuple[int, int, int]:
-        """Over all ranks: the signal that asks to stop, whether a search does, and whether a
-        checkpoint is due by the clock; 0 for no.
-
-        A search decides by what validations say, so right after one it is always asked.
-        """
-        reason = interrupt.requested()
-        now = time.monotonic()
-        pruned = due = False
-        if self.world.first:
-            if validated or now - self._looked > PRUNE_LOOK_S:
-                self._looked = now
-                pruned = self.run.stop.exists()
-            due = now - self._saved > 60 * self.resources.checkpoint_minutes
-        flags = (Signals[reason] if reason else 0, pruned, due)
-        signal, pruned_, due_ = self.world.agreed([int(flag) for flag in flags])
-        return signal, pruned_, due_
-
-    def _stop(self, signal: int, pruned: int) -> None:
-        if pruned:
-            raise interrupt.Interrupted("a search stopped it", pruned=True)
-        if signal:
-            raise interrupt.Interrupted(Signals(signal).name)
+        asked.interrupt()
 
     # -- metrics ---
 
@@ -292,38 +259,17 @@ class Trainer:
                 )
         self.save()
 
-    @torch.no_grad()
     def validate(self) -> float:
-        """Top-1 on the first evaluation split, ordered clips, centre crop. Raises Interrupted when
-        told to stop: the checkpoint says that the validation is still to come.
+        """Top-1 on the first evaluation split. Raises Interrupted when told to stop: the checkpoint
+        says that the validation is still to come.
         """
-        self.learner.eval()
-        correct = torch.zeros((), dtype=torch.int64, device=self.device)
-        size = self.config.train.batch
-        batches = loader.evaluation_batches(
-            self.held_out,
-            batch=size,
-            workers=0,
-            pin=self.device.type == "cuda",
-            rank=self.world.rank,
-            world=self.world.size,
-        )
-        for _ in range(math.ceil(math.ceil(len(self.held_out) / size) / self.world.size)):
-            signal, pruned, _due = self._told()
-            if signal or pruned:
-                self.save()
-                self._stop(signal, pruned)
-            raw = next(batches, None)
-            if raw is None:  # the ranks after this one have one more
-                continue
-            batch = to_device(raw, self.device, self.spec)
-            with autocast(self.device, self.config.train.precision), eager(self.learner):
-                logits = self.learner.classifier(batch.clip_BTCHW)
-            right_B = logits.argmax(-1) == batch.labels_B
-            if batch.failed:
-                right_B &= torch.tensor([key not in batch.failed for key in batch.keys]).to(right_B)
-            correct += right_B.sum()
-        return int(self.world.total(correct)) / len(self.held_out)
+        return self.validation.top1(self.learner, before_batch=self._before_validation_batch)
+
+    def _before_validation_batch(self) -> None:
+        asked = self.requests.read()
+        if asked.stop:
+            self.save()
+            asked.interrupt()
 
     # -- checkpoints ---
 
@@ -344,7 +290,8 @@ class Trainer:
         if self.clips.skip_bad:
             state["bad_samples"] = self.bad_samples()
         self._write(self.run.last, state)
-        self._saved, self._saved_step = time.monotonic(), self.step
+        self.requests.saved()
+        self._saved_step = self.step
 
     def _write(self, path: Path, state: dict[str, Any]) -> None:
         if self.world.first:

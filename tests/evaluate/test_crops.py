@@ -19,7 +19,7 @@ from bench.data import loader
 from bench.data.order import Draw
 from bench.data.transforms import eval_clip, eval_crops
 from bench.evaluate.context import Context, run_one
-from bench.train.loop import to_device
+from bench.train.step import to_device
 from tasks.video import order_probe, shuffle_gap
 
 ONE, THREE = Input(frames=2, size=4), Input(frames=2, size=4, eval_crops=3)

@@ -33,8 +33,7 @@ from bench.run.cell import keep_checkpoints, run_cell
 from bench.store.failure import Failure, NoProgress, of_exception, of_traceback
 from bench.store.files import write_json
 from bench.store.rundir import RunDir, State
-from bench.train import checkpoint
-from bench.train import loop as train
+from bench.train import checkpoint, requests
 from bench.train.loop import Trainer
 
 
@@ -138,7 +137,7 @@ def test_a_signal_in_the_validation(
             yield raw
 
     with monkeypatch.context() as patch:
-        patch.setattr(train.loader, "evaluation_batches", telling)
+        patch.setattr(loader, "evaluation_batches", telling)
         assert run_cell(run.path) == State.PREEMPTED
     assert len(seen) == 1  # of two batches: it did not wait for the end
     assert run.read_ended()["step"] == 3
@@ -210,7 +209,7 @@ def pruned_at(path: Path, *, step: int) -> tuple[str, int]:
             write_json(run.stop, {"reason": "pruned"})
         original(self, batches)
 
-    train.PRUNE_LOOK_S = 0.0
+    requests.PRUNE_LOOK_S = 0.0
     Trainer._train_step = train_step  # type: ignore[method-assign]
     return run_cell(path), steps[-1]
 
