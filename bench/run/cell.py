@@ -101,7 +101,7 @@ class _Start:
             trainer.resume()
             self._note_start(trainer.step)
             trainer.fit()
-            bad_samples = trainer.bad_samples()
+            bad_samples = trainer.batches.bad_samples()
         trained = time.monotonic()
         log.info("trained %d steps", trainer.total_steps)
         if not self.world.first:
@@ -119,8 +119,8 @@ class _Start:
             "device": env["device"],
             "resources": {
                 "world": self.world.size,
-                "micro_batch": trainer.micro_batch,
-                "accumulation": trainer.accumulation,
+                "micro_batch": trainer.batches.micro_batch,
+                "accumulation": trainer.batches.accumulation,
             },
         }
         write_json(self.run.result, result)
@@ -140,7 +140,7 @@ class _Start:
         )
         me = {"rank": self.world.rank, "pid": os.getpid(), "host": os.uname().nodename}
         env["ranks"] = self.world.gathered(me)
-        env["data_digest"] = self.trainer.samples.digest
+        env["data_digest"] = self.trainer.batches.samples.digest
         env["labels"] = labels.places(self.trainer.config, self.trainer.device)
         env["weights"] = getattr(self.trainer.learner.classifier.backbone, "loaded_weights", None)
         if self.world.first:
@@ -168,12 +168,13 @@ class _Start:
         rows = run_all(config, context)
         write_predictions(self.run.predictions, context)
         write_pictures(self.run.pictures, context)
-        trainer = self.trainer
         return {
             "rows": rows,
             "failed": {split: failed for split, failed in context.failed.items() if failed},
             "data": config.data.name,
-            "provenance": provenance(config.input, trainer.samples, trainer.spec.media),
+            "provenance": provenance(
+                config.input, self.trainer.batches.samples, config.data_spec().media
+            ),
         }
 
     def _note_start(self, step: int) -> None:
@@ -230,7 +231,7 @@ class _Start:
             reason=text.strip().splitlines()[-1],
             traceback=text,
             step=self.trainer.step if self.trainer else None,
-            micro_batch=self.trainer.micro_batch if self.trainer else None,
+            micro_batch=self.trainer.batches.micro_batch if self.trainer else None,
             rank=self.world.rank,
             code=_code(),
             **self._place(),

@@ -94,7 +94,7 @@ def test_skipping_survives_an_interruption(
         trainer.fit()
     resumed = trainer_of(cut)
     resumed.fit()
-    assert resumed.bad_samples() == whole.bad_samples()
+    assert resumed.batches.bad_samples() == whole.batches.bad_samples()
     assert_same(straight, cut)
 
 
@@ -104,7 +104,7 @@ def counted(path: Path) -> dict[str, Any]:
     with world.joined(run, torch.device("cpu")):
         trainer = in_world(run, world)
         trainer.fit()
-        return trainer.bad_samples()
+        return trainer.batches.bad_samples()
 
 
 @pytest.mark.slow
@@ -114,7 +114,7 @@ def test_two_ranks_count_what_one_counts(tmp_path: Path, data: Path) -> None:  #
     alone = cell(tmp_path / "alone", data, **{"train.on_bad_sample": "skip", "evaluations": {}})
     trainer = trainer_of(alone)
     trainer.fit()
-    assert as_ranks(2, partial(counted, run.path)) == [trainer.bad_samples()] * 2
+    assert as_ranks(2, partial(counted, run.path)) == [trainer.batches.bad_samples()] * 2
 
 
 def test_data_of_which_nothing_decodes_stop_a_skipping_cell(tmp_path: Path, data: Path) -> None:  # noqa: F811

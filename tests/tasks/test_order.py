@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from makers import ROOT, make_run, smoke_config, trainer_of
 
 from bench.data.order import Order, shuffling_quality
+from bench.train.batches import epoch_order
 
 
 def shards_of(length: int, count: int) -> np.ndarray:
@@ -76,9 +77,9 @@ def test_a_badly_mixed_order_is_reported(
 ) -> None:
     config = smoke_config(**{"train.shuffle": "shards", "train.shuffle_buffer": 1})
     trainer = trainer_of(make_run(tmp_path, config, data_dir))
-    trainer.samples.labels = np.repeat(np.arange(3), 8)  # type: ignore[misc]
+    trainer.batches.samples.labels = np.repeat(np.arange(3), 8)  # type: ignore[misc]
     caplog.clear()
     with caplog.at_level(logging.INFO, "bench"):
-        trainer._order()
+        epoch_order(config, trainer.batches.samples)
     (record,) = (r for r in caplog.records if "train.shuffle" in r.message)
     assert record.levelno == logging.WARNING and "% of the classes" in record.message

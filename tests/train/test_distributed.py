@@ -28,8 +28,9 @@ from bench.data.order import Order, Part, Schedule
 from bench.run.cell import run_cell
 from bench.store.rundir import RunDir, State
 from bench.train import step as optimise
+from bench.train.batches import part_of
 from bench.train.learner import build
-from bench.train.loop import Trainer, part_of
+from bench.train.loop import Trainer
 from bench.train.world import ALONE, World
 
 

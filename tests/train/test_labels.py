@@ -85,7 +85,7 @@ def test_the_step_sees_the_labels_of_prepare_batch(tmp_path: Path, data_dir: Pat
     config = smoke_config(**ON_DEVICE, **{"train.precision": "bf16"})
     prepare_data(config, data_dir)
     trainer = trainer_of(make_run(tmp_path, config, data_dir))
-    (whole,) = next(trainer._steps())
+    (whole,) = next(trainer.batches.steps(0, 1))
     assert "video.flow" not in whole.extras
     spec, options = config.model_spec(), config.objectives["video.flow"].config
     expected = flow.prepare_batch(options, spec, whole.clip_BTHWC)
@@ -118,7 +118,7 @@ def test_the_loader_and_the_device_train_alike(tmp_path: Path, data_dir: Path) -
         prepare_data(config, data_dir)
         trainer = trainer_of(make_run(tmp_path / where, config, data_dir))
         optimisation: Optimisation = trainer.optimisation
-        (raw,) = next(trainer._steps())
+        (raw,) = next(trainer.batches.steps(0, 1))
         assert ("video.flow" in raw.extras) == (where == "loader")
         found[where] = optimisation.losses(raw, number=0).terms["video.flow"].item()
     assert found["loader"] == pytest.approx(found["device"], rel=0.02)

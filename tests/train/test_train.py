@@ -32,7 +32,8 @@ from bench.data.transforms import eval_clip, segment_indices, train_clip
 from bench.run.cell import run_cell
 from bench.store.rundir import State
 from bench.train import checkpoint
-from bench.train.loop import NonFiniteLoss, learning_rate
+from bench.train.metrics_log import NonFiniteLoss
+from bench.train.step import learning_rate
 
 # -- resume ---
 
@@ -287,7 +288,7 @@ def test_cosine_schedule_warms_up_and_ends_at_zero() -> None:
 
 def test_one_dimensional_parameters_have_no_weight_decay(tmp_path: Path, data_dir: Path) -> None:
     trainer = trainer_of(make_run(tmp_path, smoke_config("baseline"), data_dir))
-    with_decay, without = trainer.optimizer.param_groups
+    with_decay, without = trainer.optimisation.optimizer.param_groups
     assert all(p.ndim > 1 for p in with_decay["params"]) and with_decay["weight_decay"] == 0.05
     assert all(p.ndim == 1 for p in without["params"]) and without["weight_decay"] == 0.0
 

@@ -1,0 +1,96 @@
+"""metrics.jsonl of a run, and the losses on their way to it.
+
+The training loop adds the losses of each step while they still lie on the device; they are read
+together, so that it does not wait for each one, and none that is not finite gets past.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.train.world import World
+
+Losses = dict[str, float]
+"""Of one step, over all ranks: `loss`, `loss/<objective>` and what objectives log."""
+
+
+class NonFiniteLoss(RuntimeError):
+    """A loss became NaN or infinite. The message names the step, the objective and the samples."""
+
+
+class MetricsLog:
+    """`keys`: the samples of a step, for the message of a NonFiniteLoss."""
+
+    def __init__(self, path: Path, world: World, keys: Callable[[int], tuple[str, ...]]) -> None:
+        self._path, self._world, self._keys = path, world, keys
+        self._waiting: list[tuple[int, dict[str, Tensor]]] = []
+
+    def add(self, step: int, losses: dict[str, Tensor]) -> None:
+        """Scalars on the device, whose sum over the ranks is that of the global batch."""
+        self._waiting.append((step, losses))
+
+    def check(self) -> Losses:
+        """Those of the last step that waits; empty where none does. Raises NonFiniteLoss for the
+        first step that is not finite. All ranks must ask.
+        """
+        read = self._read()
+        for (step, _), losses in zip(self._waiting, read, strict=True):
+            bad = [name for name, value in losses.items() if not math.isfinite(value)]
+            if bad:
+                raise NonFiniteLoss(_describe(step, self._keys(step), bad, losses))
+        return read[-1] if read else {}
+
+    def take(self) -> tuple[int, Losses] | None:
+        """The last step that waits and its losses, as `check` says; from then on none waits."""
+        losses, waiting = self.check(), self._waiting
+        self._waiting = []
+        return (waiting[-1][0], losses) if waiting else None
+
+    def _read(self) -> list[Losses]:
+        """One copy from the device, one exchange between the ranks."""
+        values = [value for _, losses in self._waiting for value in losses.values()]
+        if not values:
+            return []
+        home = values[0].device
+        total = self._world.total(torch.stack([value.to(home) for value in values]))
+        numbers = iter(total.tolist())
+        return [{name: next(numbers) for name in losses} for _, losses in self._waiting]
+
+    # -- the file, which rank 0 writes ---
+
+    def append(self, row: dict[str, Any]) -> None:
+        if self._world.first:
+            with self._path.open("a", encoding="utf-8") as handle:
+                handle.write(json.dumps(row) + "\n")
+
+    def size(self) -> int:
+        """In bytes."""
+        return self._path.stat().st_size if self._path.exists() else 0
+
+    def cut(self, size: int) -> None:
+        """Forget what was written after the file had this size."""
+        if self._world.first and self._path.exists():
+            with self._path.open("r+b") as handle:
+                handle.truncate(size)
+
+    def restart(self) -> None:
+        """Forget what another start wrote."""
+        if self._world.first:
+            self._path.unlink(missing_ok=True)
+
+
+def _describe(step: int, keys: tuple[str, ...], bad: list[str], losses: Losses) -> str:
+    objectives = [name.removeprefix("loss/") for name in bad if name.startswith("loss/")]
+    shown = ", ".join(f"{name} = {losses[name]}" for name in bad)
+    return (
+        f"loss is not finite at step {step}: {shown}; objective: {', '.join(objectives) or 'total'}; "
+        f"samples: {', '.join(keys[:16])}{' ...' if len(keys) > 16 else ''}. "
+        "Lower train.lr, set train.clip_grad, or train in fp32."
+    )
