@@ -15,7 +15,7 @@ import signal
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console, Group
 from rich.markup import escape
@@ -24,13 +24,32 @@ from bench import components
 from bench.config.mistakes import Mistakes
 from bench.grid.plan import Plan, plan
 from bench.sweep import cancel, overview
+from bench.sweep.arguments import add_cells
 from bench.sweep.launching import choose_cells, items_of, launch, show_left
 from bench.sweep.live import console as watch_console
 from bench.sweep.needs import missing_files
 from bench.sweep.status import Standing, label, stand
 
-if TYPE_CHECKING:
-    pass  # imports more than --plan and --status need
+_EPILOG = """examples:
+  python -m bench.sweep sweeps/ablation.yaml --plan              what would run, without touching the disk
+  python -m bench.sweep sweeps/ablation.yaml                     run it on the built-in data, on this machine
+  python -m bench.sweep sweeps/ablation.yaml --status            where it stands, from another shell
+  python -m bench.sweep sweeps/ablation.yaml --status --watch    the same, again and again until nothing runs
+  python -m bench.sweep sweeps/ablation.yaml --cancel            stop it; the plain command goes on from the checkpoints
+  python -m bench.sweep sweeps/ablation.yaml --set seeds=[0,1,2] two more seeds; finished cells are kept
+  python -m bench.sweep sweeps/ablation.yaml --set objectives.video.order.weight=0.5
+                                                                 another experiment, beside the first
+
+on a cluster (S stands for sweeps/ablation.yaml --scale paper --launcher slurm):
+  python -m bench.sweep S --set resources.slurm.partition=gpu --set resources.slurm.account=me --plan
+                                                                 the sbatch scripts and the GPU-hours; submits nothing
+  python -m bench.sweep S --set resources.slurm.partition=gpu    submit and return; --status and --cancel as above
+  python -m bench.sweep S --wait                                 submit and stay until all have ended
+  python -m bench.sweep S --retry                                start failed cells again, where that can help
+  python -m bench.sweep S --set resources.devices=4              4 GPUs for each cell, the same batch split over them
+
+exit status: 0 all done (with slurm and without --wait: all submitted), 1 some cells failed (the others finished),
+2 bad input (nothing written); --plan, --status and --cancel: 0"""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -50,7 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.watch is not None:
         return watch(grid, options, console)
     standings = stand(options.runs, grid.cells)
-    missing = missing_files(grid)
+    missing = missing_files(grid.cells)
     if options.plan or options.status:
         console.print(overview.overview(grid, standings, missing))
         if options.plan:
@@ -69,40 +88,19 @@ def _parser() -> argparse.ArgumentParser:
         parents=[components.option()],
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Run every cell of a sweep that is not DONE yet.",
-        epilog="""examples:
-  python -m bench.sweep sweeps/ablation.yaml --plan              what would run, without touching the disk
-  python -m bench.sweep sweeps/ablation.yaml                     run it on the built-in data, on this machine
-  python -m bench.sweep sweeps/ablation.yaml --status            where it stands, from another shell
-  python -m bench.sweep sweeps/ablation.yaml --status --watch    the same, again and again until nothing runs
-  python -m bench.sweep sweeps/ablation.yaml --cancel            stop it; the plain command goes on from the checkpoints
-  python -m bench.sweep sweeps/ablation.yaml --set seeds=[0,1,2] two more seeds; finished cells are kept
-  python -m bench.sweep sweeps/ablation.yaml --set objectives.video.order.weight=0.5
-                                                                 another experiment, beside the first
-
-on a cluster (S stands for sweeps/ablation.yaml --scale paper --launcher slurm):
-  python -m bench.sweep S --set resources.slurm.partition=gpu --set resources.slurm.account=me --plan
-                                                                 the sbatch scripts and the GPU-hours; submits nothing
-  python -m bench.sweep S --set resources.slurm.partition=gpu    submit and return; --status and --cancel as above
-  python -m bench.sweep S --wait                                 submit and stay until all have ended
-  python -m bench.sweep S --retry                                start failed cells again, where that can help
-  python -m bench.sweep S --set resources.devices=4              4 GPUs for each cell, the same batch split over them
-
-exit status: 0 all done (with slurm and without --wait: all submitted), 1 some cells failed (the others finished),
-2 bad input (nothing written); --plan, --status and --cancel: 0""",
+        epilog=_EPILOG,
     )
     parser.add_argument(
         "sweep", type=Path, metavar="SWEEP.yaml", help="what is compared, e.g. sweeps/ablation.yaml"
     )
-    parser.add_argument(
-        "--scale", default="mini", help="how big: a file of sweeps/scales/ (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE",
-        help="change a config value of every cell, `seeds`, or `resources.*`; may be repeated",
-    )  # fmt: skip
-    parser.add_argument(
-        "--runs", type=Path, default=Path("runs"), help="where runs are kept (default: %(default)s)"
-    )
+    add_cells(parser)
+    _add_launching(parser)
+    _add_questions(parser)
+    return parser
+
+
+def _add_launching(parser: argparse.ArgumentParser) -> None:
+    """Where cells are started, and which."""
     parser.add_argument(
         "--launcher", choices=("local", "inline", "slurm"), default="local",
         help="local: processes on this machine, as many at once as cores or GPUs allow; inline: this process, "
@@ -111,6 +109,19 @@ exit status: 0 all done (with slurm and without --wait: all submitted), 1 some c
     parser.add_argument(
         "--wait", action="store_true", help="with slurm: stay until every cell has ended"
     )
+    parser.add_argument(
+        "--retry", action="store_true",
+        help="start only cells that ended badly, from their last checkpoint, and only where it can help: lost nodes "
+        "always, time limits after progress, out of memory with half the micro_batch, bugs after a change",
+    )  # fmt: skip
+    parser.add_argument(
+        "--force", action="store_true",
+        help="run all cells afresh, DONE and STALE ones too; old directories move to runs/replaced/",
+    )  # fmt: skip
+
+
+def _add_questions(parser: argparse.ArgumentParser) -> None:
+    """What is done instead of starting cells."""
     what = parser.add_mutually_exclusive_group()
     what.add_argument(
         "--plan", action="store_true",
@@ -125,16 +136,6 @@ exit status: 0 all done (with slurm and without --wait: all submitted), 1 some c
         "--watch", type=float, nargs="?", const=5.0, metavar="SECONDS",
         help="with --status: show it every so often until nothing is queued or running (default: %(const)s)",
     )  # fmt: skip
-    parser.add_argument(
-        "--retry", action="store_true",
-        help="start only cells that ended badly, from their last checkpoint, and only where it can help: lost nodes "
-        "always, time limits after progress, out of memory with half the micro_batch, bugs after a change",
-    )  # fmt: skip
-    parser.add_argument(
-        "--force", action="store_true",
-        help="run all cells afresh, DONE and STALE ones too; old directories move to runs/replaced/",
-    )  # fmt: skip
-    return parser
 
 
 def _check(parser: argparse.ArgumentParser, options: Any) -> None:
@@ -171,7 +172,7 @@ def _problem(standings: list[Standing], missing: dict[str, str], options: Any) -
 
 
 def watch(grid: Plan, options: Any, console: Console) -> int:
-    missing = missing_files(grid)
+    missing = missing_files(grid.cells)
 
     def look() -> tuple[Group, list[Standing]]:
         standings = stand(options.runs, grid.cells)

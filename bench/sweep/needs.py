@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from bench import find
-from bench.grid.plan import Plan
+from bench.grid.plan import Cell
 from bench.sweep.status import Standing
 
 
-def missing_files(grid: Plan) -> dict[str, str]:
+def missing_files(cells: Iterable[Cell]) -> dict[str, str]:
     """Data and weights that this machine lacks and the suite cannot make: {what: what to do}."""
     found: dict[tuple[str, str], str | None] = {}
-    for cell in grid.cells:
+    for cell in cells:
         data, model, places = cell.config.data, cell.config.model, cell.resources
         key = data.name, places.data_dir
         if key not in found:

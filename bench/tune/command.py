@@ -26,10 +26,11 @@ from rich.table import Table
 
 from bench import components
 from bench.config.mistakes import Mistakes
-from bench.grid.plan import Cell, Plan, plan
+from bench.grid.plan import Cell, plan
 from bench.launch import item
 from bench.process import interrupt
 from bench.store.rundir import RunDir, State
+from bench.sweep.arguments import add_cells
 from bench.sweep.live import console as watch_console
 from bench.tune import search as searches
 from bench.tune.search import Search
@@ -46,6 +47,17 @@ RESTARTS = 100
 IDLE_S = 0.5
 
 SLURM_WORKERS = 8
+
+
+_EPILOG = """examples:
+  python -m bench.tune sweeps/tune.yaml                  on the built-in data, on this machine
+  python -m bench.tune sweeps/tune.yaml --status         its trials so far, from another shell
+  python -m bench.tune sweeps/tune.yaml --trials 60      go on to 60 trials
+  python -m bench.tune sweeps/tune.yaml --worker         one more worker, here or on another machine
+                                                         that sees the same --runs (in an sbatch script)
+  python -m bench.sweep runs/tune/<study>/winner.yaml    the winner against the default, over seeds
+
+exit status: 0 all trials ended, 1 some cannot be finished, 2 bad input, 75 stopped"""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -90,28 +102,11 @@ def _parser() -> argparse.ArgumentParser:
         parents=[components.option()],
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Search the values of config keys that a sweep names under `search:`.",
-        epilog="""examples:
-  python -m bench.tune sweeps/tune.yaml                  on the built-in data, on this machine
-  python -m bench.tune sweeps/tune.yaml --status         its trials so far, from another shell
-  python -m bench.tune sweeps/tune.yaml --trials 60      go on to 60 trials
-  python -m bench.tune sweeps/tune.yaml --worker         one more worker, here or on another machine
-                                                         that sees the same --runs (in an sbatch script)
-  python -m bench.sweep runs/tune/<study>/winner.yaml    the winner against the default, over seeds
-
-exit status: 0 all trials ended, 1 some cannot be finished, 2 bad input, 75 stopped""",
+        epilog=_EPILOG,
     )
     add = parser.add_argument
     add("sweep", type=Path, metavar="SWEEP.yaml", help="with a `search:`, e.g. sweeps/tune.yaml")
-    add(
-        "--scale",
-        default="mini",
-        help="how big: a file of sweeps/scales/ (default: %(default)s)",
-    )
-    add(
-        "--set", action="append", default=[], metavar="KEY=VALUE",
-        help="change a config value of every cell, or `resources.*`; may be repeated",
-    )  # fmt: skip
-    add("--runs", type=Path, default=Path("runs"), help="where runs are (default: %(default)s)")
+    add_cells(parser)
     add(
         "--launcher", choices=("local", "slurm"), default="local",
         help="local: cells run on this machine; slurm: each is a SLURM job (resources.slurm.*), and "
@@ -143,9 +138,8 @@ def _missing(search: Search) -> str:
     """What this machine lacks and the suite cannot make."""
     from bench.sweep.needs import missing_files
 
-    cell = search.base
-    grid = Plan("", search.recipe.scale, "", (), (cell,), cell.resources)
-    return "\n".join(f"{name}: {text}" for name, text in missing_files(grid).items())
+    missing = missing_files([search.base])
+    return "\n".join(f"{name}: {text}" for name, text in missing.items())
 
 
 # -- the client ---
