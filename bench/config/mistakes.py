@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-Path = tuple[str, ...]
+KeyPath = tuple[str, ...]
 """Where a value stands in a config, e.g. ("objectives", "video.order", "weight")."""
 
 
@@ -12,7 +12,7 @@ Path = tuple[str, ...]
 class Mistake:
     """One thing wrong with the user's input: where, and what to do about it."""
 
-    path: Path
+    path: KeyPath
     message: str
 
     def __str__(self) -> str:

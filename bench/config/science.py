@@ -16,7 +16,7 @@ import pydantic
 from pydantic import Field
 
 from bench import find
-from bench.config.mistakes import Mistake, Mistakes, Path
+from bench.config.mistakes import KeyPath, Mistake, Mistakes
 from bench.config.validate import validated
 from bench.task import Config, DataSpec, ModelSpec
 
@@ -231,7 +231,7 @@ def parse_options(kind: str, name: str, raw: Mapping[str, Any]) -> Any:
     return component.config
 
 
-def _named(kind: str, raw: Any, path: Path, mistakes: list[Mistake]) -> Component | None:
+def _named(kind: str, raw: Any, path: KeyPath, mistakes: list[Mistake]) -> Component | None:
     if not isinstance(raw, Mapping) or "name" not in raw:
         mistakes.append(
             Mistake((*path, "name"), f"required: which {kind}? ({', '.join(find.names(kind))})")
@@ -242,7 +242,9 @@ def _named(kind: str, raw: Any, path: Path, mistakes: list[Mistake]) -> Componen
     )
 
 
-def _keyed(kind: str, raw: Any, path: Path, mistakes: list[Mistake]) -> dict[str, Component | None]:
+def _keyed(
+    kind: str, raw: Any, path: KeyPath, mistakes: list[Mistake]
+) -> dict[str, Component | None]:
     if raw is None:
         return {}
     if not isinstance(raw, Mapping):
@@ -257,7 +259,7 @@ def _keyed(kind: str, raw: Any, path: Path, mistakes: list[Mistake]) -> dict[str
 
 
 def _component(
-    kind: str, name: Any, options: Any, path: Path, mistakes: list[Mistake]
+    kind: str, name: Any, options: Any, path: KeyPath, mistakes: list[Mistake]
 ) -> Component | None:
     try:
         module = find.load(kind, str(name))

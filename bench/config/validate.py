@@ -10,11 +10,11 @@ from typing import Any
 import pydantic
 
 from bench import find
-from bench.config.mistakes import Mistake, Path
+from bench.config.mistakes import KeyPath, Mistake
 from bench.task import Config
 
 
-def validated(model: type[Config], raw: Any, path: Path, mistakes: list[Mistake]) -> Any:
+def validated(model: type[Config], raw: Any, path: KeyPath, mistakes: list[Mistake]) -> Any:
     if not isinstance(raw, Mapping):
         mistakes.append(Mistake(path, f"must be a mapping of options, got {raw!r}"))
         return None
@@ -24,7 +24,7 @@ def validated(model: type[Config], raw: Any, path: Path, mistakes: list[Mistake]
 
 
 @lru_cache(maxsize=65536)
-def _validate(model: type[Config], raw: str) -> tuple[Any, tuple[tuple[Path, str], ...]]:
+def _validate(model: type[Config], raw: str) -> tuple[Any, tuple[tuple[KeyPath, str], ...]]:
     """Cached: the cells of a grid share most of their parts. JSON mode: lists become tuples, ints
     become floats.
     """
@@ -34,7 +34,7 @@ def _validate(model: type[Config], raw: str) -> tuple[Any, tuple[tuple[Path, str
         return None, tuple(_explain(model, e) for e in error.errors(include_url=False))
 
 
-def _explain(model: type[Config], error: Any) -> tuple[Path, str]:
+def _explain(model: type[Config], error: Any) -> tuple[KeyPath, str]:
     where = tuple(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
         return where, f"unknown key{find.nearest(where[-1], tuple(model.model_fields))}"

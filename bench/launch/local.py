@@ -57,7 +57,7 @@ class Slot:
 
 
 @dataclass
-class Job:
+class Supervised:
     """A supervisor that we started."""
 
     items: list[Item]
@@ -146,7 +146,7 @@ class _Queue:
         self._command = tuple(command)
         self._code = snapshot.take(self._runs)
         self._waiting = deque(_packs(items))
-        self._jobs: list[Job] = []
+        self._jobs: list[Supervised] = []
         self._others: list[Item] = []
         self._look_at_others = 0.0
         self._find_others()
@@ -245,7 +245,7 @@ class _Queue:
         visible = None if ":" in resources.device else ",".join(gpu.visible for gpu in leased)
         return Slot(0, visible, tuple(leased.values()))
 
-    def _supervise(self, items: list[Item], slot: Slot) -> Job:
+    def _supervise(self, items: list[Item], slot: Slot) -> Supervised:
         env = snapshot.environment(self._code)
         if slot.visible is not None:
             env["CUDA_VISIBLE_DEVICES"] = slot.visible
@@ -274,9 +274,9 @@ class _Queue:
         }
         for item in items:
             item.run.claim(claim)
-        return Job(items, process, log, slot.cores)
+        return Supervised(items, process, log, slot.cores)
 
-    def _conclude(self, job: Job) -> None:
+    def _conclude(self, job: Supervised) -> None:
         """Say how each cell of a supervisor that has ended stands."""
         for item in job.items:
             run = item.run
@@ -316,14 +316,14 @@ def _packs(items: Sequence[Item]) -> Iterator[list[Item]]:
             yield members[k : k + resources.pack]
 
 
-def _is_over(job: Job) -> bool:
+def _is_over(job: Supervised) -> bool:
     """Whether the supervisor has ended, and with it its ranks (they take a moment when it is killed)."""
     return job.process.poll() is not None and not any(
         item.run.is_locked() and item.run.read_claim().get("pid") == job.pid for item in job.items
     )
 
 
-def _write_down(run: RunDir, job: Job) -> None:
+def _write_down(run: RunDir, job: Supervised) -> None:
     """How it ended, when the supervisor vanished without a word."""
     status = job.process.returncode
     if -status in SIGNALS:  # told to stop while it was starting

@@ -62,7 +62,7 @@ class Place(NamedTuple):
         return all(claim.get(key) == value for key, value in self.claim.items())
 
 
-class Cell:
+class RankGroup:
     """One cell of the job and its ranks on this node."""
 
     def __init__(
@@ -216,7 +216,7 @@ def supervise(
     """Start the cells (`resources`: of each; else as their directories say) and stay until all have
     ended. `received` grows by the signals that come.
     """
-    cells = [Cell(run, resources or run.read_resources(), place, command) for run in runs]
+    cells = [RankGroup(run, resources or run.read_resources(), place, command) for run in runs]
     passed = 0
     with selectors.DefaultSelector() as selector:
         for rank in (rank for cell in cells for rank in cell.ranks):

@@ -86,7 +86,7 @@ class Dimension(Config):
         return [int(end) if self.whole else end for end in ends]
 
 
-class Row(Config):
+class Metric(Config):
     """One number of an evaluation, as in the rows of result.json."""
 
     evaluation: str
@@ -126,7 +126,7 @@ class Search:
     layers: tuple[Layer, ...]  # what the labels stand for
     base: Cell  # without the search: what the winner is compared with
     options: Options
-    metric: Row | None  # None: VALIDATION
+    metric: Metric | None  # None: VALIDATION
     pruner: Pruner
     space: Mapping[str, Dimension]
 
@@ -209,7 +209,7 @@ def read(
 
 def _parts(
     raw: Mapping[str, Any], mistakes: list[Mistake]
-) -> tuple[Options, Row | None, Pruner, dict[str, Dimension]]:
+) -> tuple[Options, Metric | None, Pruner, dict[str, Dimension]]:
     """Validate each part of the block by itself, so that all mistakes come out."""
     known = (*Options.model_fields, "metric", "pruner", "space")
     for key in (key for key in raw if key not in known):
@@ -222,7 +222,7 @@ def _parts(
             text = f"must be {VALIDATION} or {{evaluation, view, subset, metric}}; got {metric!r}"
             mistakes.append(Mistake(("search", "metric"), text))
     else:
-        row = validated(Row, metric, ("search", "metric"), mistakes)
+        row = validated(Metric, metric, ("search", "metric"), mistakes)
     if not isinstance(space, dict) or not space:
         text = "required: e.g. {train.lr: {low: 1e-4, high: 1e-2, log: true}}"
         mistakes.append(Mistake(("search", "space"), text))

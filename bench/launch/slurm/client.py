@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from bench.config.resources import Resources
 from bench.launch.slurm.queue import Look, Queue, ask, batch_folder, began
 from bench.launch.slurm.script import Cluster, Script, by_shape, cores_per_node, packed, scripts
-from bench.launch.slurm.submit import Answer, Batch, Mark, Outcome, Seen, submit
+from bench.launch.slurm.submit import Answer, JobArray, Mark, Seen, Submission, submit
 from bench.store import snapshot
 from bench.store.claims import submitting
 from bench.store.failure import Failure
@@ -200,7 +200,7 @@ class _Client:
     ) -> tuple[str, list[list[_Entry]]]:
         """Returns sbatch's words when it wants no more for now, and what was not submitted."""
         gpus = self.cluster.gpus(resources)
-        batch = Batch(self.runs, self.sweep, self.code, resources, gpus)
+        batch = JobArray(self.runs, self.sweep, self.code, resources, gpus)
         most, refused = len(groups), False
         while groups:
             room = self.full_at.get(shape, self.open_jobs + len(groups)) - self.open_jobs
@@ -232,7 +232,7 @@ class _Client:
         """Then a limit on jobs cannot be what is meant: this one job is too much."""
         return not self.queue.trouble and self.open_jobs == 0
 
-    def _note(self, outcome: Outcome, groups: list[list[_Entry]], resources: Resources) -> None:
+    def _note(self, outcome: Submission, groups: list[list[_Entry]], resources: Resources) -> None:
         """Remember what became of the cells of a submission."""
         claimed = {run.signature for run in outcome.cells}
         for entry in (e for group in groups for e in group if e.run.signature in claimed):

@@ -24,7 +24,7 @@ from bench.store.rundir import RunDir, State, jobs_folder
 
 log = logging.getLogger(__name__)
 
-_FORMAT = "%i|%U|%T|%N|%S|%r|%j"  # of Row, in this order
+_FORMAT = "%i|%U|%T|%N|%S|%r|%j"  # of QueueRow, in this order
 COMMAND_TIMEOUT_S = 60.0
 TAIL_LINES = 20
 
@@ -54,7 +54,7 @@ _KIND = {
 }
 
 
-class Answer(NamedTuple):
+class CommandResult(NamedTuple):
     """What a command of SLURM said. `ok` is False also when it is missing or does not come back."""
 
     ok: bool
@@ -79,7 +79,7 @@ def clean_environment() -> dict[str, str]:
     }
 
 
-def ask(command: list[str], *, timeout_s: float = COMMAND_TIMEOUT_S) -> Answer:
+def ask(command: list[str], *, timeout_s: float = COMMAND_TIMEOUT_S) -> CommandResult:
     """Run a command that changes nothing. Never raises."""
     try:
         done = subprocess.run(
@@ -91,10 +91,10 @@ def ask(command: list[str], *, timeout_s: float = COMMAND_TIMEOUT_S) -> Answer:
             timeout=timeout_s,
         )
     except subprocess.TimeoutExpired:
-        return Answer(False, "", f"{command[0]} did not answer within {timeout_s:.0f} s")
+        return CommandResult(False, "", f"{command[0]} did not answer within {timeout_s:.0f} s")
     except OSError as error:
-        return Answer(False, "", f"{command[0]}: {error.strerror}")
-    return Answer(done.returncode == 0, done.stdout, done.stderr.strip())
+        return CommandResult(False, "", f"{command[0]}: {error.strerror}")
+    return CommandResult(done.returncode == 0, done.stdout, done.stderr.strip())
 
 
 def batch_folder(runs: Path, batch: str) -> Path:
@@ -102,7 +102,7 @@ def batch_folder(runs: Path, batch: str) -> Path:
 
 
 @dataclass(frozen=True)
-class Row:
+class QueueRow:
     """A job, or one element of an array, as squeue shows it."""
 
     job: str
@@ -149,8 +149,8 @@ class Queue:
         self.runs = Path(runs)
         self.trouble = "not asked yet"
         """Why SLURM's answer is missing; empty when squeue answered."""
-        self.rows: list[Row] = []
-        self._by_cell: dict[tuple[str, int], Row] = {}
+        self.rows: list[QueueRow] = []
+        self._by_cell: dict[tuple[str, int], QueueRow] = {}
         self._submitted: set[str] = set()
         self._sacct: dict[str, str] = {}
         self._sacct_asked: set[str] = set()
@@ -346,9 +346,9 @@ def _user_name(uid: int) -> str | None:
         return None
 
 
-def _parse(line: str) -> Row | None:
+def _parse(line: str) -> QueueRow | None:
     parts = line.split("|", 6)
     if len(parts) != 7 or not parts[1].isdigit():
         return None
     job, user, state, node, begin, reason, name = parts
-    return Row(job, int(user), state, node, begin, reason, name)
+    return QueueRow(job, int(user), state, node, begin, reason, name)

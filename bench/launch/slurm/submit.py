@@ -73,7 +73,7 @@ class Seen(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Batch:
+class JobArray:
     """What the arrays of one shape share."""
 
     runs: Path
@@ -83,7 +83,7 @@ class Batch:
     gpus: int
 
 
-class Outcome(NamedTuple):
+class Submission(NamedTuple):
     answer: Answer
     words: str = ""  # of sbatch
     job: str = ""
@@ -91,14 +91,14 @@ class Outcome(NamedTuple):
     cells: tuple[RunDir, ...] = ()  # claimed and not taken back
 
 
-def submit(batch: Batch, groups: Sequence[Sequence[Seen]]) -> Outcome:
+def submit(batch: JobArray, groups: Sequence[Sequence[Seen]]) -> Submission:
     """Claim the cells and hand them over as one array, a group per task."""
     name = uuid.uuid4().hex[:12]
     folder = batch_folder(batch.runs, name)
     with submitting(batch.runs) as lock:
         tasks = [left for group in groups if (left := [s.run for s in group if _untouched(s)])]
         if not tasks:
-            return Outcome(Answer.TAKEN)
+            return Submission(Answer.TAKEN)
         cells = tuple(run for task in tasks for run in task)
         _write(folder, name, batch, tasks)
         claim = {"launcher": "slurm", "batch": name, "code": batch.code.name}
@@ -108,14 +108,14 @@ def submit(batch: Batch, groups: Sequence[Sequence[Seen]]) -> Outcome:
         job, words = _sbatch(folder / "submission.sh", lock)
         if job:
             write_text(folder / "job_id", f"{job}\n")
-            return Outcome(Answer.TAKEN, "", job, len(tasks), cells)
+            return Submission(Answer.TAKEN, "", job, len(tasks), cells)
         answer = next((a for a, known in _WORDS.items() if known.search(words)), Answer.REFUSED)
         if answer == Answer.UNSURE:
-            return Outcome(answer, words, "", len(tasks), cells)
+            return Submission(answer, words, "", len(tasks), cells)
         for held in taken:
             held.give_back()
         shutil.rmtree(folder, ignore_errors=True)
-        return Outcome(answer, words)
+        return Submission(answer, words)
 
 
 def _untouched(seen: Seen) -> bool:
@@ -150,7 +150,7 @@ class _Claim:
             write_text(self.run.error, self.error)
 
 
-def _write(folder: Path, name: str, batch: Batch, tasks: Sequence[Sequence[RunDir]]) -> None:
+def _write(folder: Path, name: str, batch: JobArray, tasks: Sequence[Sequence[RunDir]]) -> None:
     """All that the jobs need, before any of them can start."""
     text = script_text(
         batch.resources,
