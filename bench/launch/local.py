@@ -2,7 +2,7 @@
 under a supervisor (supervisor.py), as many at once as cores and GPUs allow.
 
 State is read from the run directories, never from process objects: a cell that another client has
-started, perhaps one that was killed meanwhile, is found live and waited for, not started twice. GPUs
+started, perhaps one that was killed meanwhile, is found at work and waited for, not started twice. GPUs
 are leased with locks that the supervisors hold, so clients share a machine without knowing of each
 other, and whatever dies gives its GPUs back.
 """
@@ -175,10 +175,9 @@ class _Queue:
     # -- other clients' cells ---
 
     def _find_others(self) -> None:
-        """Move out of the queue what is live already, so that its cores count from the start."""
+        """Move out of the queue what is at work already, so that its cores count from the start."""
         for pack in list(self._waiting):
-            live = [item for item in pack if item.run.look()[1] is not False]
-            for item in live:
+            for item in [item for item in pack if item.run.status().busy]:
                 self._leave_to_others(item)
                 pack.remove(item)
         self._waiting = deque(pack for pack in self._waiting if pack)
@@ -189,12 +188,12 @@ class _Queue:
 
     def _see_to_others(self) -> None:
         for item in list(self._others):
-            state, live = item.run.look()
-            if live is not False:  # None: SLURM's, and a file will say when it has ended
+            status = item.run.status()
+            if status.busy:  # where it is SLURM's, a file will say when it has ended
                 continue
             self._others.remove(item)
-            if state in (State.DONE, State.FAILED, State.PRUNED):
-                self._on_change(item.run, state)
+            if status.state in (State.DONE, State.FAILED, State.PRUNED):
+                self._on_change(item.run, status.state)
             else:
                 self._waiting.append([item])
 
@@ -217,18 +216,16 @@ class _Queue:
             if slot is None:
                 return False
             with submitting(self._runs):
-                looks = [(item, *item.run.look()) for item in pack]
+                found = [(item, item.run.status()) for item in pack]
                 # DONE: another client has ended it since we were asked for it.
-                free = [
-                    item for item, state, live in looks if live is False and state != State.DONE
-                ]
+                free = [item for item, s in found if not s.busy and s.state != State.DONE]
                 if free:
                     self._jobs.append(self._supervise(free, slot))
-        for item, state, _ in looks:
+        for item, status in found:
             if item in free:
                 self._on_change(item.run, State.RUNNING)
-            elif state == State.DONE:
-                self._on_change(item.run, state)
+            elif status.state == State.DONE:
+                self._on_change(item.run, status.state)
             else:
                 self._leave_to_others(item)
         return True

@@ -14,9 +14,9 @@ import shutil
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from enum import StrEnum
+from enum import Enum, StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from bench.process.machine import is_alive
 from bench.store.failure import Failure
@@ -36,6 +36,29 @@ class State(StrEnum):
     PRUNED = "PRUNED"  # a search stopped it: not promising; goes on when a sweep asks for it
     STALE = "STALE"  # same signature, but a default has changed since
     SKIPPED = "SKIPPED"  # an impossible combination; never submitted
+
+
+class Activity(Enum):
+    """Whether somebody works on a cell, or is going to."""
+
+    ACTIVE = "queued or running"
+    IDLE = "nobody does"
+    UNKNOWN = "only SLURM's queue can tell"
+
+
+class RunStatus(NamedTuple):
+    """What files, and SLURM's queue where it was asked, say of a run."""
+
+    state: State
+    activity: Activity
+    node: str = ""  # where it runs, as SLURM says
+    reason: str = ""  # why it waits, or ended
+    job: str = ""  # SLURM's "123_4", while it has one
+
+    @property
+    def busy(self) -> bool:
+        """Whether it must not be started: it is queued or running, or might be."""
+        return self.activity != Activity.IDLE
 
 
 _DIGEST = "# sha256 of the full config: "
@@ -247,32 +270,25 @@ class RunDir:
         Of a cell that SLURM was given and that has not ended, only the queue knows more: here it is
         PENDING (or PREEMPTED, when it was stopped and waits to go on).
         """
-        return self.look()[0]
+        return self.status().state
 
-    def look(self) -> tuple[State, bool | None]:
-        """The state, and whether somebody is going to work on the cell: True, False, or None when
-        only SLURM's queue can tell.
-        """
+    def status(self) -> RunStatus:
+        """The state, and whether somebody is going to work on the cell, as far as files tell."""
         if self.result.exists():
-            return State.DONE, False
+            return RunStatus(State.DONE, Activity.IDLE)
         if not self.config.exists():
-            return State.NEW, False
+            return RunStatus(State.NEW, Activity.IDLE)
         if self.is_locked():
-            return State.RUNNING, True
+            return RunStatus(State.RUNNING, Activity.ACTIVE)
         if self.error.exists():
-            return State.FAILED, False
+            return RunStatus(State.FAILED, Activity.IDLE)
         claim, ended = self.read_claim(), self.read_ended()
-        live = self._live(claim, ended)
+        activity = _activity(claim, ended)
         if ended:
-            return State(ended["state"]), live
-        if live is not False:
-            return State.PENDING, live
-        return (State.INTERRUPTED if self.env.exists() else State.NEW), False
-
-    def _live(self, claim: dict[str, Any], ended: dict[str, Any]) -> bool | None:
-        if claim.get("launcher") == "slurm":
-            return None if not ended or ended.get("goes_on") else False
-        return claim.get("host") == os.uname().nodename and is_alive(claim)
+            return RunStatus(State(ended["state"]), activity)
+        if activity != Activity.IDLE:
+            return RunStatus(State.PENDING, activity)
+        return RunStatus(State.INTERRUPTED if self.env.exists() else State.NEW, activity)
 
     def is_locked(self) -> bool:
         """Whether a live process works on this run."""
@@ -306,6 +322,14 @@ class RunDir:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(self.path, target)
         return target
+
+
+def _activity(claim: Mapping[str, Any], ended: Mapping[str, Any]) -> Activity:
+    """Of a cell that has neither result nor error and that no process has locked."""
+    if claim.get("launcher") == "slurm":
+        return Activity.UNKNOWN if not ended or ended.get("goes_on") else Activity.IDLE
+    here = claim.get("host") == os.uname().nodename
+    return Activity.ACTIVE if here and is_alive(claim) else Activity.IDLE
 
 
 def manifest_path(runs: Path, name: str) -> Path:

@@ -15,7 +15,7 @@ from pathlib import Path
 from bench.config import signature
 from bench.grid.plan import Cell
 from bench.store.failure import Failure
-from bench.store.rundir import RunDir, State
+from bench.store.rundir import Activity, RunDir, State
 
 SETTLED = (State.DONE, State.STALE, State.SKIPPED)
 """States in which a cell is not submitted again without --force."""
@@ -28,9 +28,7 @@ class Standing:
     cell: Cell
     run: RunDir
     state: State
-    live: bool | None = (
-        False  # somebody works on it or will; None: only SLURM could tell, and did not
-    )
+    activity: Activity = Activity.IDLE
     kind: Failure | None = None  # why it did not end well
     note: str = ""
     node: str = ""  # where it runs, as SLURM says
@@ -44,7 +42,7 @@ class Standing:
     @property
     def busy(self) -> bool:
         """Whether it must not be started: it is queued or running, or might be."""
-        return self.live is not False
+        return self.activity != Activity.IDLE
 
 
 def stand(runs: Path, cells: Iterable[Cell]) -> list[Standing]:
@@ -53,7 +51,7 @@ def stand(runs: Path, cells: Iterable[Cell]) -> list[Standing]:
     """
     present = _folders(runs)
     found = [_from_files(runs, cell, present=cell.signature in present) for cell in cells]
-    unsure = [i for i, s in enumerate(found) if s.live is None]
+    unsure = [i for i, s in enumerate(found) if s.activity == Activity.UNKNOWN]
     if unsure:
         resolved = _ask_slurm(runs, [found[i] for i in unsure])
         for i, standing in zip(unsure, resolved, strict=True):
@@ -67,27 +65,28 @@ def _from_files(runs: Path, cell: Cell, *, present: bool) -> Standing:
         return Standing(cell, run, State.SKIPPED, note=cell.skip)
     if not present:
         return Standing(cell, run, State.NEW)
-    state, live = run.look()
-    return Standing(cell, run, state, live, *_ending(run, state))
+    status = run.status()
+    return Standing(cell, run, status.state, status.activity, *_ending(run, status.state))
 
 
 def _ask_slurm(runs: Path, standings: list[Standing]) -> list[Standing]:
     from bench.launch.slurm.queue import Queue
 
     queue = Queue(runs)
-    queue.look()
-    looks = queue.resolve_all(s.run for s in standings)
+    queue.refresh()
+    statuses = queue.statuses(s.run for s in standings)
     resolved = []
     for s in standings:
-        look = looks[s.run.signature]
-        kind, note = _ending(s.run, look.state)
-        if look.live is not False:
+        status = statuses[s.run.signature]
+        kind, note = _ending(s.run, status.state)
+        if status.busy:
             kind = None  # how an earlier start ended is no longer of interest
-            note = look.reason
-        if look.state in (State.PENDING, State.PREEMPTED) and look.live:
-            note = f"waits in the queue ({look.reason})"
-        found = replace(s, state=look.state, live=look.live, kind=kind, note=note)
-        resolved.append(replace(found, node=look.node, job=look.job))
+            note = status.reason
+        waits = status.state in (State.PENDING, State.PREEMPTED)
+        if waits and status.activity == Activity.ACTIVE:
+            note = f"waits in the queue ({status.reason})"
+        found = replace(s, state=status.state, activity=status.activity, kind=kind, note=note)
+        resolved.append(replace(found, node=status.node, job=status.job))
     return resolved
 
 

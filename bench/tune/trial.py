@@ -21,7 +21,7 @@ from bench.grid.plan import Cell
 from bench.process import interrupt
 from bench.store.failure import Failure
 from bench.store.files import write_json
-from bench.store.rundir import RunDir, State
+from bench.store.rundir import Activity, RunDir, State
 from bench.sweep.status import stand
 from bench.tune.search import VALIDATION, Search
 from bench.tune.study import STOPPED, Lost
@@ -51,7 +51,7 @@ def carry_out(search: Search, trial: Trial, cell: Cell, runs: Path, start: Start
     curve = Curve(search, trial, run, may_prune=not before.busy)
     if before.state in (State.SKIPPED, State.STALE):
         return Ended("FAIL", error=f"{before.state}: {before.note}")
-    if before.live is None:  # SLURM has it and does not answer
+    if before.activity == Activity.UNKNOWN:  # SLURM has it and does not answer
         return Ended("FAIL", lost=f"{before.state}: {before.note}")
     if before.state != State.DONE:
         dump = cell.config.dump()

@@ -29,7 +29,7 @@ from bench.process.machine import process_started
 from bench.store import snapshot
 from bench.store.failure import Failure
 from bench.store.files import read_json
-from bench.store.rundir import RunDir, State
+from bench.store.rundir import Activity, RunDir, State
 
 STANDIN = (sys.executable, str(ROOT / "tests/standins.py"))
 
@@ -169,7 +169,13 @@ def test_gpus_come_back_when_everything_is_killed(tmp_path: Path, three_gpus: No
     client.kill()
     client.join()
     assert process_started(supervisor) is not None
-    assert items[0].run.look() == (State.PENDING, True)  # the stand-in holds no lock
+    assert items[0].run.status() == (
+        State.PENDING,
+        Activity.ACTIVE,
+        "",
+        "",
+        "",
+    )  # the stand-in holds no lock
     assert not _can_lease(2)
     os.kill(supervisor, signal.SIGKILL)
     until(lambda: _can_lease(3))

@@ -25,7 +25,7 @@ from bench.config.resources import Resources, Slurm
 from bench.launch.item import Item
 from bench.launch.slurm import client as slurm
 from bench.store.failure import Failure
-from bench.store.rundir import RunDir, State, jobs_folder
+from bench.store.rundir import Activity, RunDir, State, jobs_folder
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
 ABLATION = ROOT / "sweeps/ablation.yaml"
@@ -406,10 +406,10 @@ def test_a_pending_cell_says_why_and_when(cluster, quick) -> None:
     folder = run.path.parent
     slurm.run_slurm(items, runs=folder, sweep="held", wait=False, on_change=print, tick=int)
     queue = slurm.Queue(folder)
-    queue.look()
-    look = queue.resolve(run)
-    assert (look.state, look.live) == (State.PENDING, True)
-    assert "JobHeldUser" in look.reason
+    queue.refresh()
+    status = queue.status(run)
+    assert (status.state, status.activity) == (State.PENDING, Activity.ACTIVE)
+    assert "JobHeldUser" in status.reason
     assert json.loads((jobs_folder(folder) / run.read_claim()["batch"] / "batch.json").read_text())
 
 

@@ -20,7 +20,7 @@ from bench.launch.item import Item
 from bench.launch.slurm import client as slurm
 from bench.store import snapshot
 from bench.store.failure import Failure
-from bench.store.rundir import RunDir, State, jobs_folder
+from bench.store.rundir import Activity, RunDir, RunStatus, State, jobs_folder
 
 # sbatch, squeue, scontrol, sinfo, sacct and scancel in one file, by the name they are called with.
 # state.json has the jobs and what the test wants: limits, answers. Time passes at each squeue.
@@ -175,10 +175,10 @@ def launch(items: list[Item], *, wait: bool, shown: list[Any] | None = None) -> 
     )
 
 
-def look(item: Item) -> slurm.Look:
+def status_of(item: Item) -> RunStatus:
     queue = slurm.Queue(item.run.path.parent)
-    queue.look()
-    return queue.resolve(item.run)
+    queue.refresh()
+    return queue.status(item.run)
 
 
 def begin(item: Item, step: int) -> None:
@@ -200,8 +200,8 @@ def ran(item: Item) -> int:
 def test_every_cell_gets_in_once_whatever_the_limits(fake, make, monkeypatch) -> None:
     fake.set(max_array=60, max_queued=150)
     looks = []
-    real = slurm.Queue.look
-    monkeypatch.setattr(slurm.Queue, "look", lambda self: (looks.append(1), real(self))[1])
+    real = slurm.Queue.refresh
+    monkeypatch.setattr(slurm.Queue, "refresh", lambda self: (looks.append(1), real(self))[1])
     items = make(500)
     launch(items, wait=True)
     assert {ran(item) for item in items} == {1}
@@ -385,8 +385,8 @@ def test_cells_in_the_queue_are_not_submitted_again_but_waited_for(fake, make) -
     fake.set(work=False)
     items = make(3)
     launch(items[:2], wait=False)
-    assert look(items[0]).state == State.PENDING
-    assert look(items[0]).reason == "Priority"
+    assert status_of(items[0]).state == State.PENDING
+    assert status_of(items[0]).reason == "Priority"
     fake.set(work=True)
     launch(items, wait=True)
     assert {ran(item) for item in items} == {1}
@@ -402,8 +402,8 @@ def test_nothing_is_submitted_again_while_squeue_is_silent(fake, make, caplog) -
     launch(items, wait=False)
     fake.set(silent=True)
     launch(items, wait=False)
-    assert look(items[0]).live is None
-    assert "Unable to contact" in look(items[0]).reason
+    assert status_of(items[0]).activity == Activity.UNKNOWN
+    assert "Unable to contact" in status_of(items[0]).reason
     assert len(fake.state["jobs"]) == 2
     assert fake.calls("sbatch") == 1
     assert any("queue is unknown" in record.message for record in caplog.records)
@@ -414,17 +414,17 @@ def test_sbatch_that_cannot_say_whether_it_worked(fake, make, fate: str) -> None
     fake.set(unsure=fate)
     items = make(2)
 
-    real_look = slurm.Queue.look
+    real_refresh = slurm.Queue.refresh
     count = []
 
     def looked(self: slurm.Queue) -> None:
         count.append(1)
         if len(count) == 2:
             fake.set(unsure="")
-        real_look(self)
+        real_refresh(self)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(slurm.Queue, "look", looked)
+        patch.setattr(slurm.Queue, "refresh", looked)
         launch(items, wait=True)
     assert {ran(item) for item in items} == {1}
     assert fake.calls("sbatch") == (1 if fate == "taken" else 2)
@@ -453,11 +453,11 @@ def test_a_cell_that_began_and_whose_job_is_gone(
     begin(item, 0)
     fake.end(word, shown=source == "squeue")
     fake.set(sacct={"1_0": f"{word} by 0"})
-    assert look(item).state == state
+    assert status_of(item).state == state
     assert item.run.read_ended()["kind"] == kind
     assert item.run.state() == state
     assert fake.calls("sacct") == (source == "sacct")
-    assert look(item).live is False
+    assert status_of(item).activity == Activity.IDLE
 
 
 def test_a_cell_that_was_stopped_and_whose_job_does_not_come_back(fake, make) -> None:
@@ -466,11 +466,11 @@ def test_a_cell_that_was_stopped_and_whose_job_does_not_come_back(fake, make) ->
     launch([item], wait=False)
     begin(item, 0)
     item.run.settle(State.PREEMPTED, reason="SIGTERM", goes_on=True)
-    waiting = look(item)
-    assert (waiting.state, waiting.live) == (State.PREEMPTED, True)
+    waiting = status_of(item)
+    assert (waiting.state, waiting.activity) == (State.PREEMPTED, Activity.ACTIVE)
     fake.end("CANCELLED", shown=True)
-    gone = look(item)
-    assert (gone.state, gone.live) == (State.PREEMPTED, False)
+    gone = status_of(item)
+    assert (gone.state, gone.activity) == (State.PREEMPTED, Activity.IDLE)
     assert item.run.read_ended()["kind"] == Failure.CANCELLED
 
 
@@ -494,7 +494,7 @@ def test_a_cell_that_never_began_and_whose_job_is_gone(
         batch = item.run.read_claim()["batch"]
         (jobs_folder(item.run.path.parent) / batch / "1_0_0_log.out").write_text(output)
     fake.end(word or "COMPLETED", shown=bool(word))
-    assert look(item).state == state
+    assert status_of(item).state == state
     assert item.run.state() == state
     if state == State.FAILED:
         assert "command not found" in item.run.error.read_text()
@@ -531,7 +531,7 @@ def test_cancel_stops_only_these_cells_and_whoever_would_submit_them(fake, make)
     fake.set(work=False, max_queued=2)
     items = make(4)
     shown: list[Any] = []
-    real_look = slurm.Queue.look
+    real_refresh = slurm.Queue.refresh
     count = []
 
     def looked(self: slurm.Queue) -> None:
@@ -539,10 +539,10 @@ def test_cancel_stops_only_these_cells_and_whoever_would_submit_them(fake, make)
         if len(count) == 2:  # two are in the queue, two wait: somebody else cancels two
             assert slurm.cancel([items[1].run, items[3].run]) == 1
             fake.set(work=True)
-        real_look(self)
+        real_refresh(self)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(slurm.Queue, "look", looked)
+        patch.setattr(slurm.Queue, "refresh", looked)
         launch(items, wait=True, shown=shown)
     assert [ran(item) for item in items] == [1, 0, 1, 0]
     assert items[1].run.state() == State.INTERRUPTED

@@ -20,7 +20,7 @@ from bench.grid.plan import Cell, Plan, plan
 from bench.process.machine import process_started
 from bench.store.failure import Failure
 from bench.store.files import write_json
-from bench.store.rundir import RunDir, State
+from bench.store.rundir import Activity, RunDir, State
 from bench.sweep import choose as retry
 from bench.sweep import command as sweep
 from bench.sweep import manifest
@@ -305,7 +305,7 @@ def test_a_queue_that_does_not_answer_starts_nothing_twice(
     made(folder, 0, launcher="slurm", batch="0" * 12, task=0)
     monkeypatch.setenv("PATH", "/nowhere")
     standings = stand(folder / "runs", planned(folder).cells)
-    assert standings[0].live is None and standings[0].state == State.PENDING
+    assert standings[0].activity == Activity.UNKNOWN and standings[0].state == State.PENDING
     assert [s.standing for s in choose(standings).start] == standings[1:]
 
 

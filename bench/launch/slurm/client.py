@@ -19,19 +19,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.config.resources import Resources
-from bench.launch.slurm.queue import Look, Queue, ask, batch_folder, began
+from bench.launch.slurm.queue import Queue, ask, batch_folder, began, is_open
 from bench.launch.slurm.script import Cluster, Script, by_shape, cores_per_node, packed, scripts
 from bench.launch.slurm.submit import Answer, JobArray, Mark, Seen, Submission, submit
 from bench.store import snapshot
 from bench.store.claims import submitting
 from bench.store.failure import Failure
 from bench.store.files import read_json, write_json
-from bench.store.rundir import RunDir, State, jobs_folder
+from bench.store.rundir import Activity, RunDir, RunStatus, State, jobs_folder
 
 if TYPE_CHECKING:
     from bench.launch.item import Item, OnChange
 
-__all__ = ["Look", "Queue", "Refused", "Script", "cancel", "problem", "run_slurm", "scripts"]
+__all__ = ["Queue", "Refused", "Script", "cancel", "problem", "run_slurm", "scripts"]
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ def run_slurm(
     on. `poll_s`: see POLL_S.
     """
     client = _Client(Path(runs).resolve(), sweep, on_change, wait=wait)
-    client.take_on(items)
+    client.add(items)
     pause = poll_s[0]
     while True:
         changed = client.round()
@@ -121,7 +121,7 @@ class _Client:
         self.queue = Queue(self.runs)
         self.code = snapshot.take(self.runs)
 
-    def take_on(self, items: Sequence[Item]) -> None:
+    def add(self, items: Sequence[Item]) -> None:
         cancelled = _read_cancelled(self.runs)
         self.entries += [
             _Entry(item, Mark.of(item.run), cancelled.get(item.run.signature)) for item in items
@@ -133,39 +133,41 @@ class _Client:
 
     def round(self) -> bool:
         """Look once at the queue and do what there is to do. Returns whether anything changed."""
-        self.queue.look()
+        self.queue.refresh()
         self.open_jobs = self.queue.my_open_jobs()
-        looks = self.queue.resolve_all([entry.run for entry in self.entries])
+        statuses = self.queue.statuses([entry.run for entry in self.entries])
         cancelled = _read_cancelled(self.runs)
         known = {entry.run.signature: (entry.shown, entry.submitted) for entry in self.entries}
         ready = []
         for entry in list(self.entries):
-            look = looks[entry.run.signature]
-            if look.live is not False:
-                self._watch(entry, look)
-            elif cancelled.get(entry.run.signature) == entry.cancelled and self._wants(entry, look):
+            status = statuses[entry.run.signature]
+            if status.busy:
+                self._note_busy(entry, status)
+            elif cancelled.get(entry.run.signature) == entry.cancelled and self._wants(
+                entry, status
+            ):
                 ready.append(entry)
             else:
-                self._show(entry, look.state)
+                self._show(entry, status.state)
                 self.entries.remove(entry)
         if ready:
             self._feed(ready)
         now = {entry.run.signature: (entry.shown, entry.submitted) for entry in self.entries}
         return now != known
 
-    def _watch(self, entry: _Entry, look: Look) -> None:
+    def _note_busy(self, entry: _Entry, status: RunStatus) -> None:
         """A cell that is in the queue or, for all we know, may be."""
-        if look.live:
+        if status.activity == Activity.ACTIVE:
             entry.submitted, entry.unsure = True, False
             # One that was stopped and waits to go on has not ended.
-            self._show(entry, State.RUNNING if look.state == State.RUNNING else State.PENDING)
+            self._show(entry, State.RUNNING if status.state == State.RUNNING else State.PENDING)
         elif not entry.unsure:
             entry.submitted = True
 
-    def _wants(self, entry: _Entry, look: Look) -> bool:
+    def _wants(self, entry: _Entry, status: RunStatus) -> bool:
         """Whether to submit a cell that has no job."""
         mark = Mark.of(entry.run)
-        if look.state == State.DONE:
+        if status.state == State.DONE:
             return False
         if not entry.submitted and (entry.unsure or mark == entry.mark):
             entry.mark = mark
@@ -173,7 +175,7 @@ class _Client:
         # It had a job, ours or another client's, which is gone.
         entry.submitted, entry.mark = True, mark
         tries = TRIES + len(entry.run.read_starts())
-        return self.wait and entry.tries < tries and _goes_on(entry.run, look)
+        return self.wait and entry.tries < tries and _goes_on(entry.run, status.state)
 
     def _show(self, entry: _Entry, state: State) -> None:
         if entry.shown != state:
@@ -271,14 +273,14 @@ def _explain(words: str, resources: Resources, gpus: int, count: int) -> str:
     return f"{words}\nasked for: {what}\nchange it with --set resources.slurm.<option>=<value>"
 
 
-def _goes_on(run: RunDir, look: Look) -> bool:
+def _goes_on(run: RunDir, state: State) -> bool:
     """Whether a cell that was submitted and has no job any more is submitted again without being
     asked: it was stopped through no fault of its own, and the last start got further than the one
     before.
     """
-    if look.state == State.NEW:
+    if state == State.NEW:
         return True
-    if look.state not in (State.PREEMPTED, State.INTERRUPTED):
+    if state not in (State.PREEMPTED, State.INTERRUPTED):
         return False
     if run.read_ended().get("kind") not in (None, Failure.NODE_FAIL):
         return False
@@ -312,14 +314,16 @@ def cancel(runs: Sequence[RunDir]) -> int:
         now = {run.signature: time.time() for run in runs}
         write_json(_cancelled_path(folder), _read_cancelled(folder) | now)
     queue = Queue(folder)
-    queue.look()
+    queue.refresh()
     if queue.trouble:
         raise RuntimeError(f"nothing was cancelled: {queue.trouble}")
-    looks = queue.resolve_all(runs)
+    statuses = queue.statuses(runs)
     jobs: dict[str, list[RunDir]] = {}
-    for run in (run for run in runs if looks[run.signature].live and looks[run.signature].job):
-        if not _others(folder, run, set(looks)):
-            jobs.setdefault(looks[run.signature].job, []).append(run)
+    for run in runs:
+        status = statuses[run.signature]
+        active = status.activity == Activity.ACTIVE and status.job
+        if active and not _others(folder, run, set(statuses)):
+            jobs.setdefault(status.job, []).append(run)
     if jobs:
         answer = ask(["scancel", *_elements(list(jobs))])
         if not answer.ok:
@@ -363,6 +367,6 @@ def _settle_cancelled(runs: Path, run: RunDir) -> None:
     """A cell that had not begun says so at once; a running one says itself how it ends."""
     with submitting(runs):
         claim = run.read_claim()
-        if claim and not began(run, claim) and run.look()[1] is None:
+        if claim and not began(run, claim) and is_open(run):
             reason = "cancelled before it began"
             run.settle(State.INTERRUPTED, Failure.CANCELLED, reason=reason)

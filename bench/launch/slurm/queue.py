@@ -1,6 +1,6 @@
 """What SLURM's queue knows of cells, and the lock under which cells are handed to it.
 
-Files come first (`RunDir.look`); the queue is asked only what they cannot tell: whether a job that
+Files come first (`RunDir.status`); the queue is asked only what they cannot tell: whether a job that
 was submitted and has not ended is still there. One call of squeue answers for all cells. A job says
 by its name which batch it is, so the answer does not depend on what a client wrote down after sbatch.
 When squeue does not answer, nothing is concluded: every open cell stays open.
@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from bench.store.claims import LOCK_PATIENCE_S, submitting
 from bench.store.failure import Failure
-from bench.store.rundir import RunDir, State, jobs_folder
+from bench.store.rundir import Activity, RunDir, RunStatus, State, jobs_folder
 
 log = logging.getLogger(__name__)
 
@@ -125,23 +125,10 @@ class QueueRow:
         return (match[1], int(task)) if match and task.isdigit() else None
 
 
-@dataclass(frozen=True)
-class Look:
-    """Where a cell stands. `live`: whether a job is going to work on it; None when the queue did
-    not say.
-    """
-
-    state: State
-    live: bool | None
-    node: str = ""
-    reason: str = ""
-    job: str = ""
-
-
 class Queue:
     """The jobs of the cells of one runs folder.
 
-    `look` asks SLURM once; `resolve` and `resolve_all` then answer for any number of cells, and
+    `refresh` asks SLURM once; `status` and `statuses` then answer for any number of cells, and
     write down how a cell ended whose job is gone without a word.
     """
 
@@ -156,7 +143,7 @@ class Queue:
         self._sacct_asked: set[str] = set()
         self._sacct_fails = False
 
-    def look(self) -> None:
+    def refresh(self) -> None:
         """One call of squeue. Never raises: see `trouble`."""
         owners = self._list_batches()
         answer = ask(
@@ -198,49 +185,51 @@ class Queue:
         """Jobs of this user that are in the queue, whatever they are."""
         return sum(row.open and row.user == os.getuid() for row in self.rows)
 
-    def resolve(self, run: RunDir) -> Look:
-        """Where one cell stands, by its files and the last `look`."""
-        return self.resolve_all([run])[run.signature]
+    def status(self, run: RunDir) -> RunStatus:
+        """Of one cell, by its files and the last `refresh`."""
+        return self.statuses([run])[run.signature]
 
-    def resolve_all(self, runs: Iterable[RunDir]) -> dict[str, Look]:
+    def statuses(self, runs: Iterable[RunDir]) -> dict[str, RunStatus]:
         """The same for many, by signature; asks sacct at most once for those that are gone."""
-        looks: dict[str, Look] = {}
+        found: dict[str, RunStatus] = {}
         gone: list[tuple[RunDir, dict[str, Any]]] = []
         for run in runs:
             claim = run.read_claim()
-            look = self._by_row(run, claim)
-            if look is None:
+            status = self._by_row(run, claim)
+            if status is None:
                 gone.append((run, claim))
             else:
-                looks[run.signature] = look
+                found[run.signature] = status
         if gone:
             cells = {(claim["batch"], claim["task"]) for _, claim in gone}
             self._ask_sacct({batch for batch, task in cells if (batch, task) not in self._by_cell})
         for run, claim in gone:
-            looks[run.signature] = self._bury(run, claim)
-        return looks
+            found[run.signature] = self._end_vanished(run, claim)
+        return found
 
-    def _by_row(self, run: RunDir, claim: dict[str, Any]) -> Look | None:
+    def _by_row(self, run: RunDir, claim: dict[str, Any]) -> RunStatus | None:
         """None: the job is gone and the files do not say how the cell ended."""
         # The claim is read before the files and the files after squeue: a job that squeue did not
         # show any more has written all it had to say.
-        state, live = run.look()
-        if claim.get("launcher") != "slurm" or live is False:
-            return Look(state, live)
+        status = run.status()
+        if claim.get("launcher") != "slurm" or not status.busy:
+            return status
         row = self._by_cell.get((claim.get("batch", ""), claim.get("task", -1)))
-        if live:
-            return Look(state, True, row.node if row else "", "", row.job if row else "")
+        if status.activity == Activity.ACTIVE:
+            return status._replace(node=row.node, job=row.job) if row else status
         if self.trouble:
-            return Look(state, None, reason=f"queue unknown: {self.trouble}")
+            return status._replace(reason=f"queue unknown: {self.trouble}")
         if row is None or not row.open:
             known = claim.get("batch") in self._submitted or row is not None
-            return None if known else Look(state, None, reason="being submitted")
+            return None if known else status._replace(reason="being submitted")
         if row.state in _WAITS:
             waits = State.PREEMPTED if began(run, claim) else State.PENDING
             expected = "" if row.begin in ("", "N/A", "Unknown") else f", expected {row.begin}"
-            return Look(waits, True, "", f"{row.reason}{expected}", row.job)
+            reason = f"{row.reason}{expected}"
+            return RunStatus(waits, Activity.ACTIVE, reason=reason, job=row.job)
         state = State.PREEMPTED if _last_word(run) else State.RUNNING
-        return Look(state, True, row.node, "" if row.state == "RUNNING" else row.state, row.job)
+        reason = "" if row.state == "RUNNING" else row.state
+        return RunStatus(state, Activity.ACTIVE, row.node, reason, row.job)
 
     # -- jobs that are gone ---
 
@@ -266,16 +255,15 @@ class Queue:
         except OSError:
             return ""
 
-    def _bury(self, run: RunDir, claim: dict[str, Any]) -> Look:
+    def _end_vanished(self, run: RunDir, claim: dict[str, Any]) -> RunStatus:
         """Write down how a cell ended whose job is gone, unless somebody else was faster."""
         try:
             with submitting(self.runs, patience_s=LOCK_PATIENCE_S):
-                if run.read_claim() == claim and run.look()[1] is None:
+                if run.read_claim() == claim and is_open(run):
                     self._write_end(run, claim)
         except OSError as error:
             log.warning("%s: cannot write down how it ended: %s", run.path, error)
-        state, live = run.look()
-        return Look(state, live, reason=run.read_ended().get("reason", ""))
+        return run.status()._replace(reason=run.read_ended().get("reason", ""))
 
     def _write_end(self, run: RunDir, claim: dict[str, Any]) -> None:
         batch, task = claim["batch"], claim["task"]
@@ -323,6 +311,11 @@ class Queue:
         except OSError:
             return ""
         return "".join(f"{line}\n" for line in text.splitlines()[-TAIL_LINES:])
+
+
+def is_open(run: RunDir) -> bool:
+    """Whether SLURM was given the cell and no file says that it has ended."""
+    return run.status().activity == Activity.UNKNOWN
 
 
 def began(run: RunDir, claim: dict[str, Any]) -> bool:
