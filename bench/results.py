@@ -253,10 +253,10 @@ def _hole(run: RunDir, cell: dict[str, Any]) -> tuple[str, str]:
 
 def _why_failed(run: RunDir) -> str:
     """'OOM: torch.OutOfMemoryError: ...'"""
-    kind = run.read_ended().get("kind")
+    kind = run.read_outcome().get("kind")
     return f"{kind}: {run.error_line()}" if kind else run.error_line()
 
 
 def _why_pruned(run: RunDir) -> str:
-    step = run.read_ended().get("step")
+    step = run.read_outcome().get("step")
     return "stopped by a search" + ("" if step is None else f" at step {step}")

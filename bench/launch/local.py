@@ -281,7 +281,7 @@ class _Queue:
                 self._leave_to_others(item)
                 continue
             if run.state() in (State.NEW, State.PENDING, State.INTERRUPTED):
-                _write_down(run, job)
+                _write_outcome(run, job)
             self._on_change(run, run.state())
 
 
@@ -320,11 +320,11 @@ def _is_over(job: Supervised) -> bool:
     )
 
 
-def _write_down(run: RunDir, job: Supervised) -> None:
+def _write_outcome(run: RunDir, job: Supervised) -> None:
     """How it ended, when the supervisor vanished without a word."""
     status = job.process.returncode
     if -status in SIGNALS:  # told to stop while it was starting
-        run.settle(State.PREEMPTED, reason="stopped before it had begun")
+        run.write_outcome(State.PREEMPTED, reason="stopped before it had begun")
         return
     try:
         lines = job.log.read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_LINES:]
@@ -335,7 +335,7 @@ def _write_down(run: RunDir, job: Supervised) -> None:
         f"crashed; its output: {job.log}"
     )
     text = "\n".join([*lines, reason, ""])
-    run.settle(State.FAILED, Failure.KILLED, reason=reason, traceback=text)
+    run.write_outcome(State.FAILED, Failure.KILLED, reason=reason, traceback=text)
 
 
 def _lease(candidates: Sequence[Gpu], count: int, held: ExitStack) -> dict[Gpu, int] | None:

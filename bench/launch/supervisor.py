@@ -73,7 +73,7 @@ class RankGroup:
         self.devices = int(resources.get("devices", 1))
         self.world = place.nodes * self.devices
         self._first = place.node * self.devices
-        self._before = run.read_ended()
+        self._before = run.read_outcome()
         self._deadline: float | None = None
         self._clear()
         threads = str(resources.get("threads", 1))
@@ -128,7 +128,7 @@ class RankGroup:
                 rank.end(signal.SIGKILL)
         return False
 
-    def settle(self, received: list[int]) -> None:
+    def write_outcome(self, received: list[int]) -> None:
         """Write down how it ended, unless its processes did."""
         run = self.run
         causes = postmortem.causes(run, self.ranks, several=self.world > 1)
@@ -146,7 +146,7 @@ class RankGroup:
 
     def _said_so(self) -> bool:
         """Whether rank 0 wrote, in this start, that it stopped as it was told to."""
-        ended = self.run.read_ended()
+        ended = self.run.read_outcome()
         return ended != self._before and ended.get("state") in (State.PREEMPTED, State.PRUNED)
 
     def _was_stopped(self, received: list[int]) -> bool:
@@ -167,7 +167,7 @@ class RankGroup:
         facts: dict[str, Any] = {"host": os.uname().nodename, "job": self.place.job}
         stops = int(self._before.get("early_stops", 0)) + 1
         if self.place.slurm and stops > EARLY_STOPS:
-            self.run.settle(
+            self.run.write_outcome(
                 State.FAILED,
                 Failure.NO_PROGRESS,
                 reason=f"stopped {stops} times in a row before it had begun to train: give it a longer "
@@ -175,7 +175,7 @@ class RankGroup:
                 **facts,
             )
             return
-        self.run.settle(
+        self.run.write_outcome(
             State.PREEMPTED,
             reason="stopped before it had begun",
             goes_on=self.place.slurm,
@@ -194,7 +194,7 @@ class RankGroup:
                 if self.run.error.exists() or self.run.result.exists():
                     return
                 time.sleep(0.2)
-        self.run.settle(
+        self.run.write_outcome(
             State.FAILED,
             cause.kind,
             reason=cause.text.strip().splitlines()[-1],
@@ -237,16 +237,16 @@ def supervise(
                     with contextlib.suppress(KeyError):
                         selector.unregister(rank.stderr)
                     rank.stderr.close()
-                cell.settle(received)
+                cell.write_outcome(received)
 
 
-def ended(run: RunDir) -> State | None:
+def outcome_of(run: RunDir) -> State | None:
     """How the cell ended under its claim, or None."""
     if run.result.exists():
         return State.DONE
     if run.error.exists():
         return State.FAILED
-    state = run.read_ended().get("state")
+    state = run.read_outcome().get("state")
     return State(state) if state else None
 
 
@@ -269,16 +269,16 @@ class Task:
         runs = [run for name in names if place.owns(run := RunDir(Path(batch["runs"]) / name))]
         over = (State.DONE, State.FAILED, State.PRUNED)
         supervise(
-            [run for run in runs if ended(run) not in over],
+            [run for run in runs if outcome_of(run) not in over],
             place,
             received=received,
             resources=batch.get("resources"),
             command=self.command,
         )
-        stopped = [run for run in runs if ended(run) == State.PREEMPTED]
+        stopped = [run for run in runs if outcome_of(run) == State.PREEMPTED]
         if stopped and signal.SIGUSR2 in received and place.node == 0 and callable(requeue):
             requeue(signal.SIGUSR2, None)  # and exits
-        failed = [run for run in runs if ended(run) == State.FAILED]
+        failed = [run for run in runs if outcome_of(run) == State.FAILED]
         if failed:
             raise RuntimeError("\n".join(f"{run.signature}: {run.error_line()}" for run in failed))
 
@@ -343,7 +343,7 @@ def main(arguments: list[str] | None = None) -> int:
         if run not in ours:
             sys.stderr.write(f"{run.path} was given to another job: left alone\n")
     supervise(ours, place, received=received, command=options.command)
-    states = {ended(run) for run in ours}
+    states = {outcome_of(run) for run in ours}
     return 1 if State.FAILED in states else EXIT_PREEMPTED if State.PREEMPTED in states else 0
 
 

@@ -64,7 +64,7 @@ class _Start:
     def run_to_end(self) -> State:
         if self.world.first:
             self.run.error.unlink(missing_ok=True)
-            self.run.ended.unlink(missing_ok=True)
+            self.run.outcome.unlink(missing_ok=True)
         ending = Ending(self.run, self.world, self.told)
         with logging_to(self.run.log, self.world):
             try:

@@ -35,7 +35,7 @@ class Ending:
         if self._world.first:
             by_slurm = self._told.slurm and stop.reason in {s.name for s in interrupt.SIGNALS}
             step = trainer.step if trainer else 0
-            self._run.settle(
+            self._run.write_outcome(
                 state,
                 reason=stop.reason,
                 goes_on=by_slurm and not stop.pruned,
@@ -56,7 +56,7 @@ class Ending:
             return
         if self._world.size > 1 and self._run.error.exists():
             return  # another rank was first
-        self._run.settle(
+        self._run.write_outcome(
             State.FAILED,
             kind,
             reason=text.strip().splitlines()[-1],

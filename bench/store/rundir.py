@@ -127,8 +127,8 @@ class RunDir:
         return self.path / "starts.jsonl"
 
     @property
-    def ended(self) -> Path:
-        """How the last start ended, when not in a result: see `settle`."""
+    def outcome(self) -> Path:
+        """How the last start ended, when not in a result: see `write_outcome`."""
         return self.path / "ended.json"
 
     @property
@@ -218,14 +218,14 @@ class RunDir:
         """
         self.stop.unlink(missing_ok=True)
         write_json(self.job, {"submitted": time.time(), **claim})
-        self.ended.unlink(missing_ok=True)
+        self.outcome.unlink(missing_ok=True)
         if self.error.exists():
             self.error.replace(self.error.with_name("error.previous.txt"))
 
     def read_claim(self) -> dict[str, Any]:
         return read_json(self.job) or {}
 
-    def settle(
+    def write_outcome(
         self,
         state: State,
         kind: Failure | None = None,
@@ -243,10 +243,10 @@ class RunDir:
         record = {"state": state, "kind": kind, "reason": reason, "goes_on": goes_on, **facts}
         if state == State.FAILED:
             write_text(self.error, traceback or f"{reason}\n")
-        write_json(self.ended, {**record, "time": time.time()})
+        write_json(self.outcome, {**record, "time": time.time()})
 
-    def read_ended(self) -> dict[str, Any]:
-        return read_json(self.ended) or {}
+    def read_outcome(self) -> dict[str, Any]:
+        return read_json(self.outcome) or {}
 
     def read_starts(self) -> list[dict[str, Any]]:
         """All starts so far; a line that was cut short by a kill is left out."""
@@ -282,7 +282,7 @@ class RunDir:
             return RunStatus(State.RUNNING, Activity.ACTIVE)
         if self.error.exists():
             return RunStatus(State.FAILED, Activity.IDLE)
-        claim, ended = self.read_claim(), self.read_ended()
+        claim, ended = self.read_claim(), self.read_outcome()
         activity = _activity(claim, ended)
         if ended:
             return RunStatus(State(ended["state"]), activity)

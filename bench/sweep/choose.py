@@ -162,7 +162,7 @@ def _after_memory(s: Standing) -> Start | Left:
 
 
 def _after_bug(s: Standing, code: Callable[[], str | None]) -> Start | Left:
-    now, ran = _as_asked(s), s.run.read_ended().get("code") or s.run.read_claim().get("code")
+    now, ran = _as_asked(s), s.run.read_outcome().get("code") or s.run.read_claim().get("code")
     if ran is None or ran != code() or _resources_before(s) != now.resources:
         return now
     return Left(

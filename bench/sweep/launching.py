@@ -130,8 +130,8 @@ def _conclude(standings: list[Standing], console: Console) -> int:
         console.print(
             "the same command runs failed cells again; --retry only those that it can help"
         )
-    settled = (State.DONE, State.SKIPPED)
-    return 0 if all(s.state in settled for s in standings) else 1
+    final = (State.DONE, State.SKIPPED)
+    return 0 if all(s.state in final for s in standings) else 1
 
 
 def run_inline(items: Sequence[Item], on_change: OnChange, tick: Callable[[], None]) -> None:

@@ -123,7 +123,7 @@ def _job_log(s: Standing) -> Path | None:
     claim = s.run.read_claim()
     if claim.get("launcher") != "slurm":
         return Path(claim["stdout"]) if claim.get("stdout") else None
-    job = s.job or s.run.read_ended().get("job")
+    job = s.job or s.run.read_outcome().get("job")
     folder = jobs_folder(s.run.path.parent) / str(claim.get("batch"))
     return folder / f"{job}_0_log.out" if job else None
 

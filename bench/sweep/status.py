@@ -116,7 +116,7 @@ def _ending(run: RunDir, state: State) -> tuple[Failure | None, str]:
     """Why a start did not end well, in one word and in one line."""
     if state not in (State.FAILED, State.PREEMPTED, State.INTERRUPTED, State.PRUNED):
         return None, ""
-    ended = run.read_ended()
+    ended = run.read_outcome()
     kind = Failure(ended["kind"]) if ended.get("kind") in set(Failure) else None
     if state == State.FAILED:
         return kind or Failure.BUG, run.error_line()

@@ -150,7 +150,7 @@ def test_data_that_a_worker_cannot_read(
     text = assert_fails(run, start(run), patience=120)  # the start of all processes is in it
     assert words in text and "in DataLoader worker process" in text
     assert re.search(r"File .*bench/data/shards\.py", text)  # the worker's own traceback
-    assert run.read_ended()["kind"] == Failure.BUG
+    assert run.read_outcome()["kind"] == Failure.BUG
 
 
 @pytest.mark.parametrize(("workers", "ranks"), WORLDS)
@@ -166,7 +166,7 @@ def test_a_worker_that_is_killed(
     os.kill(victims[-1], signal.SIGKILL)
     text = assert_fails(run, supervisor, PATIENCE_S)
     assert f"DataLoader worker (pid {victims[-1]}) is killed by signal: Killed" in text
-    assert run.read_ended()["kind"] == Failure.KILLED
+    assert run.read_outcome()["kind"] == Failure.KILLED
 
 
 @pytest.mark.parametrize(("workers", "ranks"), WORLDS)
@@ -180,7 +180,7 @@ def test_a_worker_without_memory(
     for pid in loader_workers(supervisor):
         resource.prlimit(pid, resource.RLIMIT_AS, (1, resource.RLIM_INFINITY))
     text = assert_fails(run, supervisor, PATIENCE_S)
-    assert run.read_ended()["kind"] in (Failure.OOM, Failure.KILLED), text
+    assert run.read_outcome()["kind"] in (Failure.OOM, Failure.KILLED), text
 
 
 def test_signals_of_others_do_not_end_a_worker(data: Path, tmp_path: Path) -> None:

@@ -249,7 +249,7 @@ def test_ctrl_c_lets_cells_write_their_checkpoints(tmp_path: Path, two_cores: No
     with pytest.raises(KeyboardInterrupt):
         launch(items, "obey pids hang", tmp_path, tick=tick)
     assert [item.run.state() for item in items] == [State.PREEMPTED, State.PREEMPTED, State.NEW]
-    assert items[0].run.read_ended()["step"] == 7
+    assert items[0].run.read_outcome()["step"] == 7
 
 
 def test_a_killed_supervisor_is_a_failure_with_a_reason(tmp_path: Path, two_cores: None) -> None:
@@ -428,7 +428,7 @@ def test_a_killed_rank_of_a_real_cell_fails_it_and_a_second_start_repairs_it(
         [item], runs=tmp_path, on_change=lambda _, state: states.append(state), tick=tick
     )
     assert states[-1] == State.FAILED and time.monotonic() - killed[0] < 60
-    assert run.read_ended()["kind"] == Failure.KILLED and run.read_ended()["rank"] == 1
+    assert run.read_outcome()["kind"] == Failure.KILLED and run.read_outcome()["rank"] == 1
     text = run.error.read_text()
     assert "rank 1 was killed by signal 9 (SIGKILL); where it was a moment before:" in text
     assert "bench/train/loop.py" in text

@@ -396,7 +396,7 @@ def test_cancel_from_another_shell(cluster, quick) -> None:
     output = client.communicate(timeout=200)[0]
     assert client.returncode == 0, output
     assert {run.state() for run in runs} <= {State.INTERRUPTED, State.PREEMPTED}, output
-    assert {run.read_ended()["kind"] for run in runs} == {Failure.CANCELLED}
+    assert {run.read_outcome()["kind"] for run in runs} == {Failure.CANCELLED}
     assert not any(state in ("RUNNING", "PENDING") for state, *_ in cluster.jobs().values())
 
 

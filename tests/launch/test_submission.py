@@ -238,7 +238,7 @@ def test_the_clusters_size_is_learned_where_scontrol_does_not_say(fake, make) ->
 
 def test_a_refusal_for_good_has_sbatchs_words_and_leaves_nothing_claimed(fake, make) -> None:
     items = make(3, slurm=Slurm(partition="gpu", time=90))
-    items[0].run.settle(State.FAILED, Failure.BUG, reason="x", traceback="ValueError: x\n")
+    items[0].run.write_outcome(State.FAILED, Failure.BUG, reason="x", traceback="ValueError: x\n")
     fake.set(refuse="Invalid account or account/partition combination specified")
     with pytest.raises(slurm.Refused, match="Invalid account or account/partition") as error:
         launch(items, wait=False)
@@ -246,7 +246,7 @@ def test_a_refusal_for_good_has_sbatchs_words_and_leaves_nothing_claimed(fake, m
     assert "90 min" in str(error.value)
     assert [item.run.read_claim() for item in items] == [{}, {}, {}]
     assert [item.run.state() for item in items] == [State.FAILED, State.NEW, State.NEW]
-    assert items[0].run.read_ended()["kind"] == Failure.BUG
+    assert items[0].run.read_outcome()["kind"] == Failure.BUG
     assert not list(jobs_folder(items[0].run.path.parent).glob("*/batch.json"))
 
 
@@ -350,8 +350,8 @@ def test_from_inside_an_allocation_as_from_a_login_node(fake, make, monkeypatch)
 def test_a_node_whose_devices_fail_is_left_out(fake, make) -> None:
     items = make(3, slurm=Slurm(exclude="n9"))
     for item in items[:2]:
-        item.run.settle(State.FAILED, Failure.DEVICE, reason="x", host="n3.cluster")
-    items[2].run.settle(State.FAILED, Failure.DEVICE, reason="x", host="n4")
+        item.run.write_outcome(State.FAILED, Failure.DEVICE, reason="x", host="n3.cluster")
+    items[2].run.write_outcome(State.FAILED, Failure.DEVICE, reason="x", host="n4")
     launch(items, wait=False)
     assert "--exclude=n9,n3\n" in fake.state["scripts"][0]
 
@@ -454,7 +454,7 @@ def test_a_cell_that_began_and_whose_job_is_gone(
     fake.end(word, shown=source == "squeue")
     fake.set(sacct={"1_0": f"{word} by 0"})
     assert status_of(item).state == state
-    assert item.run.read_ended()["kind"] == kind
+    assert item.run.read_outcome()["kind"] == kind
     assert item.run.state() == state
     assert fake.calls("sacct") == (source == "sacct")
     assert status_of(item).activity == Activity.IDLE
@@ -465,13 +465,13 @@ def test_a_cell_that_was_stopped_and_whose_job_does_not_come_back(fake, make) ->
     [item] = make(1)
     launch([item], wait=False)
     begin(item, 0)
-    item.run.settle(State.PREEMPTED, reason="SIGTERM", goes_on=True)
+    item.run.write_outcome(State.PREEMPTED, reason="SIGTERM", goes_on=True)
     waiting = status_of(item)
     assert (waiting.state, waiting.activity) == (State.PREEMPTED, Activity.ACTIVE)
     fake.end("CANCELLED", shown=True)
     gone = status_of(item)
     assert (gone.state, gone.activity) == (State.PREEMPTED, Activity.IDLE)
-    assert item.run.read_ended()["kind"] == Failure.CANCELLED
+    assert item.run.read_outcome()["kind"] == Failure.CANCELLED
 
 
 @pytest.mark.parametrize(
@@ -546,7 +546,7 @@ def test_cancel_stops_only_these_cells_and_whoever_would_submit_them(fake, make)
         launch(items, wait=True, shown=shown)
     assert [ran(item) for item in items] == [1, 0, 1, 0]
     assert items[1].run.state() == State.INTERRUPTED
-    assert items[1].run.read_ended()["kind"] == Failure.CANCELLED
+    assert items[1].run.read_outcome()["kind"] == Failure.CANCELLED
     assert items[3].run.state() == State.NEW
     cancels = [call for call in fake.state["calls"] if call[0] == "scancel"]
     assert cancels == [["scancel", "1_[1]"]]

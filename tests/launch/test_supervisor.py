@@ -108,7 +108,7 @@ def test_a_claim_of_another_is_left_alone(tmp_path: Path) -> None:
     run.claim({"launcher": "slurm", "batch": "abc", "task": 0})
     status, err = Supervised("done", run, claimed=False).end()
     assert status == 0 and "left alone" in err
-    assert not run.result.exists() and not run.ended.exists()
+    assert not run.result.exists() and not run.outcome.exists()
 
 
 # -- failures ---
@@ -122,7 +122,7 @@ def test_a_killed_rank_ends_the_cell_with_its_last_stack(tmp_path: Path) -> None
     os.kill(pid_of(run, 1), signal.SIGKILL)
     assert supervised.end()[0] == 1
     assert run.state() == State.FAILED and process_started(other) is None
-    end, text = run.read_ended(), run.error.read_text()
+    end, text = run.read_outcome(), run.error.read_text()
     assert end["kind"] == Failure.KILLED and end["rank"] == 1
     assert "rank 1 was killed by signal 9 (SIGKILL)" in text
     assert "File was_here" in text
@@ -134,7 +134,7 @@ def test_the_rank_that_failed_is_blamed(tmp_path: Path, mode: str) -> None:
     """Not the one that lost touch with it, even if that one was quicker to say so."""
     run = make_run(tmp_path / "run", devices=2)
     assert Supervised(f"1:stubborn 1:pids {mode}", run).end()[0] == 1
-    end = run.read_ended()
+    end = run.read_outcome()
     assert end["rank"] == 1 and end["kind"] == Failure.BUG
     assert run.error_line() == "ValueError: bad weights"
     assert "Connection closed" not in run.error.read_text()
@@ -143,14 +143,14 @@ def test_the_rank_that_failed_is_blamed(tmp_path: Path, mode: str) -> None:
 def test_a_killed_rank_is_blamed_before_any_error(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", devices=2)
     assert Supervised("1:stubborn 1:pids 0:peer 0:lost 1:nap 1:crash", run).end()[0] == 1
-    assert run.read_ended()["rank"] == 1 and run.read_ended()["kind"] == Failure.KILLED
+    assert run.read_outcome()["rank"] == 1 and run.read_outcome()["kind"] == Failure.KILLED
 
 
 def test_a_process_that_vanishes_leaves_its_last_words(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     status, err = Supervised("exit3", run).end()
     assert status == 1 and "something is missing" in err
-    assert run.state() == State.FAILED and run.read_ended()["kind"] == Failure.KILLED
+    assert run.state() == State.FAILED and run.read_outcome()["kind"] == Failure.KILLED
     assert "something is missing" in run.error.read_text()
     assert "ended without a result: exit status 3" in run.error_line()
 
@@ -169,7 +169,7 @@ def test_ranks_die_with_their_supervisor(tmp_path: Path) -> None:
     supervised.process.kill()
     supervised.end()
     until(lambda: all(process_started(pid) is None for pid in pids))
-    assert not run.ended.exists() and run.state() == State.NEW
+    assert not run.outcome.exists() and run.state() == State.NEW
 
 
 def test_packed_cells_have_their_own_fates(tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ def test_a_stop_is_passed_on(tmp_path: Path, devices: int) -> None:
         pid_of(run, rank)
     supervised.process.terminate()
     assert supervised.end()[0] == 75
-    assert run.state() == State.PREEMPTED and run.read_ended()["step"] == 7
+    assert run.state() == State.PREEMPTED and run.read_outcome()["step"] == 7
 
 
 @pytest.mark.parametrize("devices", [1, 2])
@@ -234,7 +234,7 @@ def test_a_stop_while_it_starts_loses_nothing(tmp_path: Path, devices: int) -> N
         pid_of(run, rank)
     supervised.process.send_signal(signal.SIGUSR2)
     assert supervised.end()[0] == 75
-    assert run.state() == State.PREEMPTED and not run.read_ended()["goes_on"]
+    assert run.state() == State.PREEMPTED and not run.read_outcome()["goes_on"]
 
 
 def test_sigterm_from_elsewhere_is_a_failure(tmp_path: Path) -> None:
@@ -331,7 +331,7 @@ def test_a_warned_job_asks_to_be_queued_again(array: Array) -> None:
         process.send_signal(signal.SIGUSR2)
         process.communicate(timeout=60)
     assert array.requeued.read_text() == "requeue 9_0\n"
-    end = array.run("zero").read_ended()
+    end = array.run("zero").read_outcome()
     assert end["state"] == State.PREEMPTED and end["goes_on"]
     again = submitit.helpers.DelayedSubmission.load(array.folder / "9_0_submitted.pkl")
     assert again.function.folder == str(array.folder)
@@ -343,7 +343,7 @@ def test_a_job_that_is_told_to_end_does_not(array: Array) -> None:
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=60)
     assert not array.requeued.exists()
-    assert array.run("zero").read_ended()["state"] == State.PREEMPTED
+    assert array.run("zero").read_outcome()["state"] == State.PREEMPTED
 
 
 @pytest.mark.slow
@@ -356,7 +356,7 @@ def test_jobs_that_never_begin_are_not_queued_for_ever(array: Array) -> None:
             process.send_signal(signal.SIGUSR2)
             process.communicate(timeout=60)
     assert len(array.requeued.read_text().splitlines()) == supervisor.EARLY_STOPS
-    assert run.state() == State.FAILED and run.read_ended()["kind"] == Failure.NO_PROGRESS
+    assert run.state() == State.FAILED and run.read_outcome()["kind"] == Failure.NO_PROGRESS
     assert "signal_delay_s" in run.error_line()
 
 

@@ -114,13 +114,13 @@ def test_a_signal_in_a_step(
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "_train_step", telling_at(step))
         assert run_cell(run.path) == State.PREEMPTED == run.state()
-    ended = run.read_ended()
+    ended = run.read_outcome()
     assert (ended["step"], ended["reason"], ended["goes_on"]) == (step + 1, "SIGUSR2", False)
     assert not run.error.exists() and run.last.exists() and not run.result.exists()
     assert run_cell(run.path) == State.DONE
     assert_same(undisturbed, run)
     assert [start["step"] for start in run.read_starts()] == [0, step + 1]
-    assert not run.ended.exists()
+    assert not run.outcome.exists()
 
 
 def test_a_signal_in_the_validation(
@@ -140,7 +140,7 @@ def test_a_signal_in_the_validation(
         patch.setattr(loader, "evaluation_batches", telling)
         assert run_cell(run.path) == State.PREEMPTED
     assert len(seen) == 1  # of two batches: it did not wait for the end
-    assert run.read_ended()["step"] == 3
+    assert run.read_outcome()["step"] == 3
     state = checkpoint.load(run.last)
     assert state is not None and state["epoch_to_end"] and not run.best.exists()
     assert run_cell(run.path) == State.DONE
@@ -169,7 +169,7 @@ def test_a_signal_in_the_evaluation(
         patch.setattr("bench.run.cell.run_all", stubborn)
         assert run_cell(run.path) == State.PREEMPTED == run.state()
     assert not swallowed
-    assert run.read_ended()["goes_on"] and run.read_ended()["job"] == "123_4"
+    assert run.read_outcome()["goes_on"] and run.read_outcome()["job"] == "123_4"
     assert run_cell(run.path) == State.DONE
     assert_same(undisturbed, run)
     one, other = undisturbed.read_result(), run.read_result()
@@ -220,8 +220,8 @@ def test_pruning_stops_all_ranks_at_one_step(tmp_path: Path, data_dir: Path) -> 
     assert as_ranks(2, partial(run_cell, straight.path)) == [State.DONE] * 2
     run = make_run(tmp_path / "b", config, data_dir, devices=2)
     assert as_ranks(2, partial(pruned_at, run.path, step=3)) == [(State.PRUNED, 3)] * 2
-    assert run.state() == State.PRUNED and run.read_ended()["step"] == 4
-    assert not run.read_ended()["goes_on"]
+    assert run.state() == State.PRUNED and run.read_outcome()["step"] == 4
+    assert not run.read_outcome()["goes_on"]
     run.claim({"launcher": "local"})  # a sweep asks for it after all
     assert as_ranks(2, partial(run_cell, run.path)) == [State.DONE] * 2
     assert_same(straight, run)
@@ -261,7 +261,7 @@ def test_a_failure_is_written_down(
 
     monkeypatch.setattr(Trainer, "_train_step", telling_at(1, fail))
     assert run_cell(run.path) == State.FAILED == run.state()
-    ended = run.read_ended()
+    ended = run.read_outcome()
     assert (ended["kind"], ended["step"], ended["micro_batch"]) == (Failure.OOM, 1, 4)
     assert ended["code"] and ended["host"] == os.uname().nodename and ended["rank"] == 0
     assert "Traceback" in run.error.read_text() and "CUDA out of memory" in run.error_line()
@@ -298,7 +298,7 @@ def test_no_progress(
     monkeypatch.setattr("bench.run.cell.run_all", lambda *_: [])
     assert run_cell(run.path) == state
     if state == State.FAILED:
-        assert run.read_ended()["kind"] == Failure.NO_PROGRESS
+        assert run.read_outcome()["kind"] == Failure.NO_PROGRESS
         assert "resources.slurm.time" in run.error_line()
         assert not run.metrics.exists()
     else:

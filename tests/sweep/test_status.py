@@ -108,12 +108,12 @@ def test_states_and_kinds_come_from_the_files(folder: Path) -> None:
     assert first(folder).state == State.NEW  # its launcher died before the start
     run.env.write_text("{}")
     assert first(folder).text == "INTERRUPTED"
-    run.settle(State.FAILED, Failure.OOM, traceback="Traceback\nOutOfMemoryError: 2 GiB\n")
+    run.write_outcome(State.FAILED, Failure.OOM, traceback="Traceback\nOutOfMemoryError: 2 GiB\n")
     failed = first(folder)
     assert (failed.text, failed.note) == ("FAILED/OOM", "OutOfMemoryError: 2 GiB")
     assert not failed.busy
     run.claim({"launcher": "local"})
-    run.settle(State.PREEMPTED, reason="SIGTERM")
+    run.write_outcome(State.PREEMPTED, reason="SIGTERM")
     assert (first(folder).text, first(folder).note) == ("PREEMPTED", "SIGTERM")
     run.result.write_text("{}")
     assert first(folder).text == "DONE"
@@ -130,9 +130,9 @@ def test_an_error_of_no_known_kind_is_a_bug(folder: Path) -> None:
 def test_a_hole_in_the_results_has_its_reason(folder: Path) -> None:
     grid = planned(folder)
     preempted, pruned, failed = (made(folder, i) for i in range(3))
-    preempted.settle(State.PREEMPTED, reason="SIGUSR2")
-    pruned.settle(State.PRUNED, step=40)
-    failed.settle(State.FAILED, Failure.OOM, traceback="OutOfMemoryError: 2 GiB")
+    preempted.write_outcome(State.PREEMPTED, reason="SIGUSR2")
+    pruned.write_outcome(State.PRUNED, step=40)
+    failed.write_outcome(State.FAILED, Failure.OOM, traceback="OutOfMemoryError: 2 GiB")
     manifest.write_manifest(grid, folder / "runs", {})
     reasons = results.load(folder / "runs").set_index("state")["reason"]
     assert "goes on from its checkpoint" in reasons["PREEMPTED"]
@@ -146,7 +146,7 @@ def test_a_hole_in_the_results_has_its_reason(folder: Path) -> None:
 def test_the_plain_command_starts_what_is_not_done_and_not_live(folder: Path) -> None:
     mine = {"pid": os.getpid(), "pid_started": process_started(os.getpid())}
     made(folder, 0, **mine)  # a live supervisor: this process
-    made(folder, 1).settle(State.PRUNED, step=3)
+    made(folder, 1).write_outcome(State.PRUNED, step=3)
     standings = stand(folder / "runs", planned(folder).cells)
     assert [(s.state, s.busy) for s in standings] == [
         (State.PENDING, True), (State.PRUNED, False), (State.NEW, False),
@@ -158,19 +158,19 @@ def test_the_plain_command_starts_what_is_not_done_and_not_live(folder: Path) ->
 
 @pytest.mark.parametrize("state", [State.PREEMPTED, State.INTERRUPTED])
 def test_what_was_interrupted_goes_on(folder: Path, state: State) -> None:
-    made(folder).settle(state)
+    made(folder).write_outcome(state)
     assert isinstance(decide(folder), Start)
 
 
 @pytest.mark.parametrize("kind", [Failure.KILLED, Failure.NODE_FAIL, Failure.DEVICE])
 def test_what_is_no_fault_of_the_cell_is_tried_again(folder: Path, kind: Failure) -> None:
-    made(folder).settle(State.FAILED, kind, reason="died")
+    made(folder).write_outcome(State.FAILED, kind, reason="died")
     assert isinstance(decide(folder), Start)
 
 
 def test_retry_leaves_the_rest_alone(folder: Path) -> None:
-    made(folder, 0).settle(State.PRUNED, step=3)
-    made(folder, 1).settle(State.PREEMPTED, Failure.CANCELLED)
+    made(folder, 0).write_outcome(State.PRUNED, step=3)
+    made(folder, 1).write_outcome(State.PREEMPTED, Failure.CANCELLED)
     choice = choose(stand(folder / "runs", planned(folder).cells), retry=True)
     assert choice.start == []
     (left,) = choice.left
@@ -178,7 +178,7 @@ def test_retry_leaves_the_rest_alone(folder: Path) -> None:
 
 
 def test_a_bug_is_tried_again_only_after_a_change(folder: Path) -> None:
-    made(folder).settle(State.FAILED, Failure.BUG, traceback="ValueError: no")
+    made(folder).write_outcome(State.FAILED, Failure.BUG, traceback="ValueError: no")
     left = decide(folder)
     assert isinstance(left, Left) and "the same code would fail again" in left.reason
     assert isinstance(decide(folder, code="0" * 16), Start)
@@ -187,7 +187,7 @@ def test_a_bug_is_tried_again_only_after_a_change(folder: Path) -> None:
 
 def test_a_time_limit_is_tried_again_only_after_progress_or_with_more_time(folder: Path) -> None:
     run = made(folder)
-    run.settle(State.INTERRUPTED, Failure.TIMEOUT, reason="job 7_0 ended (TIMEOUT)")
+    run.write_outcome(State.INTERRUPTED, Failure.TIMEOUT, reason="job 7_0 ended (TIMEOUT)")
     began(run, 0, 0)
     left = decide(folder)
     assert isinstance(left, Left) and "resources.slurm.time" in left.reason
@@ -204,7 +204,7 @@ def test_a_time_limit_is_tried_again_only_after_progress_or_with_more_time(folde
 
 def test_no_progress_needs_another_setting(folder: Path) -> None:
     run = made(folder)
-    run.settle(State.FAILED, Failure.NO_PROGRESS, reason="three starts, no step")
+    run.write_outcome(State.FAILED, Failure.NO_PROGRESS, reason="three starts, no step")
     began(run, 8, 8, 8)
     run.last.parent.mkdir()
     run.last.touch()  # of the same step
@@ -214,7 +214,7 @@ def test_no_progress_needs_another_setting(folder: Path) -> None:
 
 def out_of_memory(folder: Path) -> Start | Left | None:
     """The last start ran out of memory; what --retry does, done."""
-    RunDir(folder / "runs" / planned(folder).cells[0].signature).settle(
+    RunDir(folder / "runs" / planned(folder).cells[0].signature).write_outcome(
         State.FAILED, Failure.OOM, traceback="OutOfMemoryError"
     )
     decision = decide(folder)
@@ -243,11 +243,11 @@ def test_out_of_memory_halves_the_micro_batch_until_it_is_one(folder: Path) -> N
 def test_a_halved_micro_batch_is_kept_until_another_one_is_asked_for(folder: Path) -> None:
     run = made(folder)
     out_of_memory(folder)
-    run.settle(State.PREEMPTED)
+    run.write_outcome(State.PREEMPTED)
     (start, *_) = choose([first(folder)]).start
     begin(start)
     assert run.read_resources()["micro_batch"] == 4
-    run.settle(State.PREEMPTED)
+    run.write_outcome(State.PREEMPTED)
     (start, *_) = choose([first(folder, "resources.micro_batch=6")]).start
     begin(start)
     assert run.read_resources()["micro_batch"] == 6
@@ -261,7 +261,7 @@ def test_the_share_of_a_device_is_halved_and_another_setting_is_tried_as_it_is(
     made(folder)
     start = out_of_memory(folder)
     assert isinstance(start, Start) and start.resources.micro_batch == 2  # 8 / 2 devices / 2
-    start.standing.run.settle(State.FAILED, Failure.OOM, traceback="OutOfMemoryError")
+    start.standing.run.write_outcome(State.FAILED, Failure.OOM, traceback="OutOfMemoryError")
     changed = decide(folder, "resources.micro_batch=3")
     assert isinstance(changed, Start) and changed.resources.micro_batch == 3
     assert not changed.reduced
@@ -335,7 +335,7 @@ def test_status_of_many_cells_shows_failed_and_running_ones_first(
         run.result.write_text("{}")
     for run in runs[100:200]:
         run.result.unlink()
-        run.settle(State.FAILED, Failure.OOM, traceback="OutOfMemoryError: 2 GiB")
+        run.write_outcome(State.FAILED, Failure.OOM, traceback="OutOfMemoryError: 2 GiB")
     write_json(
         runs[249].progress,
         {"phase": "train", "done": 30, "total": 90, "loss": 2.5, "time": 60.0, "phase_started": 0},
@@ -388,7 +388,7 @@ def test_cancel_tells_clients_and_supervisors(
     processes = [subprocess.Popen(["sleep", "60"]) for _ in range(2)]
     client, supervisor = ({"pid": p.pid, "pid_started": process_started(p.pid)} for p in processes)
     made(folder, **supervisor)
-    made(folder, 1, host="elsewhere", **supervisor).settle(State.PREEMPTED)
+    made(folder, 1, host="elsewhere", **supervisor).write_outcome(State.PREEMPTED)
     clients = folder / "runs/.jobs/clients"
     write_json(
         clients / f"sweep-tiny-{client['pid']}.json",

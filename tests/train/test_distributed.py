@@ -197,7 +197,7 @@ def test_the_error_of_one_rank_ends_all(tmp_path: Path, data_dir: Path) -> None:
     assert second.splitlines()[0].startswith("time: ") and "no more memory here" in second
     assert second.splitlines()[1] == "kind: OOM"
     assert float(first.split()[1]) >= float(second.split()[1])
-    assert not run.error.exists() and not run.ended.exists()  # the supervisor chooses
+    assert not run.error.exists() and not run.outcome.exists()  # the supervisor chooses
     assert run.state() == State.INTERRUPTED
 
 

@@ -52,7 +52,7 @@ with this.hold():
         log.write(run.name + "\\n")
     this.env.write_text("{}")
     if lr == 0.5:
-        this.settle(State.FAILED, Failure.BUG, traceback="ValueError: too high")
+        this.write_outcome(State.FAILED, Failure.BUG, traceback="ValueError: too high")
         sys.exit(1)
     for epoch in (1, 2):
         with this.metrics.open("a") as metrics:
@@ -61,7 +61,7 @@ with this.hold():
         while time.monotonic() < deadline and not this.stop.exists():
             time.sleep(0.01)
         if this.stop.exists():
-            this.settle(State.PRUNED)
+            this.write_outcome(State.PRUNED)
             sys.exit(76)
     rows = [{"evaluation": "video.shuffle_gap", "split": "val", "view": "ordered", "subset": "all",
              "metric": "top1", "value": 1 - weight, "n": 12}]
@@ -725,7 +725,7 @@ def test_a_real_cell_is_pruned_by_all_its_processes(
     (trial,) = study.trials()
     assert trial.state == TrialState.PRUNED and study.best() is None
     run = RunDir(tmp_path / trial.user_attrs["signature"])
-    assert run.state() == "PRUNED" and run.read_ended()["step"] < 2000 * 3
+    assert run.state() == "PRUNED" and run.read_outcome()["step"] < 2000 * 3
     assert run.last.exists(), "it could go on"
 
 

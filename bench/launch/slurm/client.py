@@ -282,7 +282,7 @@ def _goes_on(run: RunDir, state: State) -> bool:
         return True
     if state not in (State.PREEMPTED, State.INTERRUPTED):
         return False
-    if run.read_ended().get("kind") not in (None, Failure.NODE_FAIL):
+    if run.read_outcome().get("kind") not in (None, Failure.NODE_FAIL):
         return False
     steps = [start.get("step") for start in run.read_starts()]
     return len(steps) < 2 or steps[-1] != steps[-2]
@@ -329,7 +329,7 @@ def cancel(runs: Sequence[RunDir]) -> int:
         if not answer.ok:
             raise RuntimeError(f"scancel refused: {answer.error}")
         for run in (run for cells in jobs.values() for run in cells):
-            _settle_cancelled(folder, run)
+            _write_cancelled(folder, run)
     return len(jobs)
 
 
@@ -363,10 +363,10 @@ def _elements(jobs: Sequence[str]) -> list[str]:
     return [f"{array}_[{','.join(tasks)}]" for array, tasks in arrays.items()]
 
 
-def _settle_cancelled(runs: Path, run: RunDir) -> None:
+def _write_cancelled(runs: Path, run: RunDir) -> None:
     """A cell that had not begun says so at once; a running one says itself how it ends."""
     with submitting(runs):
         claim = run.read_claim()
         if claim and not began(run, claim) and is_open(run):
             reason = "cancelled before it began"
-            run.settle(State.INTERRUPTED, Failure.CANCELLED, reason=reason)
+            run.write_outcome(State.INTERRUPTED, Failure.CANCELLED, reason=reason)

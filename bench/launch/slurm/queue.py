@@ -263,7 +263,7 @@ class Queue:
                     self._write_end(run, claim)
         except OSError as error:
             log.warning("%s: cannot write down how it ended: %s", run.path, error)
-        return run.status()._replace(reason=run.read_ended().get("reason", ""))
+        return run.status()._replace(reason=run.read_outcome().get("reason", ""))
 
     def _write_end(self, run: RunDir, claim: dict[str, Any]) -> None:
         batch, task = claim["batch"], claim["task"]
@@ -276,16 +276,16 @@ class Queue:
         reason = f"{gone} without a word of the cell"
         facts: dict[str, Any] = {"job": job, "host": row.node if row else ""}
         if _last_word(run):  # it was told to stop, did, and will not be started again
-            step = run.read_ended().get("step")
+            step = run.read_outcome().get("step")
             reason = f"{gone}; the checkpoint is of step {step}"
-            run.settle(State.PREEMPTED, kind, reason=reason, step=step, **facts)
+            run.write_outcome(State.PREEMPTED, kind, reason=reason, step=step, **facts)
         elif not began(run, claim):
             self._write_unbegun(run, job, word, facts)
         elif kind == Failure.OOM:
             text = f"{self._output(batch, job)}{reason}: more memory was used than asked for\n"
-            run.settle(State.FAILED, kind, reason=reason, traceback=text, **facts)
+            run.write_outcome(State.FAILED, kind, reason=reason, traceback=text, **facts)
         else:
-            run.settle(State.INTERRUPTED, kind, reason=reason, **facts)
+            run.write_outcome(State.INTERRUPTED, kind, reason=reason, **facts)
 
     def _write_unbegun(self, run: RunDir, job: str, word: str, facts: dict[str, Any]) -> None:
         """The job is gone and the cell never began: by whose fault?"""
@@ -293,7 +293,7 @@ class Queue:
         output = self._output(batch, job)
         if word == "CANCELLED":
             reason = f"job {job} was cancelled before the cell began"
-            run.settle(State.INTERRUPTED, Failure.CANCELLED, reason=reason, **facts)
+            run.write_outcome(State.INTERRUPTED, Failure.CANCELLED, reason=reason, **facts)
         elif word in ("NODE_FAIL", "BOOT_FAIL", "PREEMPTED", "REVOKED") or (
             not word and not output
         ):
@@ -302,7 +302,9 @@ class Queue:
             path = batch_folder(self.runs, batch) / f"{job}_0_log.out"
             last = f"job {job} ended before the cell began; its output: {path}"
             kind = _KIND.get(word) or Failure.BUG
-            run.settle(State.FAILED, kind, reason=last, traceback=f"{output}{last}\n", **facts)
+            run.write_outcome(
+                State.FAILED, kind, reason=last, traceback=f"{output}{last}\n", **facts
+            )
 
     def _output(self, batch: str, job: str) -> str:
         """The last lines that a job printed; empty when it printed nothing or did not start."""
@@ -325,7 +327,7 @@ def began(run: RunDir, claim: dict[str, Any]) -> bool:
 
 def _last_word(run: RunDir) -> dict[str, Any]:
     """How the last start ended; empty when it left nothing (the record may be an earlier start's)."""
-    ended, starts = run.read_ended(), run.read_starts()
+    ended, starts = run.read_outcome(), run.read_starts()
     if starts and starts[-1].get("time", 0) > ended.get("time", 0):
         return {}
     return ended

@@ -62,7 +62,7 @@ class Mark(NamedTuple):
     @classmethod
     def of(cls, run: RunDir) -> Mark:
         claim = run.read_claim()
-        return cls(claim.get("batch"), claim.get("submitted"), run.read_ended().get("time"))
+        return cls(claim.get("batch"), claim.get("submitted"), run.read_outcome().get("time"))
 
 
 class Seen(NamedTuple):
@@ -129,13 +129,13 @@ class _Claim:
 
     run: RunDir
     claim: dict[str, Any]
-    ended: dict[str, Any]
+    outcome: dict[str, Any]
     error: str | None
 
     @classmethod
     def take(cls, run: RunDir, claim: dict[str, Any]) -> _Claim:
         error = run.error.read_text(encoding="utf-8") if run.error.exists() else None
-        before = cls(run, run.read_claim(), run.read_ended(), error)
+        before = cls(run, run.read_claim(), run.read_outcome(), error)
         run.claim(claim)
         return before
 
@@ -144,8 +144,8 @@ class _Claim:
             write_json(self.run.job, self.claim)
         else:
             self.run.job.unlink(missing_ok=True)
-        if self.ended:
-            write_json(self.run.ended, self.ended)
+        if self.outcome:
+            write_json(self.run.outcome, self.outcome)
         if self.error is not None:
             write_text(self.run.error, self.error)
 
