@@ -19,7 +19,7 @@ from typing import Any
 from bench.process.machine import is_alive, process_started
 from bench.store.files import read_json, write_json
 from bench.store.rundir import RunDir, jobs_folder
-from bench.sweep.status import SETTLED, Standing, label
+from bench.sweep.status import FINAL, CellStatus, label
 
 _PATIENCE_S = 5.0
 
@@ -71,14 +71,14 @@ def stop_clients(runs: Path, sweep: str) -> list[Client]:
     return found
 
 
-def stop_cells(standings: list[Standing], clients: list[Client]) -> list[str]:
+def stop_cells(statuses: list[CellStatus], clients: list[Client]) -> list[str]:
     """Tell the cells that are queued or running to stop. Returns what was told, one line each.
 
     Raises RuntimeError with SLURM's words when it refuses.
     """
     lines = []
     slurm = any(client.launcher == "slurm" for client in clients)
-    for s in (s for s in standings if s.busy):
+    for s in (s for s in statuses if s.busy):
         claim, name = s.run.read_claim(), label(s.cell)
         if claim.get("launcher") == "slurm":
             slurm = True
@@ -90,7 +90,7 @@ def stop_cells(standings: list[Standing], clients: list[Client]) -> list[str]:
             lines.append(f"{name}: was not started by bench.sweep; stop its process: {s.run.path}")
     if slurm:
         # Also those that have not been submitted: a client elsewhere may be waiting to do so.
-        lines.append(_cancel_jobs([s.run for s in standings if s.state not in SETTLED]))
+        lines.append(_cancel_jobs([s.run for s in statuses if s.state not in FINAL]))
     return lines
 
 

@@ -18,7 +18,7 @@ from bench.config.resources import Resources, parse_resources
 from bench.store.failure import Failure
 from bench.store.files import dump_yaml, write_text
 from bench.store.rundir import RunDir, State
-from bench.sweep.status import SETTLED, Standing
+from bench.sweep.status import FINAL, CellStatus
 
 _REDUCED = "# out of memory: micro_batch "
 
@@ -27,7 +27,7 @@ _REDUCED = "# out of memory: micro_batch "
 class Start:
     """A cell to start, and with what."""
 
-    standing: Standing
+    status: CellStatus
     resources: Resources
     reduced: bool = False  # its micro_batch was halved, now or before, because memory ran out
 
@@ -35,7 +35,7 @@ class Start:
     def note(self) -> str:
         if not self.reduced:
             return ""
-        asked = self.standing.cell.resources.micro_batch or "the whole batch"
+        asked = self.status.cell.resources.micro_batch or "the whole batch"
         return f"ran out of memory: micro_batch {self.resources.micro_batch} instead of {asked}"
 
 
@@ -43,7 +43,7 @@ class Start:
 class Left:
     """A cell that is not tried again, why not, and what would help."""
 
-    standing: Standing
+    status: CellStatus
     reason: str
 
 
@@ -54,20 +54,20 @@ class Choice:
 
 
 def choose(
-    standings: list[Standing], *, retry: bool, force: bool, code: Callable[[], str | None]
+    statuses: list[CellStatus], *, retry: bool, force: bool, code: Callable[[], str | None]
 ) -> Choice:
     """The cells to submit, longest first as far as their objectives tell, so that the last slots
     end together. A cell that is queued or running is never among them.
 
     `code`: digest of the code as it is now; asked only where a cell failed with a bug.
     """
-    idle = [s for s in standings if not s.busy]
+    idle = [s for s in statuses if not s.busy]
     start: list[Start] = []
     left: list[Left] = []
     if force:
         start = [Start(s, s.cell.resources) for s in idle if s.state != State.SKIPPED]
     elif not retry:
-        start = [_as_asked(s) for s in idle if s.state not in SETTLED]
+        start = [_as_asked(s) for s in idle if s.state not in FINAL]
     else:
         ask = cache(code)
         for s in idle:
@@ -76,11 +76,11 @@ def choose(
                 start.append(decision)
             elif decision is not None:
                 left.append(decision)
-    start.sort(key=lambda chosen: -len(chosen.standing.cell.config.objectives))
+    start.sort(key=lambda chosen: -len(chosen.status.cell.config.objectives))
     return Choice(start, left)
 
 
-def again(s: Standing, code: Callable[[], str | None]) -> Start | Left | None:
+def again(s: CellStatus, code: Callable[[], str | None]) -> Start | Left | None:
     """What --retry does with a cell: start it, leave it for a reason, or nothing (it did not
     fail).
     """
@@ -103,11 +103,11 @@ def prepare(start: Start, config: dict[str, object], digest: str) -> None:
     """Write the run's config and resources; a halved micro_batch is marked, so that later starts
     keep it.
     """
-    run = start.standing.run
+    run = start.status.run
     resources = start.resources.model_dump(mode="json")
     run.create(config, resources, digest)
     if start.reduced:
-        asked = start.standing.cell.resources.micro_batch
+        asked = start.status.cell.resources.micro_batch
         mark = f"{_REDUCED}{start.resources.micro_batch} instead of {asked}\n"
         write_text(run.resources, mark + dump_yaml(resources))
 
@@ -115,7 +115,7 @@ def prepare(start: Start, config: dict[str, object], digest: str) -> None:
 # -- by class of failure ---
 
 
-def _after_time(s: Standing) -> Start | Left:
+def _after_time(s: CellStatus) -> Start | Left:
     before, now = _resources_before(s), _as_asked(s)
     if before is None or _progressed(s):
         return now
@@ -130,7 +130,7 @@ def _after_time(s: Standing) -> Start | Left:
     )
 
 
-def _progressed(s: Standing) -> bool:
+def _progressed(s: CellStatus) -> bool:
     """Whether the last start went on from a later step than the one before, or itself left a
     checkpoint before its time was over.
     """
@@ -146,7 +146,7 @@ def _progressed(s: Standing) -> bool:
         return False
 
 
-def _after_memory(s: Standing) -> Start | Left:
+def _after_memory(s: CellStatus) -> Start | Left:
     before, now = _resources_before(s), _as_asked(s)
     if before is None or now.resources != before:
         return now
@@ -161,7 +161,7 @@ def _after_memory(s: Standing) -> Start | Left:
     return Start(s, now.resources.model_copy(update={"micro_batch": micro // 2}), reduced=True)
 
 
-def _after_bug(s: Standing, code: Callable[[], str | None]) -> Start | Left:
+def _after_bug(s: CellStatus, code: Callable[[], str | None]) -> Start | Left:
     now, ran = _as_asked(s), s.run.read_outcome().get("code") or s.run.read_claim().get("code")
     if ran is None or ran != code() or _resources_before(s) != now.resources:
         return now
@@ -173,7 +173,7 @@ def _after_bug(s: Standing, code: Callable[[], str | None]) -> Start | Left:
 # -- resources ---
 
 
-def _as_asked(s: Standing) -> Start:
+def _as_asked(s: CellStatus) -> Start:
     """With the resources of the plan, but a micro_batch that was halved stays so until the user
     asks for another one.
     """
@@ -196,7 +196,7 @@ def _read_mark(run: RunDir) -> tuple[int, str] | None:
     return int(used), asked
 
 
-def _resources_before(s: Standing) -> Resources | None:
+def _resources_before(s: CellStatus) -> Resources | None:
     """What the last start was given; None where that can no longer be read."""
     try:
         return parse_resources(s.run.read_resources())

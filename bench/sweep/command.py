@@ -28,7 +28,7 @@ from bench.sweep.arguments import add_cells
 from bench.sweep.launching import choose_cells, items_of, launch, show_left
 from bench.sweep.live import console as watch_console
 from bench.sweep.needs import missing_files
-from bench.sweep.status import Standing, label, stand
+from bench.sweep.status import CellStatus, label, read_statuses
 
 _EPILOG = """examples:
   python -m bench.sweep sweeps/ablation.yaml --plan              what would run, without touching the disk
@@ -68,18 +68,18 @@ def main(arguments: list[str] | None = None) -> int:
         return stop(grid, options, console)
     if options.watch is not None:
         return watch(grid, options, console)
-    standings = stand(options.runs, grid.cells)
+    statuses = read_statuses(options.runs, grid.cells)
     missing = missing_files(grid.cells)
     if options.plan or options.status:
-        console.print(overview.overview(grid, standings, missing))
+        console.print(overview.overview(grid, statuses, missing))
         if options.plan:
-            show_cost(grid, standings, options, console)
+            show_cost(grid, statuses, options, console)
         return 0
-    problem = _problem(standings, missing, options)
+    problem = _problem(statuses, missing, options)
     if problem:
         print(problem, file=sys.stderr)
         return 2
-    return launch(grid, standings, options, console)
+    return launch(grid, statuses, options, console)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -149,7 +149,7 @@ def _check(parser: argparse.ArgumentParser, options: Any) -> None:
         parser.error("--retry and --force exclude each other")
 
 
-def _problem(standings: list[Standing], missing: dict[str, str], options: Any) -> str | None:
+def _problem(statuses: list[CellStatus], missing: dict[str, str], options: Any) -> str | None:
     """Why nothing can be launched, or None."""
     if options.launcher == "slurm":
         from bench.launch.slurm import client as slurm
@@ -158,7 +158,7 @@ def _problem(standings: list[Standing], missing: dict[str, str], options: Any) -
             return f"--launcher slurm: {problem}"
     if missing:
         return "\n".join(f"{name}: {text}" for name, text in missing.items())
-    live = [s for s in standings if s.busy]
+    live = [s for s in statuses if s.busy]
     if options.force and live:
         names = "\n".join(f"  {label(s.cell)}: {s.run.path}" for s in live)
         return (
@@ -174,18 +174,18 @@ def _problem(standings: list[Standing], missing: dict[str, str], options: Any) -
 def watch(grid: Plan, options: Any, console: Console) -> int:
     missing = missing_files(grid.cells)
 
-    def look() -> tuple[Group, list[Standing]]:
-        standings = stand(options.runs, grid.cells)
-        return overview.overview(grid, standings, missing), standings
+    def look() -> tuple[Group, list[CellStatus]]:
+        statuses = read_statuses(options.runs, grid.cells)
+        return overview.overview(grid, statuses, missing), statuses
 
     overview.watch(console, look, options.watch)
     return 0
 
 
-def show_cost(grid: Plan, standings: list[Standing], options: Any, console: Console) -> None:
+def show_cost(grid: Plan, statuses: list[CellStatus], options: Any, console: Console) -> None:
     """What the cells that would be started will take, and with slurm the scripts, to be copied."""
-    choice = choose_cells(standings, options)
-    console.print(str(overview.expected_cost(standings, [s.standing for s in choice.start])))
+    choice = choose_cells(statuses, options)
+    console.print(str(overview.expected_cost(statuses, [s.status for s in choice.start])))
     show_left(choice, console)
     if options.launcher != "slurm" or not choice.start:
         return
@@ -211,9 +211,9 @@ def stop(grid: Plan, options: Any, console: Console) -> int:
     """--cancel: the clients first, then what they have started."""
     clients = cancel.stop_clients(options.runs, grid.name)
     lines = [str(client) for client in clients]
-    standings = stand(options.runs, grid.cells)
+    statuses = read_statuses(options.runs, grid.cells)
     try:
-        lines += cancel.stop_cells(standings, clients)
+        lines += cancel.stop_cells(statuses, clients)
     except RuntimeError as error:
         print(error, file=sys.stderr)
         return 1

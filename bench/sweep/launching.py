@@ -20,34 +20,34 @@ from bench.sweep.choose import Choice
 from bench.sweep.live import Watcher
 from bench.sweep.manifest import write_manifest
 from bench.sweep.needs import prepare_data
-from bench.sweep.status import Standing, count_text, label, stand
+from bench.sweep.status import CellStatus, count_text, label, read_statuses
 
 
-def launch(grid: Plan, standings: list[Standing], options: Any, console: Console) -> int:
+def launch(grid: Plan, statuses: list[CellStatus], options: Any, console: Console) -> int:
     """Prepare the data, submit the chosen cells, watch them to their end. Returns the exit status."""
     from bench.launch import local as launcher  # imports more than --plan and --status need
 
     os.environ.update(
         {name: str(grid.resources.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     )
-    choice = choose_cells(standings, options)
+    choice = choose_cells(statuses, options)
     if options.launcher == "local":
         try:
             launcher.check(items_of(choice))
         except ValueError as error:
             print(f"{error}; nothing was started", file=sys.stderr)
             return 2
-    chosen = [start.standing for start in choice.start]
-    stale = [s for s in standings if s.state == State.STALE and s not in chosen]
+    chosen = [start.status for start in choice.start]
+    stale = [s for s in statuses if s.state == State.STALE and s not in chosen]
     for s in stale:
         console.print(f"[yellow]STALE[/] {escape(label(s.cell))}: {escape(s.note)}")
     for start in choice.start:
         if start.note:
-            console.print(f"{escape(label(start.standing.cell))}: {escape(start.note)}")
+            console.print(f"{escape(label(start.status.cell))}: {escape(start.note)}")
     show_left(choice, console)
     write_manifest(grid, options.runs, {s.run.signature: s.note for s in stale})
-    live = [] if options.retry else [s for s in standings if s.busy]
-    counts = count_text(standings)
+    live = [] if options.retry else [s for s in statuses if s.busy]
+    counts = count_text(statuses)
     waits = f"; {len(live)} are queued or running already" if live else ""
     console.print(f"{escape(grid.title)}: {counts}; launching {len(chosen)} cells{waits}")
     # The launcher waits for what other clients have started, but only its own kind can tell.
@@ -56,8 +56,8 @@ def launch(grid: Plan, standings: list[Standing], options: Any, console: Console
         prepare_data(chosen)
         for start in choice.start:
             if options.force:
-                start.standing.run.set_aside()
-            dump = start.standing.cell.config.dump()
+                start.status.run.set_aside()
+            dump = start.status.cell.config.dump()
             choose.prepare(start, dump, signature.digest(dump))
         try:
             with cancel.known_client(options.runs, grid.name, options.launcher):
@@ -74,27 +74,27 @@ def launch(grid: Plan, standings: list[Standing], options: Any, console: Console
         if chosen:
             console.print("SLURM has them; --status shows how they do, --cancel stops them")
         return 1 if choice.left or stale else 0
-    return _conclude(stand(options.runs, grid.cells), console)
+    return _conclude(read_statuses(options.runs, grid.cells), console)
 
 
-def _is_slurms(s: Standing) -> bool:
+def _is_slurms(s: CellStatus) -> bool:
     return bool(s.run.read_claim().get("launcher") == "slurm")
 
 
-def choose_cells(standings: list[Standing], options: Any) -> Choice:
-    return choose.choose(standings, retry=options.retry, force=options.force, code=snapshot.name)
+def choose_cells(statuses: list[CellStatus], options: Any) -> Choice:
+    return choose.choose(statuses, retry=options.retry, force=options.force, code=snapshot.name)
 
 
 def show_left(choice: Choice, console: Console) -> None:
     for left in choice.left:
-        s = left.standing
+        s = left.status
         console.print(f"not again: [bold red]{s.text}[/] {escape(label(s.cell))}: {left.reason}")
 
 
-def items_of(choice: Choice, live: Iterable[Standing] = ()) -> list[Item]:
+def items_of(choice: Choice, live: Iterable[CellStatus] = ()) -> list[Item]:
     from bench.launch.item import Item
 
-    items = [Item(s.standing.run, s.resources, label(s.standing.cell)) for s in choice.start]
+    items = [Item(s.status.run, s.resources, label(s.status.cell)) for s in choice.start]
     return items + [Item(s.run, s.cell.resources, label(s.cell)) for s in live]
 
 
@@ -120,9 +120,9 @@ def _run(grid: Plan, items: list[Item], options: Any, console: Console) -> None:
             )
 
 
-def _conclude(standings: list[Standing], console: Console) -> int:
-    failed = [s for s in standings if s.state == State.FAILED]
-    console.print(count_text(standings))
+def _conclude(statuses: list[CellStatus], console: Console) -> int:
+    failed = [s for s in statuses if s.state == State.FAILED]
+    console.print(count_text(statuses))
     for s in failed:
         console.print(f"[bold red]{s.text}[/] {escape(label(s.cell))}: {escape(s.note)}")
         console.print(f"  traceback {s.run.error}\n  log       {s.run.log}")
@@ -131,7 +131,7 @@ def _conclude(standings: list[Standing], console: Console) -> int:
             "the same command runs failed cells again; --retry only those that it can help"
         )
     final = (State.DONE, State.SKIPPED)
-    return 0 if all(s.state in final for s in standings) else 1
+    return 0 if all(s.state in final for s in statuses) else 1
 
 
 def run_inline(items: Sequence[Item], on_change: OnChange, tick: Callable[[], None]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bench import find
 from bench.grid.plan import Cell
-from bench.sweep.status import Standing
+from bench.sweep.status import CellStatus
 
 
 def missing_files(cells: Iterable[Cell]) -> dict[str, str]:
@@ -31,7 +31,7 @@ def missing_files(cells: Iterable[Cell]) -> dict[str, str]:
     return {name: text for text, name in by_text.items()}
 
 
-def prepare_data(chosen: list[Standing]) -> None:
+def prepare_data(chosen: list[CellStatus]) -> None:
     """Make built-in data once, before cells would wait for one another to make it."""
     wanted = {}
     for s in chosen:

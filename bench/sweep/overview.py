@@ -1,7 +1,7 @@
 """What a user sees of a sweep that is not being launched: the table of `--status` and `--plan`, and
 what the remaining cells will cost.
 
-Takes standings (status.py) and reads progress, hosts and logs only of the rows it shows.
+Takes statuses (status.py) and reads progress, hosts and logs only of the rows it shows.
 """
 
 from __future__ import annotations
@@ -23,32 +23,32 @@ from bench.config.resources import Resources
 from bench.grid.plan import Plan
 from bench.store.rundir import RunDir, State, jobs_folder
 from bench.sweep.live import STYLE, clock, progress_text, time_left
-from bench.sweep.status import Standing, count_text
+from bench.sweep.status import CellStatus, count_text
 
 SHOWN_ROWS = 60
 _MEASURED_FOLDERS = 20
 _FIRST = (State.FAILED, State.RUNNING, State.INTERRUPTED, State.PREEMPTED, State.PENDING, State.STALE)  # fmt: skip
 
 
-def overview(grid: Plan, standings: list[Standing], missing: dict[str, str]) -> Group:
+def overview(grid: Plan, statuses: list[CellStatus], missing: dict[str, str]) -> Group:
     """The table, the counts, and the data that this machine lacks."""
-    shown = standings
-    if len(standings) > SHOWN_ROWS:
-        shown = _most_urgent(standings)
+    shown = statuses
+    if len(statuses) > SHOWN_ROWS:
+        shown = _most_urgent(statuses)
     lines: list[Table | Text] = [table(grid, shown)]
-    if len(shown) < len(standings):
-        lines.append(Text(f"... and {len(standings) - len(shown)} more cells"))
-    lines.append(Text(f"{len(standings)} cells: {count_text(standings)}"))
+    if len(shown) < len(statuses):
+        lines.append(Text(f"... and {len(statuses) - len(shown)} more cells"))
+    lines.append(Text(f"{len(statuses)} cells: {count_text(statuses)}"))
     for name, text in missing.items():
         lines.append(Text.assemble(("missing on this machine", "yellow"), f" {name}: {text}"))
     return Group(*lines)
 
 
-def _most_urgent(standings: list[Standing]) -> list[Standing]:
+def _most_urgent(statuses: list[CellStatus]) -> list[CellStatus]:
     """Where not all are shown: failed and running ones first, neither at the expense of the
     other.
     """
-    ranked = sorted(standings, key=_urgency)
+    ranked = sorted(statuses, key=_urgency)
     heads = [
         s
         for state in (State.FAILED, State.RUNNING)
@@ -59,15 +59,15 @@ def _most_urgent(standings: list[Standing]) -> list[Standing]:
     return sorted([*heads, *rest[: SHOWN_ROWS - len(heads)]], key=_urgency)
 
 
-def _urgency(s: Standing) -> int:
+def _urgency(s: CellStatus) -> int:
     return _FIRST.index(s.state) if s.state in _FIRST else len(_FIRST)
 
 
-def table(grid: Plan, standings: Iterable[Standing]) -> Table:
+def table(grid: Plan, statuses: Iterable[CellStatus]) -> Table:
     """A row per cell: labels, seed, run, state, progress, time left, where, and what to look at;
     without the columns that would be empty.
     """
-    rows = [_row(s) for s in standings]
+    rows = [_row(s) for s in statuses]
     names = [name for name in ("progress", "left", "where", "note") if any(r[name] for r in rows)]
     made = Table(title=escape(f"{grid.title} - scale {grid.scale}"), title_justify="left")
     for column in (*grid.axes, "seed", "run", "state", *names):
@@ -81,7 +81,7 @@ def table(grid: Plan, standings: Iterable[Standing]) -> Table:
     return made
 
 
-def _row(s: Standing) -> dict[str, Any]:
+def _row(s: CellStatus) -> dict[str, Any]:
     left = time_left(s.run) if s.state == State.RUNNING else None
     return {
         "of": s,
@@ -92,14 +92,14 @@ def _row(s: Standing) -> dict[str, Any]:
     }
 
 
-def _progress(s: Standing) -> str:
+def _progress(s: CellStatus) -> str:
     if s.state in (State.RUNNING, State.FAILED, State.PREEMPTED, State.INTERRUPTED):
         text = progress_text(s.run)
         return "" if text == "starting" and s.state != State.RUNNING else text
     return ""
 
 
-def _host(s: Standing) -> str:
+def _host(s: CellStatus) -> str:
     """Where the last start was."""
     if s.state in (State.NEW, State.SKIPPED, State.STALE, State.DONE, State.PENDING):
         return ""
@@ -107,7 +107,7 @@ def _host(s: Standing) -> str:
     return str(starts[-1].get("host") or "") if starts else ""
 
 
-def _note(s: Standing) -> str:
+def _note(s: CellStatus) -> str:
     """The last line of the error or why it waits, then the files that say more."""
     lines = [s.note] if s.note else []
     if s.state == State.FAILED and s.run.error.exists():
@@ -118,7 +118,7 @@ def _note(s: Standing) -> str:
     return "\n".join(lines)
 
 
-def _job_log(s: Standing) -> Path | None:
+def _job_log(s: CellStatus) -> Path | None:
     """The output of the job that was to run the cell, when the cell itself has written nothing."""
     claim = s.run.read_claim()
     if claim.get("launcher") != "slurm":
@@ -130,21 +130,21 @@ def _job_log(s: Standing) -> Path | None:
 
 def watch(
     console: Console,
-    look: Callable[[], tuple[Group, list[Standing]]],
+    look: Callable[[], tuple[Group, list[CellStatus]]],
     every_s: float,
 ) -> None:
     """Show the overview again and again until no cell is queued or running; on a terminal in
     place, with the counts on top because the end of a long table does not fit.
     """
-    shown, standings = look()
+    shown, statuses = look()
     with Live(console=console, auto_refresh=False, transient=True) as live:
-        while any(s.busy for s in standings):
+        while any(s.busy for s in statuses):
             if console.is_terminal:
-                live.update(Group(Text(count_text(standings)), shown), refresh=True)
+                live.update(Group(Text(count_text(statuses)), shown), refresh=True)
             else:
                 console.print(shown)
             time.sleep(every_s)
-            shown, standings = look()
+            shown, statuses = look()
     console.print(shown)
 
 
@@ -172,12 +172,12 @@ class Cost:
         )
 
 
-def expected_cost(standings: Iterable[Standing], remaining: list[Standing]) -> Cost:
+def expected_cost(statuses: Iterable[CellStatus], remaining: list[CellStatus]) -> Cost:
     """What the remaining cells will take, from those of the same plan that are DONE: from other
     seeds of the same labels where there are any, else from all.
     """
     by_labels: dict[tuple[str, ...], list[float]] = {}
-    done = [s for s in standings if s.state == State.DONE]
+    done = [s for s in statuses if s.state == State.DONE]
     for s in done:
         hours = _device_hours(s.run, s.cell.resources)
         if hours is not None:

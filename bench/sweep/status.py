@@ -1,4 +1,4 @@
-"""Where each cell of a plan stands: its files first, then one question to SLURM for all that only the
+"""The status of each cell of a plan: its files first, then one question to SLURM for all that only the
 queue can tell.
 
 Between bench.grid (what should be) and choose.py, overview.py and command.py (what to do about it, showing).
@@ -17,12 +17,12 @@ from bench.grid.plan import Cell
 from bench.store.failure import Failure
 from bench.store.rundir import Activity, RunDir, State
 
-SETTLED = (State.DONE, State.STALE, State.SKIPPED)
+FINAL = (State.DONE, State.STALE, State.SKIPPED)
 """States in which a cell is not submitted again without --force."""
 
 
 @dataclass(frozen=True)
-class Standing:
+class CellStatus:
     """A cell and what its files and SLURM's queue say of it."""
 
     cell: Cell
@@ -45,8 +45,8 @@ class Standing:
         return self.activity != Activity.IDLE
 
 
-def stand(runs: Path, cells: Iterable[Cell]) -> list[Standing]:
-    """Where these cells stand. Asks SLURM once, and only if some cell was given to it and has not
+def read_statuses(runs: Path, cells: Iterable[Cell]) -> list[CellStatus]:
+    """The status of each of these cells. Asks SLURM once, and only if some cell was given to it and has not
     ended.
     """
     present = _folders(runs)
@@ -54,30 +54,30 @@ def stand(runs: Path, cells: Iterable[Cell]) -> list[Standing]:
     unsure = [i for i, s in enumerate(found) if s.activity == Activity.UNKNOWN]
     if unsure:
         resolved = _ask_slurm(runs, [found[i] for i in unsure])
-        for i, standing in zip(unsure, resolved, strict=True):
-            found[i] = standing
+        for i, status in zip(unsure, resolved, strict=True):
+            found[i] = status
     return [_checked(s) for s in found]
 
 
-def _from_files(runs: Path, cell: Cell, *, present: bool) -> Standing:
+def _from_files(runs: Path, cell: Cell, *, present: bool) -> CellStatus:
     run = RunDir(runs / cell.signature)
     if cell.skip:
-        return Standing(cell, run, State.SKIPPED, note=cell.skip)
+        return CellStatus(cell, run, State.SKIPPED, note=cell.skip)
     if not present:
-        return Standing(cell, run, State.NEW)
+        return CellStatus(cell, run, State.NEW)
     status = run.status()
-    return Standing(cell, run, status.state, status.activity, *_ending(run, status.state))
+    return CellStatus(cell, run, status.state, status.activity, *_ending(run, status.state))
 
 
-def _ask_slurm(runs: Path, standings: list[Standing]) -> list[Standing]:
+def _ask_slurm(runs: Path, statuses: list[CellStatus]) -> list[CellStatus]:
     from bench.launch.slurm.queue import Queue
 
     queue = Queue(runs)
     queue.refresh()
-    statuses = queue.statuses(s.run for s in standings)
+    said = queue.statuses(s.run for s in statuses)
     resolved = []
-    for s in standings:
-        status = statuses[s.run.signature]
+    for s in statuses:
+        status = said[s.run.signature]
         kind, note = _ending(s.run, status.state)
         if status.busy:
             kind = None  # how an earlier start ended is no longer of interest
@@ -90,7 +90,7 @@ def _ask_slurm(runs: Path, standings: list[Standing]) -> list[Standing]:
     return resolved
 
 
-def _checked(s: Standing) -> Standing:
+def _checked(s: CellStatus) -> CellStatus:
     """STALE, where a default has changed since the run was made."""
     if s.busy or s.state in (State.NEW, State.SKIPPED):
         return s
@@ -128,13 +128,13 @@ def label(cell: Cell) -> str:
     return " / ".join([*cell.labels.values(), f"seed {cell.seed}"])
 
 
-def count_text(standings: Iterable[Standing]) -> str:
+def count_text(statuses: Iterable[CellStatus]) -> str:
     """'3 DONE, 2 FAILED (1 BUG, 1 OOM)'"""
-    standings = list(standings)
-    states = Counter(s.state for s in standings)
+    statuses = list(statuses)
+    states = Counter(s.state for s in statuses)
     parts = []
     for state in (state for state in State if states[state]):
-        kinds = Counter(s.kind for s in standings if s.state == state and s.kind)
+        kinds = Counter(s.kind for s in statuses if s.state == state and s.kind)
         text = ", ".join(f"{n} {kind}" for kind, n in sorted(kinds.items()))
         parts.append(f"{states[state]} {state}" + (f" ({text})" if text else ""))
     return ", ".join(parts) or "none"

@@ -22,7 +22,7 @@ from bench.process import interrupt
 from bench.store.failure import Failure
 from bench.store.files import write_json
 from bench.store.rundir import Activity, RunDir, State
-from bench.sweep.status import stand
+from bench.sweep.status import read_statuses
 from bench.tune.search import VALIDATION, Search
 from bench.tune.study import STOPPED, Lost
 
@@ -46,7 +46,7 @@ class Ended:
 
 def carry_out(search: Search, trial: Trial, cell: Cell, runs: Path, start: Start) -> Ended:
     """Have the cell computed, unless it is DONE, and say how it ended. Raises Lost."""
-    before = stand(runs, [cell])[0]
+    before = read_statuses(runs, [cell])[0]
     run = before.run
     curve = Curve(search, trial, run, may_prune=not before.busy)
     if before.state in (State.SKIPPED, State.STALE):
@@ -68,7 +68,7 @@ def carry_out(search: Search, trial: Trial, cell: Cell, runs: Path, start: Start
 
 
 def _ended(search: Search, cell: Cell, runs: Path, curve: Curve) -> Ended:
-    after = stand(runs, [cell])[0]
+    after = read_statuses(runs, [cell])[0]
     if after.state == State.DONE:
         value = _value(search, after.run, curve)
         if value is None or not math.isfinite(value):

@@ -25,7 +25,7 @@ from bench.sweep import choose as retry
 from bench.sweep import command as sweep
 from bench.sweep import manifest
 from bench.sweep.choose import Choice, Left, Start
-from bench.sweep.status import Standing, count_text, stand
+from bench.sweep.status import CellStatus, count_text, read_statuses
 
 SCALE = {
     "base": {
@@ -82,17 +82,17 @@ def began(run: RunDir, *steps: int) -> None:
     run.starts.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
 
 
-def first(folder: Path, *settings: str) -> Standing:
-    return stand(folder / "runs", planned(folder, *settings).cells)[0]
+def first(folder: Path, *settings: str) -> CellStatus:
+    return read_statuses(folder / "runs", planned(folder, *settings).cells)[0]
 
 
 def decide(folder: Path, *settings: str, code: str = CODE) -> Start | Left | None:
     return retry.again(first(folder, *settings), lambda: code)
 
 
-def choose(standings: list[Standing], **how: bool) -> Choice:
+def choose(statuses: list[CellStatus], **how: bool) -> Choice:
     how = {"retry": False, "force": False, **how}
-    return retry.choose(standings, code=lambda: CODE, **how)
+    return retry.choose(statuses, code=lambda: CODE, **how)
 
 
 def command(folder: Path, *more: str) -> int:
@@ -117,7 +117,7 @@ def test_states_and_kinds_come_from_the_files(folder: Path) -> None:
     assert (first(folder).text, first(folder).note) == ("PREEMPTED", "SIGTERM")
     run.result.write_text("{}")
     assert first(folder).text == "DONE"
-    counts = count_text(stand(folder / "runs", planned(folder).cells))
+    counts = count_text(read_statuses(folder / "runs", planned(folder).cells))
     assert counts == "2 NEW, 1 DONE"
 
 
@@ -147,13 +147,13 @@ def test_the_plain_command_starts_what_is_not_done_and_not_live(folder: Path) ->
     mine = {"pid": os.getpid(), "pid_started": process_started(os.getpid())}
     made(folder, 0, **mine)  # a live supervisor: this process
     made(folder, 1).write_outcome(State.PRUNED, step=3)
-    standings = stand(folder / "runs", planned(folder).cells)
-    assert [(s.state, s.busy) for s in standings] == [
+    statuses = read_statuses(folder / "runs", planned(folder).cells)
+    assert [(s.state, s.busy) for s in statuses] == [
         (State.PENDING, True), (State.PRUNED, False), (State.NEW, False),
     ]  # fmt: skip
-    assert [s.standing for s in choose(standings).start] == standings[1:]
-    assert [s.standing for s in choose(standings, force=True).start] == standings[1:]
-    assert choose(standings, retry=True).start == []
+    assert [s.status for s in choose(statuses).start] == statuses[1:]
+    assert [s.status for s in choose(statuses, force=True).start] == statuses[1:]
+    assert choose(statuses, retry=True).start == []
 
 
 @pytest.mark.parametrize("state", [State.PREEMPTED, State.INTERRUPTED])
@@ -171,7 +171,7 @@ def test_what_is_no_fault_of_the_cell_is_tried_again(folder: Path, kind: Failure
 def test_retry_leaves_the_rest_alone(folder: Path) -> None:
     made(folder, 0).write_outcome(State.PRUNED, step=3)
     made(folder, 1).write_outcome(State.PREEMPTED, Failure.CANCELLED)
-    choice = choose(stand(folder / "runs", planned(folder).cells), retry=True)
+    choice = choose(read_statuses(folder / "runs", planned(folder).cells), retry=True)
     assert choice.start == []
     (left,) = choice.left
     assert "was cancelled" in left.reason
@@ -224,9 +224,9 @@ def out_of_memory(folder: Path) -> Start | Left | None:
 
 
 def begin(start: Start) -> None:
-    dump = start.standing.cell.config.dump()
+    dump = start.status.cell.config.dump()
     retry.prepare(start, dump, signature.digest(dump))
-    start.standing.run.claim({"launcher": "local", "code": CODE})
+    start.status.run.claim({"launcher": "local", "code": CODE})
 
 
 def test_out_of_memory_halves_the_micro_batch_until_it_is_one(folder: Path) -> None:
@@ -261,7 +261,7 @@ def test_the_share_of_a_device_is_halved_and_another_setting_is_tried_as_it_is(
     made(folder)
     start = out_of_memory(folder)
     assert isinstance(start, Start) and start.resources.micro_batch == 2  # 8 / 2 devices / 2
-    start.standing.run.write_outcome(State.FAILED, Failure.OOM, traceback="OutOfMemoryError")
+    start.status.run.write_outcome(State.FAILED, Failure.OOM, traceback="OutOfMemoryError")
     changed = decide(folder, "resources.micro_batch=3")
     assert isinstance(changed, Start) and changed.resources.micro_batch == 3
     assert not changed.reduced
@@ -290,13 +290,13 @@ def test_one_question_to_the_queue_answers_for_all(
     rows = [f"7_{i}|{user}|PENDING||N/A|Priority|bench-sweep-tiny-{batch}" for i in range(29)]
     rows.append(f"7_29|{user}|RUNNING|n4|N/A|None|bench-sweep-tiny-{batch}")
     calls = fake_squeue(folder, monkeypatch, "\n".join(rows))
-    standings = stand(folder / "runs", planned(folder).cells)
+    statuses = read_statuses(folder / "runs", planned(folder).cells)
     assert calls.read_text().count("x") == 1
-    assert {(s.state, s.note) for s in standings[:-1]} == {
+    assert {(s.state, s.note) for s in statuses[:-1]} == {
         (State.PENDING, "waits in the queue (Priority)")
     }
-    assert (standings[-1].state, standings[-1].node) == (State.RUNNING, "n4")
-    assert choose(standings).start == [] == choose(standings, force=True).start
+    assert (statuses[-1].state, statuses[-1].node) == (State.RUNNING, "n4")
+    assert choose(statuses).start == [] == choose(statuses, force=True).start
 
 
 def test_a_queue_that_does_not_answer_starts_nothing_twice(
@@ -304,9 +304,9 @@ def test_a_queue_that_does_not_answer_starts_nothing_twice(
 ) -> None:
     made(folder, 0, launcher="slurm", batch="0" * 12, task=0)
     monkeypatch.setenv("PATH", "/nowhere")
-    standings = stand(folder / "runs", planned(folder).cells)
-    assert standings[0].activity == Activity.UNKNOWN and standings[0].state == State.PENDING
-    assert [s.standing for s in choose(standings).start] == standings[1:]
+    statuses = read_statuses(folder / "runs", planned(folder).cells)
+    assert statuses[0].activity == Activity.UNKNOWN and statuses[0].state == State.PENDING
+    assert [s.status for s in choose(statuses).start] == statuses[1:]
 
 
 def test_without_slurm_there_is_one_clear_error(

@@ -24,7 +24,7 @@ from bench.grid.plan import plan
 from bench.store.files import load_yaml, read_json
 from bench.store.rundir import RunDir, State
 from bench.sweep.command import main
-from bench.sweep.status import stand
+from bench.sweep.status import read_statuses
 
 ABLATION = ROOT / "sweeps/ablation.yaml"
 
@@ -307,7 +307,7 @@ def test_a_changed_default_is_stale_not_reused(tmp_path: Path) -> None:
     stored["train"]["gamma"] = 0.5
     run.create(stored, {}, identity.digest(stored))
     run.result.write_text("{}")
-    (found,) = stand(tmp_path, [cell])
+    (found,) = read_statuses(tmp_path, [cell])
     assert found.state == State.STALE and "train.gamma was 0.5, is now 0.1" in found.note
 
 
