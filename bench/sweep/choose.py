@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from bench.config.mistakes import Mistakes
@@ -24,33 +24,11 @@ _REDUCED = "# out of memory: micro_batch "
 
 
 @dataclass(frozen=True)
-class Start:
-    """A cell to start, and with what."""
-
-    status: CellStatus
-    resources: Resources
-    reduced: bool = False  # its micro_batch was halved, now or before, because memory ran out
-
-    @property
-    def note(self) -> str:
-        if not self.reduced:
-            return ""
-        asked = self.status.cell.resources.micro_batch or "the whole batch"
-        return f"ran out of memory: micro_batch {self.resources.micro_batch} instead of {asked}"
-
-
-@dataclass(frozen=True)
-class Left:
-    """A cell that is not tried again, why not, and what would help."""
-
-    status: CellStatus
-    reason: str
-
-
-@dataclass(frozen=True)
 class Choice:
-    start: list[Start]
-    left: list[Left]
+    """Cells to start, and cells that --retry does not start: why not, and what would help."""
+
+    start: list[CellStatus]
+    refused: list[tuple[CellStatus, str]]
 
 
 def choose(
@@ -62,32 +40,32 @@ def choose(
     `code`: digest of the code as it is now; asked only where a cell failed with a bug.
     """
     idle = [s for s in statuses if not s.busy]
-    start: list[Start] = []
-    left: list[Left] = []
+    start: list[CellStatus] = []
+    refused: list[tuple[CellStatus, str]] = []
     if force:
-        start = [Start(s, s.cell.resources) for s in idle if s.state != State.SKIPPED]
+        start = [s for s in idle if s.state != State.SKIPPED]
     elif not retry:
         start = [_as_asked(s) for s in idle if s.state not in FINAL]
     else:
         ask = cache(code)
         for s in idle:
             decision = again(s, ask)
-            if isinstance(decision, Start):
+            if isinstance(decision, CellStatus):
                 start.append(decision)
             elif decision is not None:
-                left.append(decision)
-    start.sort(key=lambda chosen: -len(chosen.status.cell.config.objectives))
-    return Choice(start, left)
+                refused.append((s, decision))
+    start.sort(key=lambda chosen: -len(chosen.cell.config.objectives))
+    return Choice(start, refused)
 
 
-def again(s: CellStatus, code: Callable[[], str | None]) -> Start | Left | None:
-    """What --retry does with a cell: start it, leave it for a reason, or nothing (it did not
-    fail).
+def again(s: CellStatus, code: Callable[[], str | None]) -> CellStatus | str | None:
+    """What --retry does with a cell: start it, as is returned; leave it, for this reason; or nothing
+    (it did not fail).
     """
     if s.state not in (State.FAILED, State.INTERRUPTED, State.PREEMPTED):
         return None
     if s.kind == Failure.CANCELLED:
-        return Left(s, "was cancelled; the same command without --retry goes on with it")
+        return "was cancelled; the same command without --retry goes on with it"
     if s.state == State.PREEMPTED:  # it has its checkpoint, whatever stopped it
         return _as_asked(s)
     if s.kind in (Failure.TIMEOUT, Failure.NO_PROGRESS):
@@ -99,23 +77,29 @@ def again(s: CellStatus, code: Callable[[], str | None]) -> Start | Left | None:
     return _as_asked(s)
 
 
-def prepare(start: Start, config: dict[str, object], digest: str) -> None:
+def memory_note(s: CellStatus) -> str:
+    """Empty where memory has not run out."""
+    if s.micro_batch is None:
+        return ""
+    asked = s.cell.resources.micro_batch or "the whole batch"
+    return f"ran out of memory: micro_batch {s.micro_batch} instead of {asked}"
+
+
+def prepare(s: CellStatus, config: dict[str, object], digest: str) -> None:
     """Write the run's config and resources; a halved micro_batch is marked, so that later starts
     keep it.
     """
-    run = start.status.run
-    resources = start.resources.model_dump(mode="json")
-    run.create(config, resources, digest)
-    if start.reduced:
-        asked = start.status.cell.resources.micro_batch
-        mark = f"{_REDUCED}{start.resources.micro_batch} instead of {asked}\n"
-        write_text(run.resources, mark + dump_yaml(resources))
+    resources = s.resources.model_dump(mode="json")
+    s.run.create(config, resources, digest)
+    if s.micro_batch is not None:
+        mark = f"{_REDUCED}{s.micro_batch} instead of {s.cell.resources.micro_batch}\n"
+        write_text(s.run.resources, mark + dump_yaml(resources))
 
 
 # -- by class of failure ---
 
 
-def _after_time(s: CellStatus) -> Start | Left:
+def _after_time(s: CellStatus) -> CellStatus | str:
     before, now = _resources_before(s), _as_asked(s)
     if before is None or _progressed(s):
         return now
@@ -123,10 +107,9 @@ def _after_time(s: CellStatus) -> Start | Left:
         return now
     if s.kind == Failure.NO_PROGRESS and now.resources != before:
         return now
-    return Left(
-        s,
+    return (
         "got no further than the start before: raise resources.slurm.time, or checkpoint more often "
-        "(resources.checkpoint_minutes)",
+        "(resources.checkpoint_minutes)"
     )
 
 
@@ -146,41 +129,38 @@ def _progressed(s: CellStatus) -> bool:
         return False
 
 
-def _after_memory(s: CellStatus) -> Start | Left:
+def _after_memory(s: CellStatus) -> CellStatus | str:
     before, now = _resources_before(s), _as_asked(s)
     if before is None or now.resources != before:
         return now
     share = math.ceil(s.cell.config.train.batch / now.resources.world)
     micro = min(now.resources.micro_batch or share, share)
     if micro == 1:
-        return Left(
-            s,
+        return (
             "ran out of memory with micro_batch 1: more devices (resources.devices), more memory "
-            "(resources.slurm.mem_gb, another partition) or a smaller model",
+            "(resources.slurm.mem_gb, another partition) or a smaller model"
         )
-    return Start(s, now.resources.model_copy(update={"micro_batch": micro // 2}), reduced=True)
+    return replace(s, micro_batch=micro // 2)
 
 
-def _after_bug(s: CellStatus, code: Callable[[], str | None]) -> Start | Left:
+def _after_bug(s: CellStatus, code: Callable[[], str | None]) -> CellStatus | str:
     now, ran = _as_asked(s), s.run.read_outcome().get("code") or s.run.read_claim().get("code")
     if ran is None or ran != code() or _resources_before(s) != now.resources:
         return now
-    return Left(
-        s, "the same code would fail again: mend it (see the traceback), or change its resources"
-    )
+    return "the same code would fail again: mend it (see the traceback), or change its resources"
 
 
 # -- resources ---
 
 
-def _as_asked(s: CellStatus) -> Start:
+def _as_asked(s: CellStatus) -> CellStatus:
     """With the resources of the plan, but a micro_batch that was halved stays so until the user
     asks for another one.
     """
     reduced = _read_mark(s.run)
     if reduced is None or reduced[1] != str(s.cell.resources.micro_batch):
-        return Start(s, s.cell.resources)
-    return Start(s, s.cell.resources.model_copy(update={"micro_batch": reduced[0]}), reduced=True)
+        return s
+    return replace(s, micro_batch=reduced[0])
 
 
 def _read_mark(run: RunDir) -> tuple[int, str] | None:

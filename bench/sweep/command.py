@@ -25,7 +25,7 @@ from bench.config.mistakes import Mistakes
 from bench.grid.plan import Plan, plan
 from bench.sweep import cancel, overview
 from bench.sweep.arguments import add_cells
-from bench.sweep.launching import choose_cells, items_of, launch, show_left
+from bench.sweep.launching import choose_cells, items_of, launch, show_refused
 from bench.sweep.live import console as watch_console
 from bench.sweep.needs import missing_files
 from bench.sweep.status import CellStatus, label, read_statuses
@@ -185,8 +185,8 @@ def watch(grid: Plan, options: Any, console: Console) -> int:
 def show_cost(grid: Plan, statuses: list[CellStatus], options: Any, console: Console) -> None:
     """What the cells that would be started will take, and with slurm the scripts, to be copied."""
     choice = choose_cells(statuses, options)
-    console.print(str(overview.expected_cost(statuses, [s.status for s in choice.start])))
-    show_left(choice, console)
+    console.print(str(overview.expected_cost(statuses, choice.start)))
+    show_refused(choice, console)
     if options.launcher != "slurm" or not choice.start:
         return
     from bench.launch.slurm import client as slurm

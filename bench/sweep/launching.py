@@ -37,14 +37,14 @@ def launch(grid: Plan, statuses: list[CellStatus], options: Any, console: Consol
         except ValueError as error:
             print(f"{error}; nothing was started", file=sys.stderr)
             return 2
-    chosen = [start.status for start in choice.start]
-    stale = [s for s in statuses if s.state == State.STALE and s not in chosen]
+    chosen = choice.start
+    stale = [s for s in statuses if s.state == State.STALE and not options.force]
     for s in stale:
         console.print(f"[yellow]STALE[/] {escape(label(s.cell))}: {escape(s.note)}")
-    for start in choice.start:
-        if start.note:
-            console.print(f"{escape(label(start.status.cell))}: {escape(start.note)}")
-    show_left(choice, console)
+    for s in chosen:
+        if note := choose.memory_note(s):
+            console.print(f"{escape(label(s.cell))}: {escape(note)}")
+    show_refused(choice, console)
     write_manifest(grid, options.runs, {s.run.signature: s.note for s in stale})
     live = [] if options.retry else [s for s in statuses if s.busy]
     counts = count_text(statuses)
@@ -54,11 +54,11 @@ def launch(grid: Plan, statuses: list[CellStatus], options: Any, console: Consol
     live = [s for s in live if _is_slurms(s) == (options.launcher == "slurm")]
     if chosen or live:
         prepare_data(chosen)
-        for start in choice.start:
+        for s in chosen:
             if options.force:
-                start.status.run.set_aside()
-            dump = start.status.cell.config.dump()
-            choose.prepare(start, dump, signature.digest(dump))
+                s.run.set_aside()
+            dump = s.cell.config.dump()
+            choose.prepare(s, dump, signature.digest(dump))
         try:
             with cancel.known_client(options.runs, grid.name, options.launcher):
                 _run(grid, items_of(choice, live), options, console)
@@ -73,7 +73,7 @@ def launch(grid: Plan, statuses: list[CellStatus], options: Any, console: Consol
     if options.launcher == "slurm" and not options.wait:
         if chosen:
             console.print("SLURM has them; --status shows how they do, --cancel stops them")
-        return 1 if choice.left or stale else 0
+        return 1 if choice.refused or stale else 0
     return _conclude(read_statuses(options.runs, grid.cells), console)
 
 
@@ -85,17 +85,15 @@ def choose_cells(statuses: list[CellStatus], options: Any) -> Choice:
     return choose.choose(statuses, retry=options.retry, force=options.force, code=snapshot.name)
 
 
-def show_left(choice: Choice, console: Console) -> None:
-    for left in choice.left:
-        s = left.status
-        console.print(f"not again: [bold red]{s.text}[/] {escape(label(s.cell))}: {left.reason}")
+def show_refused(choice: Choice, console: Console) -> None:
+    for s, reason in choice.refused:
+        console.print(f"not again: [bold red]{s.text}[/] {escape(label(s.cell))}: {reason}")
 
 
 def items_of(choice: Choice, live: Iterable[CellStatus] = ()) -> list[Item]:
     from bench.launch.item import Item
 
-    items = [Item(s.status.run, s.resources, label(s.status.cell)) for s in choice.start]
-    return items + [Item(s.run, s.cell.resources, label(s.cell)) for s in live]
+    return [Item(s.run, s.resources, label(s.cell)) for s in (*choice.start, *live)]
 
 
 def _run(grid: Plan, items: list[Item], options: Any, console: Console) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.config import signature
+from bench.config.resources import Resources
 from bench.grid.plan import Cell
 from bench.store.failure import Failure
 from bench.store.rundir import Activity, RunDir, State
@@ -33,6 +34,14 @@ class CellStatus:
     note: str = ""
     node: str = ""  # where it runs, as SLURM says
     job: str = ""  # SLURM's "123_4", while it has one
+    micro_batch: int | None = None  # in place of the plan's, halved because memory ran out
+
+    @property
+    def resources(self) -> Resources:
+        """What the cell is started with."""
+        if self.micro_batch is None:
+            return self.cell.resources
+        return self.cell.resources.model_copy(update={"micro_batch": self.micro_batch})
 
     @property
     def text(self) -> str:

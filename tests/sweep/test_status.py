@@ -24,7 +24,7 @@ from bench.store.rundir import Activity, RunDir, State
 from bench.sweep import choose as retry
 from bench.sweep import command as sweep
 from bench.sweep import manifest
-from bench.sweep.choose import Choice, Left, Start
+from bench.sweep.choose import Choice
 from bench.sweep.status import CellStatus, count_text, read_statuses
 
 SCALE = {
@@ -86,7 +86,7 @@ def first(folder: Path, *settings: str) -> CellStatus:
     return read_statuses(folder / "runs", planned(folder, *settings).cells)[0]
 
 
-def decide(folder: Path, *settings: str, code: str = CODE) -> Start | Left | None:
+def decide(folder: Path, *settings: str, code: str = CODE) -> CellStatus | str | None:
     return retry.again(first(folder, *settings), lambda: code)
 
 
@@ -151,21 +151,21 @@ def test_the_plain_command_starts_what_is_not_done_and_not_live(folder: Path) ->
     assert [(s.state, s.busy) for s in statuses] == [
         (State.PENDING, True), (State.PRUNED, False), (State.NEW, False),
     ]  # fmt: skip
-    assert [s.status for s in choose(statuses).start] == statuses[1:]
-    assert [s.status for s in choose(statuses, force=True).start] == statuses[1:]
+    assert choose(statuses).start == statuses[1:]
+    assert choose(statuses, force=True).start == statuses[1:]
     assert choose(statuses, retry=True).start == []
 
 
 @pytest.mark.parametrize("state", [State.PREEMPTED, State.INTERRUPTED])
 def test_what_was_interrupted_goes_on(folder: Path, state: State) -> None:
     made(folder).write_outcome(state)
-    assert isinstance(decide(folder), Start)
+    assert isinstance(decide(folder), CellStatus)
 
 
 @pytest.mark.parametrize("kind", [Failure.KILLED, Failure.NODE_FAIL, Failure.DEVICE])
 def test_what_is_no_fault_of_the_cell_is_tried_again(folder: Path, kind: Failure) -> None:
     made(folder).write_outcome(State.FAILED, kind, reason="died")
-    assert isinstance(decide(folder), Start)
+    assert isinstance(decide(folder), CellStatus)
 
 
 def test_retry_leaves_the_rest_alone(folder: Path) -> None:
@@ -173,16 +173,16 @@ def test_retry_leaves_the_rest_alone(folder: Path) -> None:
     made(folder, 1).write_outcome(State.PREEMPTED, Failure.CANCELLED)
     choice = choose(read_statuses(folder / "runs", planned(folder).cells), retry=True)
     assert choice.start == []
-    (left,) = choice.left
-    assert "was cancelled" in left.reason
+    ((_, left),) = choice.refused
+    assert "was cancelled" in left
 
 
 def test_a_bug_is_tried_again_only_after_a_change(folder: Path) -> None:
     made(folder).write_outcome(State.FAILED, Failure.BUG, traceback="ValueError: no")
     left = decide(folder)
-    assert isinstance(left, Left) and "the same code would fail again" in left.reason
-    assert isinstance(decide(folder, code="0" * 16), Start)
-    assert isinstance(decide(folder, "resources.data_dir=elsewhere"), Start)
+    assert isinstance(left, str) and "the same code would fail again" in left
+    assert isinstance(decide(folder, code="0" * 16), CellStatus)
+    assert isinstance(decide(folder, "resources.data_dir=elsewhere"), CellStatus)
 
 
 def test_a_time_limit_is_tried_again_only_after_progress_or_with_more_time(folder: Path) -> None:
@@ -190,16 +190,16 @@ def test_a_time_limit_is_tried_again_only_after_progress_or_with_more_time(folde
     run.write_outcome(State.INTERRUPTED, Failure.TIMEOUT, reason="job 7_0 ended (TIMEOUT)")
     began(run, 0, 0)
     left = decide(folder)
-    assert isinstance(left, Left) and "resources.slurm.time" in left.reason
-    assert isinstance(decide(folder, "resources.slurm.time=2-00:00:00"), Start)
-    assert isinstance(decide(folder, "resources.slurm.time=60"), Left)
+    assert isinstance(left, str) and "resources.slurm.time" in left
+    assert isinstance(decide(folder, "resources.slurm.time=2-00:00:00"), CellStatus)
+    assert isinstance(decide(folder, "resources.slurm.time=60"), str)
     began(run, 0, 40)
-    assert isinstance(decide(folder), Start)
+    assert isinstance(decide(folder), CellStatus)
     began(run, 0, 40, 40)
-    assert isinstance(decide(folder), Left)
+    assert isinstance(decide(folder), str)
     run.last.parent.mkdir()
     run.last.touch()  # written after the last start
-    assert isinstance(decide(folder), Start)
+    assert isinstance(decide(folder), CellStatus)
 
 
 def test_no_progress_needs_another_setting(folder: Path) -> None:
@@ -208,36 +208,36 @@ def test_no_progress_needs_another_setting(folder: Path) -> None:
     began(run, 8, 8, 8)
     run.last.parent.mkdir()
     run.last.touch()  # of the same step
-    assert isinstance(decide(folder), Left)
-    assert isinstance(decide(folder, "resources.slurm.signal_delay_s=600"), Start)
+    assert isinstance(decide(folder), str)
+    assert isinstance(decide(folder, "resources.slurm.signal_delay_s=600"), CellStatus)
 
 
-def out_of_memory(folder: Path) -> Start | Left | None:
+def out_of_memory(folder: Path) -> CellStatus | str | None:
     """The last start ran out of memory; what --retry does, done."""
     RunDir(folder / "runs" / planned(folder).cells[0].signature).write_outcome(
         State.FAILED, Failure.OOM, traceback="OutOfMemoryError"
     )
     decision = decide(folder)
-    if isinstance(decision, Start):
+    if isinstance(decision, CellStatus):
         begin(decision)
     return decision
 
 
-def begin(start: Start) -> None:
-    dump = start.status.cell.config.dump()
+def begin(start: CellStatus) -> None:
+    dump = start.cell.config.dump()
     retry.prepare(start, dump, signature.digest(dump))
-    start.status.run.claim({"launcher": "local", "code": CODE})
+    start.run.claim({"launcher": "local", "code": CODE})
 
 
 def test_out_of_memory_halves_the_micro_batch_until_it_is_one(folder: Path) -> None:
     run = made(folder)  # batch 8, one process, no micro_batch: all 8 at once
     for expected in (4, 2, 1):
         start = out_of_memory(folder)
-        assert isinstance(start, Start) and start.resources.micro_batch == expected
-        assert f"micro_batch {expected} instead of the whole batch" in start.note
+        assert isinstance(start, CellStatus) and start.resources.micro_batch == expected
+        assert f"micro_batch {expected} instead of the whole batch" in retry.memory_note(start)
         assert run.read_resources()["micro_batch"] == expected
     left = out_of_memory(folder)
-    assert isinstance(left, Left) and "micro_batch 1" in left.reason
+    assert isinstance(left, str) and "micro_batch 1" in left
 
 
 def test_a_halved_micro_batch_is_kept_until_another_one_is_asked_for(folder: Path) -> None:
@@ -260,11 +260,11 @@ def test_the_share_of_a_device_is_halved_and_another_setting_is_tried_as_it_is(
     folder = written(tmp_path, 1, devices=2, micro_batch=100)
     made(folder)
     start = out_of_memory(folder)
-    assert isinstance(start, Start) and start.resources.micro_batch == 2  # 8 / 2 devices / 2
-    start.status.run.write_outcome(State.FAILED, Failure.OOM, traceback="OutOfMemoryError")
+    assert isinstance(start, CellStatus) and start.resources.micro_batch == 2  # 8 / 2 devices / 2
+    start.run.write_outcome(State.FAILED, Failure.OOM, traceback="OutOfMemoryError")
     changed = decide(folder, "resources.micro_batch=3")
-    assert isinstance(changed, Start) and changed.resources.micro_batch == 3
-    assert not changed.reduced
+    assert isinstance(changed, CellStatus) and changed.resources.micro_batch == 3
+    assert changed.micro_batch is None
 
 
 # -- with SLURM's queue ---
@@ -306,7 +306,7 @@ def test_a_queue_that_does_not_answer_starts_nothing_twice(
     monkeypatch.setenv("PATH", "/nowhere")
     statuses = read_statuses(folder / "runs", planned(folder).cells)
     assert statuses[0].activity == Activity.UNKNOWN and statuses[0].state == State.PENDING
-    assert [s.status for s in choose(statuses).start] == statuses[1:]
+    assert choose(statuses).start == statuses[1:]
 
 
 def test_without_slurm_there_is_one_clear_error(
