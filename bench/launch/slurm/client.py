@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from bench.config.resources import Resources
 from bench.launch.slurm.queue import Queue, ask, batch_folder, began, is_open
 from bench.launch.slurm.script import Cluster, Script, by_shape, cores_per_node, packed, scripts
-from bench.launch.slurm.submit import Answer, JobArray, Mark, Seen, Submission, submit
+from bench.launch.slurm.submit import Answer, JobArray, Submission, Version, submit
 from bench.store import snapshot
 from bench.store.claims import submitting
 from bench.store.failure import Failure
@@ -90,7 +90,7 @@ class _Entry:
     """A cell that the client cares for."""
 
     item: Item
-    mark: Mark
+    version: Version
     cancelled: Any  # when it was cancelled last, as far as the client knew at its start
     submitted: bool = False
     unsure: bool = False  # sbatch was given it and could not say whether SLURM took it
@@ -124,7 +124,7 @@ class _Client:
     def add(self, items: Sequence[Item]) -> None:
         cancelled = _read_cancelled(self.runs)
         self.entries += [
-            _Entry(item, Mark.of(item.run), cancelled.get(item.run.signature)) for item in items
+            _Entry(item, Version.of(item.run), cancelled.get(item.run.signature)) for item in items
         ]
 
     def finished(self) -> bool:
@@ -166,14 +166,14 @@ class _Client:
 
     def _wants(self, entry: _Entry, status: RunStatus) -> bool:
         """Whether to submit a cell that has no job."""
-        mark = Mark.of(entry.run)
+        version = Version.of(entry.run)
         if status.state == State.DONE:
             return False
-        if not entry.submitted and (entry.unsure or mark == entry.mark):
-            entry.mark = mark
+        if not entry.submitted and (entry.unsure or version == entry.version):
+            entry.version = version
             return True
         # It had a job, ours or another client's, which is gone.
-        entry.submitted, entry.mark = True, mark
+        entry.submitted, entry.version = True, version
         tries = TRIES + len(entry.run.read_starts())
         return self.wait and entry.tries < tries and _goes_on(entry.run, status.state)
 
@@ -207,9 +207,7 @@ class _Client:
         while groups:
             room = self.full_at.get(shape, self.open_jobs + len(groups)) - self.open_jobs
             count = max(1, min(len(groups), most, room, self.cluster.max_array))
-            outcome = submit(
-                batch, [[Seen(e.run, e.mark) for e in group] for group in groups[:count]]
-            )
+            outcome = submit(batch, [[e.version for e in group] for group in groups[:count]])
             self._note(outcome, groups[:count], resources)
             if outcome.answer == Answer.TAKEN:
                 groups = groups[count:]
@@ -238,7 +236,7 @@ class _Client:
         """Remember what became of the cells of a submission."""
         claimed = {run.signature for run in outcome.cells}
         for entry in (e for group in groups for e in group if e.run.signature in claimed):
-            entry.mark = Mark.of(entry.run)
+            entry.version = Version.of(entry.run)
             entry.submitted, entry.unsure = bool(outcome.job), not outcome.job
             entry.tries += bool(outcome.job)
             if outcome.job:

@@ -2,7 +2,7 @@
 
 Order: what the jobs need goes to <runs>/.jobs/<batch>/, then the claims of the cells, then sbatch.
 From there on the jobs need nothing from the client, and the queue shows the batch in their name. All
-of it happens under a lock that sbatch inherits (slurm_queue.submitting), so a claim whose batch the
+of it happens under a lock that sbatch inherits (store.claims.submitting), so a claim whose batch the
 next client does not find in the queue never reached SLURM. A refusal leaves everything as it was.
 """
 
@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,24 +52,23 @@ _WORDS = {
 }
 
 
-class Mark(NamedTuple):
-    """Tells whether somebody did something with a cell."""
+@dataclass(frozen=True)
+class Version:
+    """A run as it was when a client read it: whatever is done with the cell makes another version."""
 
+    run: RunDir = field(compare=False)
     batch: str | None
     submitted: float | None
     ended: float | None
 
     @classmethod
-    def of(cls, run: RunDir) -> Mark:
+    def of(cls, run: RunDir) -> Version:
         claim = run.read_claim()
-        return cls(claim.get("batch"), claim.get("submitted"), run.read_outcome().get("time"))
+        return cls(run, claim.get("batch"), claim.get("submitted"), run.read_outcome().get("time"))
 
-
-class Seen(NamedTuple):
-    """A cell to submit, unless something was done with it since the mark was read."""
-
-    run: RunDir
-    mark: Mark
+    def is_current(self) -> bool:
+        """To be asked while holding the lock under which cells are claimed."""
+        return Version.of(self.run) == self and not self.run.is_locked()
 
 
 @dataclass(frozen=True)
@@ -91,12 +90,15 @@ class Submission(NamedTuple):
     cells: tuple[RunDir, ...] = ()  # claimed and not taken back
 
 
-def submit(batch: JobArray, groups: Sequence[Sequence[Seen]]) -> Submission:
-    """Claim the cells and hand them over as one array, a group per task."""
+def submit(batch: JobArray, groups: Sequence[Sequence[Version]]) -> Submission:
+    """Claim the cells and hand them over as one array, a group per task; without those with which
+    something was done since their version was read.
+    """
     name = uuid.uuid4().hex[:12]
     folder = batch_folder(batch.runs, name)
     with submitting(batch.runs) as lock:
-        tasks = [left for group in groups if (left := [s.run for s in group if _untouched(s)])]
+        free = [[version.run for version in group if version.is_current()] for group in groups]
+        tasks = [task for task in free if task]
         if not tasks:
             return Submission(Answer.TAKEN)
         cells = tuple(run for task in tasks for run in task)
@@ -116,11 +118,6 @@ def submit(batch: JobArray, groups: Sequence[Sequence[Seen]]) -> Submission:
             held.give_back()
         shutil.rmtree(folder, ignore_errors=True)
         return Submission(answer, words)
-
-
-def _untouched(seen: Seen) -> bool:
-    """Asked while holding the lock, under which cells are claimed."""
-    return Mark.of(seen.run) == seen.mark and not seen.run.is_locked()
 
 
 @dataclass
