@@ -44,75 +44,70 @@ def run_cell(path: str | Path) -> str:
         return str(State.DONE)
     with interrupt.listening():
         if not world.first:
-            return str(_Start(run, world).run_to_end())
+            return str(_run_to_end(run, world))
         try:
             with run.hold():
-                return str(_Start(run, world).run_to_end())
+                return str(_run_to_end(run, world))
         except Busy:
             print(f"{run.path} is being worked on by another process", file=sys.stderr)
             return str(State.RUNNING)
 
 
-class _Start:
-    """One start of a cell, in one of its processes."""
+def _run_to_end(run: RunDir, world: World) -> State:
+    """One start of the cell, in one of its processes."""
+    told = RankEnvironment.from_env()
+    ending = Ending(run, world, told)
+    if world.first:
+        run.error.unlink(missing_ok=True)
+        run.outcome.unlink(missing_ok=True)
+    with logging_to(run.log, world):
+        try:
+            _train_and_evaluate(run, world, told, ending)
+        except interrupt.Interrupted as stop:
+            return ending.stopped(stop)
+        except Exception as error:  # a cell must never take others down
+            ending.failed(error)
+            interrupt.end_children()
+            return State.FAILED
+        except (KeyboardInterrupt, SystemExit):
+            log.warning("interrupted; goes on from the last checkpoint when started again")
+            raise
+    return State.DONE
 
-    def __init__(self, run: RunDir, world: World) -> None:
-        self.run, self.world = run, world
-        self.told = RankEnvironment.from_env()
-        self.trainer: Trainer | None = None
 
-    def run_to_end(self) -> State:
-        if self.world.first:
-            self.run.error.unlink(missing_ok=True)
-            self.run.outcome.unlink(missing_ok=True)
-        ending = Ending(self.run, self.world, self.told)
-        with logging_to(self.run.log, self.world):
-            try:
-                self._train_and_evaluate()
-            except interrupt.Interrupted as stop:
-                return ending.stopped(stop, self.trainer)
-            except Exception as error:  # a cell must never take others down
-                ending.failed(error, self.trainer)
-                interrupt.end_children()
-                return State.FAILED
-            except (KeyboardInterrupt, SystemExit):
-                log.warning("interrupted; goes on from the last checkpoint when started again")
-                raise
-        return State.DONE
-
-    def _train_and_evaluate(self) -> None:
-        config = parse(self.run.read_config())
-        resources = parse_resources(self.run.read_resources())
-        progress = Progress(self.run, self.world)
-        torch.set_num_threads(resources.threads)
-        cv2.setNumThreads(0)
-        device = self.world.device(resources)
-        with interrupt.held_back():
-            prepare_data(config, Path(resources.data_dir))
-        started = time.monotonic()
-        with self.world.joined(self.run, device):
-            self.trainer = trainer = Trainer(self.run, config, resources, progress, self.world)
-            env = describe(trainer, resources)
-            trainer.resume()
-            if self.world.first:
-                note_start(self.run, self.told, trainer.step)
-            trainer.fit()
-            bad_samples = trainer.batches.bad_samples()
-        trained = time.monotonic()
-        log.info("trained %d steps", trainer.total_steps)
-        if not self.world.first:
-            # Evaluating is a few per cent of the work: not worth another way to be wrong. The other
-            # devices are free (for the next cell, where a launcher can use them) from here on.
-            return
-        evaluated = evaluate(trainer, resources, progress)
-        seconds = {"train": trained - started, "evaluate": time.monotonic() - trained}
-        of_training = {"data_digest": env["data_digest"], "bad_samples": bad_samples}
-        facts = {**of_training, "seconds": seconds, **_facts(trainer, env)}
-        write_json(self.run.result, {"signature": self.run.signature, **evaluated, **facts})
-        self.run.progress.unlink(missing_ok=True)
-        shutil.rmtree(self.run.scratch, ignore_errors=True)
-        keep_checkpoints(self.run, resources.keep)
-        log.info("done in %.0f s", time.monotonic() - started)
+def _train_and_evaluate(run: RunDir, world: World, told: RankEnvironment, ending: Ending) -> None:
+    config = parse(run.read_config())
+    resources = parse_resources(run.read_resources())
+    progress = Progress(run, world)
+    torch.set_num_threads(resources.threads)
+    cv2.setNumThreads(0)
+    device = world.device(resources)
+    with interrupt.held_back():
+        prepare_data(config, Path(resources.data_dir))
+    started = time.monotonic()
+    with world.joined(run, device):
+        ending.trainer = trainer = Trainer(run, config, resources, progress, world)
+        env = describe(trainer, resources)
+        trainer.resume()
+        if world.first:
+            note_start(run, told, trainer.step)
+        trainer.fit()
+        bad_samples = trainer.batches.bad_samples()
+    trained = time.monotonic()
+    log.info("trained %d steps", trainer.total_steps)
+    if not world.first:
+        # Evaluating is a few per cent of the work: not worth another way to be wrong. The other
+        # devices are free (for the next cell, where a launcher can use them) from here on.
+        return
+    evaluated = evaluate(trainer, resources, progress)
+    seconds = {"train": trained - started, "evaluate": time.monotonic() - trained}
+    of_training = {"data_digest": env["data_digest"], "bad_samples": bad_samples}
+    facts = {**of_training, "seconds": seconds, **_facts(trainer, env)}
+    write_json(run.result, {"signature": run.signature, **evaluated, **facts})
+    run.progress.unlink(missing_ok=True)
+    shutil.rmtree(run.scratch, ignore_errors=True)
+    keep_checkpoints(run, resources.keep)
+    log.info("done in %.0f s", time.monotonic() - started)
 
 
 def evaluate(trainer: Trainer, resources: Resources, progress: Progress) -> dict[str, Any]:

@@ -24,17 +24,18 @@ log = logging.getLogger("bench")
 
 
 class Ending:
-    """Of this process's part of the cell."""
+    """Of this process's part of the cell. `trainer`: as soon as there is one."""
 
     def __init__(self, run: RunDir, world: World, told: RankEnvironment) -> None:
         self._run, self._world, self._told = run, world, told
+        self.trainer: Trainer | None = None
 
-    def stopped(self, stop: interrupt.Interrupted, trainer: Trainer | None) -> State:
+    def stopped(self, stop: interrupt.Interrupted) -> State:
         """Rank 0 writes it down. Returns the state that the cell is in."""
         state = State.PRUNED if stop.pruned else State.PREEMPTED
         if self._world.first:
             by_slurm = self._told.slurm and stop.reason in {s.name for s in interrupt.SIGNALS}
-            step = trainer.step if trainer else 0
+            step = self.trainer.step if self.trainer else 0
             self._run.write_outcome(
                 state,
                 reason=stop.reason,
@@ -45,7 +46,7 @@ class Ending:
             log.info("stopped at step %d (%s); goes on from there", step, stop.reason)
         return state
 
-    def failed(self, error: Exception, trainer: Trainer | None) -> None:
+    def failed(self, error: Exception) -> None:
         """Write it down: for the supervisor, where there is one that chooses among the ranks."""
         now, kind = time.time(), failure.of_exception(error)
         text = f"{error}\n" if isinstance(error, NoProgress) else traceback.format_exc()
@@ -61,8 +62,8 @@ class Ending:
             kind,
             reason=text.strip().splitlines()[-1],
             traceback=text,
-            step=trainer.step if trainer else None,
-            micro_batch=trainer.batches.micro_batch if trainer else None,
+            step=self.trainer.step if self.trainer else None,
+            micro_batch=self.trainer.batches.micro_batch if self.trainer else None,
             rank=self._world.rank,
             code=_code(),
             **place(self._told),
