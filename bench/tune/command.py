@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
     from bench.tune.study import Study
-    from bench.tune.trial import Start
+    from bench.tune.trial import Launch
 
 WORKER = (sys.executable, "-m", "bench.tune")
 RESTARTS = 100
@@ -88,8 +88,8 @@ def main(arguments: list[str] | None = None) -> int:
         _show(console, study)
         return 0
     if options.worker:
-        start = _starter(options)
-        return work(study, options.runs, console, start=start)
+        launch = _launcher(options)
+        return work(study, options.runs, console, launch=launch)
     if text := _missing(search):
         sys.stderr.write(f"{text}\n")
         return 2
@@ -229,7 +229,7 @@ def _conclude(study: Study, console: Console) -> int:
 # -- a worker ---
 
 
-def _starter(options: Any) -> Start:
+def _launcher(options: Any) -> Launch:
     from bench.launch import local as launcher
 
     def ignore(_run: RunDir, _state: State) -> None:
@@ -250,12 +250,12 @@ def _starter(options: Any) -> Start:
     return slurm if options.launcher == "slurm" else local
 
 
-def work(study: Study, runs: Path, console: Console, *, start: Start) -> int:
+def work(study: Study, runs: Path, console: Console, *, launch: Launch) -> int:
     """Run trials until all have ended. When there is nothing to give out, a worker waits: another
     may be killed, and its trial is then this one's. Returns the exit status.
     """
-    from bench.tune.study import STOPPED, Lost
-    from bench.tune.trial import carry_out
+    from bench.tune.study import STOPPED, LeaseLost
+    from bench.tune.trial import run_trial
 
     with interrupt.listening():
         while not interrupt.requested():
@@ -268,12 +268,12 @@ def work(study: Study, runs: Path, console: Console, *, start: Start) -> int:
             trial, cell = taken
             try:
                 with study.leased(trial.number):
-                    ended = carry_out(study.search, trial, cell, runs, start)
-                lost = STOPPED if ended.lost and interrupt.requested() else ended.lost
+                    outcome = run_trial(study.search, trial, cell, runs, launch)
+                lost = STOPPED if outcome.lost and interrupt.requested() else outcome.lost
                 study.finish(
-                    trial.number, ended.state, value=ended.value, error=ended.error, lost=lost
+                    trial.number, outcome.state, value=outcome.value, error=outcome.error, lost=lost
                 )
-            except Lost as error:
+            except LeaseLost as error:
                 console.print(f"{error}; what came out of it here is dropped", markup=False)
                 continue
             _report(study, trial.number, console)

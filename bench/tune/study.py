@@ -52,7 +52,7 @@ STOPPED = "stopped"
 """Why a trial was given back when the user stopped its worker; not counted as a retry."""
 
 
-class Lost(RuntimeError):
+class LeaseLost(RuntimeError):
     """The trial was given to somebody else meanwhile; what came out of it does not count."""
 
 
@@ -118,11 +118,11 @@ class Study:
         lost: str = "",
     ) -> None:
         """End a trial. `lost`: why it came to nothing through no fault of its own; its parameters
-        are given out again. Raises Lost when it was not this worker's any more.
+        are given out again. Raises LeaseLost when it was not this worker's any more.
         """
         with self._locked():
             if self.trials()[number].state != TrialState.RUNNING:
-                raise Lost(f"trial {number} was given to another worker")
+                raise LeaseLost(f"trial {number} was given to another worker")
             self._end(number, TrialState[state], value=value, error=error, lost=lost)
             self._reap()
             self._export()

@@ -24,18 +24,18 @@ from bench.store.files import write_json
 from bench.store.rundir import Activity, RunDir, State
 from bench.sweep.status import read_statuses
 from bench.tune.search import VALIDATION, Search
-from bench.tune.study import STOPPED, Lost
+from bench.tune.study import STOPPED, LeaseLost
 
 TRANSIENT = (Failure.KILLED, Failure.DEVICE, Failure.NODE_FAIL, Failure.TIMEOUT)
 """Ways to fail that say nothing about the parameters."""
 
-Start = Callable[[Cell, RunDir, Callable[[], None]], None]
+Launch = Callable[[Cell, RunDir, Callable[[], None]], None]
 """Has a cell computed and waits for its end, whatever it is, calling a function now and then; what
 that raises ends the waiting."""
 
 
 @dataclass(frozen=True)
-class Ended:
+class TrialOutcome:
     """How a trial ended. `lost`: through no fault of its parameters."""
 
     state: Literal["COMPLETE", "PRUNED", "FAIL"]
@@ -44,43 +44,43 @@ class Ended:
     lost: str = ""
 
 
-def carry_out(search: Search, trial: Trial, cell: Cell, runs: Path, start: Start) -> Ended:
-    """Have the cell computed, unless it is DONE, and say how it ended. Raises Lost."""
+def run_trial(search: Search, trial: Trial, cell: Cell, runs: Path, launch: Launch) -> TrialOutcome:
+    """Have the cell computed, unless it is DONE, and say how it ended. Raises LeaseLost."""
     before = read_statuses(runs, [cell])[0]
     run = before.run
     curve = Curve(search, trial, run, may_prune=not before.busy)
     if before.state in (State.SKIPPED, State.STALE):
-        return Ended("FAIL", error=f"{before.state}: {before.note}")
+        return TrialOutcome("FAIL", error=f"{before.state}: {before.note}")
     if before.activity == Activity.UNKNOWN:  # SLURM has it and does not answer
-        return Ended("FAIL", lost=f"{before.state}: {before.note}")
+        return TrialOutcome("FAIL", lost=f"{before.state}: {before.note}")
     if before.state != State.DONE:
         dump = cell.config.dump()
         run.create(dump, cell.resources.model_dump(mode="json"), signature.digest(dump))
         try:
-            start(cell, run, curve.tick)
+            launch(cell, run, curve.tick)
         except ValueError as error:  # more GPUs than there are, or a job that SLURM refuses
-            return Ended("FAIL", error=str(error))
+            return TrialOutcome("FAIL", error=str(error))
         except KeyboardInterrupt:
             if not run.result.exists():
-                return Ended("FAIL", lost=STOPPED)
+                return TrialOutcome("FAIL", lost=STOPPED)
     curve.read()
-    return _ended(search, cell, runs, curve)
+    return _outcome(search, cell, runs, curve)
 
 
-def _ended(search: Search, cell: Cell, runs: Path, curve: Curve) -> Ended:
+def _outcome(search: Search, cell: Cell, runs: Path, curve: Curve) -> TrialOutcome:
     after = read_statuses(runs, [cell])[0]
     if after.state == State.DONE:
         value = _value(search, after.run, curve)
         if value is None or not math.isfinite(value):
             text = f"{search.metric_name} is {value} in {after.run.path}"
-            return Ended("FAIL", error=text)
-        return Ended("COMPLETE", value)
+            return TrialOutcome("FAIL", error=text)
+        return TrialOutcome("COMPLETE", value)
     if after.state == State.PRUNED:
-        return Ended("PRUNED")
+        return TrialOutcome("PRUNED")
     text = f"{after.text}: {after.note}" if after.note else after.text
     if after.state == State.FAILED and after.kind not in TRANSIENT:
-        return Ended("FAIL", error=text)
-    return Ended("FAIL", lost=text)
+        return TrialOutcome("FAIL", error=text)
+    return TrialOutcome("FAIL", lost=text)
 
 
 def _value(search: Search, run: RunDir, curve: Curve) -> float | None:
@@ -121,7 +121,7 @@ class Curve:
                 self._may_prune = False
 
     def read(self) -> list[int]:
-        """Tell the study what is new; returns the epochs. Raises Lost."""
+        """Tell the study what is new; returns the epochs. Raises LeaseLost."""
         try:
             status = self._run.metrics.stat()
         except FileNotFoundError:
@@ -154,4 +154,4 @@ def _tell(trial: Trial, value: float, epoch: int) -> None:
     try:
         trial.report(value, epoch)
     except UpdateFinishedTrialError as error:
-        raise Lost(f"trial {trial.number} was given to another worker") from error
+        raise LeaseLost(f"trial {trial.number} was given to another worker") from error

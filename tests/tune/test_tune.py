@@ -34,7 +34,7 @@ from bench.store.rundir import RunDir
 from bench.sweep import command as bench_sweep
 from bench.tune import command as tune
 from bench.tune import search as searches
-from bench.tune.study import RETRIES, STOPPED, Lost, Study
+from bench.tune.study import RETRIES, STOPPED, LeaseLost, Study
 from reports import style
 
 # Stands in for training where the search is the subject. The value of a run is its weight of the
@@ -109,7 +109,7 @@ def work(tmp_path: Path) -> Callable[[Study], list[FrozenTrial]]:
         )
 
     def work(study: Study) -> list[FrozenTrial]:
-        assert tune.work(study, tmp_path, Console(quiet=True), start=start) == 0
+        assert tune.work(study, tmp_path, Console(quiet=True), launch=start) == 0
         return study.trials()
 
     return work
@@ -244,7 +244,7 @@ def test_a_trial_of_a_dead_worker_is_given_out_again_once(
     assert again is None, "for one who is more patient it is alive"
     again, _ = study.take() or pytest.fail("no trial")
     assert again.params == first.params and again.user_attrs["retry_of"] == first.number
-    with pytest.raises(Lost):  # the first worker was only frozen
+    with pytest.raises(LeaseLost):  # the first worker was only frozen
         study.finish(first.number, "COMPLETE", value=9.0)
     study.finish(again.number, "COMPLETE", value=1.0)
     assert study.over and states(study) == ["FAIL", "COMPLETE"]
@@ -721,7 +721,7 @@ def test_a_real_cell_is_pruned_by_all_its_processes(
         item = Item(run, cell.resources, "")
         launcher.run_local([item], runs=tmp_path, on_change=lambda *_: None, tick=tick)
 
-    tune.work(study, tmp_path, Console(quiet=True), start=start)
+    tune.work(study, tmp_path, Console(quiet=True), launch=start)
     (trial,) = study.trials()
     assert trial.state == TrialState.PRUNED and study.best() is None
     run = RunDir(tmp_path / trial.user_attrs["signature"])
