@@ -26,7 +26,7 @@ from bench.grid.plan import Plan, plan
 from bench.sweep import cancel, overview
 from bench.sweep.arguments import add_cells
 from bench.sweep.launching import choose_cells, items_of, launch, show_refused
-from bench.sweep.live import console as watch_console
+from bench.sweep.live import make_console
 from bench.sweep.needs import missing_files
 from bench.sweep.status import CellStatus, label, read_statuses
 
@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     _check(parser, options)
-    console = watch_console()
+    console = make_console()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     try:
         grid = plan(options.sweep, options.scale, options.set)
@@ -174,11 +174,11 @@ def _problem(statuses: list[CellStatus], missing: dict[str, str], options: Any) 
 def watch(grid: Plan, options: Any, console: Console) -> int:
     missing = missing_files(grid.cells)
 
-    def look() -> tuple[Group, list[CellStatus]]:
+    def read() -> tuple[Group, list[CellStatus]]:
         statuses = read_statuses(options.runs, grid.cells)
         return overview.overview(grid, statuses, missing), statuses
 
-    overview.watch(console, look, options.watch)
+    overview.watch(console, read, options.watch)
     return 0
 
 

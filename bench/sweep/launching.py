@@ -17,7 +17,7 @@ from bench.store import snapshot
 from bench.store.rundir import State
 from bench.sweep import cancel, choose
 from bench.sweep.choose import Choice
-from bench.sweep.live import Watcher
+from bench.sweep.live import LiveProgress
 from bench.sweep.manifest import write_manifest
 from bench.sweep.needs import prepare_data
 from bench.sweep.status import CellStatus, count_text, label, read_statuses
@@ -99,8 +99,8 @@ def items_of(choice: Choice, live: Iterable[CellStatus] = ()) -> list[Item]:
 def _run(grid: Plan, items: list[Item], options: Any, console: Console) -> None:
     from bench.launch import local as launcher
 
-    with Watcher(console, {item.run.signature: item.name for item in items}) as watcher:
-        changed, tick = watcher.changed, watcher.tick
+    with LiveProgress(console, {item.run.signature: item.name for item in items}) as progress:
+        changed, tick = progress.changed, progress.tick
         if options.launcher == "inline":
             run_inline(items, changed, tick)
         elif options.launcher == "local":

@@ -56,13 +56,13 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def console() -> Console:
+def make_console() -> Console:
     """Where a command writes. A log or a pipe has no width: with rich's 80 columns tables would fold."""
     found = Console(highlight=False)
     return found if found.is_terminal else Console(width=_LOG_WIDTH, highlight=False)
 
 
-class Watcher:
+class LiveProgress:
     """Shows each running cell's phase, loss and time left, and one line when a cell ends."""
 
     def __init__(self, console: Console, names: dict[str, str]) -> None:

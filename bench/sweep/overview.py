@@ -130,13 +130,13 @@ def _job_log(s: CellStatus) -> Path | None:
 
 def watch(
     console: Console,
-    look: Callable[[], tuple[Group, list[CellStatus]]],
+    read: Callable[[], tuple[Group, list[CellStatus]]],
     every_s: float,
 ) -> None:
     """Show the overview again and again until no cell is queued or running; on a terminal in
     place, with the counts on top because the end of a long table does not fit.
     """
-    shown, statuses = look()
+    shown, statuses = read()
     with Live(console=console, auto_refresh=False, transient=True) as live:
         while any(s.busy for s in statuses):
             if console.is_terminal:
@@ -144,7 +144,7 @@ def watch(
             else:
                 console.print(shown)
             time.sleep(every_s)
-            shown, statuses = look()
+            shown, statuses = read()
     console.print(shown)
 
 

@@ -31,7 +31,7 @@ from bench.launch import item
 from bench.process import interrupt
 from bench.store.rundir import RunDir, State
 from bench.sweep.arguments import add_cells
-from bench.sweep.live import console as watch_console
+from bench.sweep.live import make_console
 from bench.tune import search as searches
 from bench.tune.search import Search
 
@@ -64,7 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = components.take(arguments)
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    console = watch_console()
+    console = make_console()
     console.soft_wrap = True  # a line per trial, however long
     try:
         search = searches.read(options.sweep, options.scale, options.set, trials=options.trials)
