@@ -37,31 +37,20 @@ def launch(grid: Plan, statuses: list[CellStatus], options: Any, console: Consol
         except ValueError as error:
             print(f"{error}; nothing was started", file=sys.stderr)
             return 2
-    chosen = choice.start
     stale = [s for s in statuses if s.state == State.STALE and not options.force]
-    for s in stale:
-        console.print(f"[yellow]STALE[/] {escape(label(s.cell))}: {escape(s.note)}")
-    for s in chosen:
-        if note := choose.memory_note(s):
-            console.print(f"{escape(label(s.cell))}: {escape(note)}")
-    show_refused(choice, console)
+    _announce(choice, stale, console)
     write_manifest(grid, options.runs, {s.run.signature: s.note for s in stale})
-    live = [] if options.retry else [s for s in statuses if s.busy]
-    counts = count_text(statuses)
-    waits = f"; {len(live)} are queued or running already" if live else ""
-    console.print(f"{escape(grid.title)}: {counts}; launching {len(chosen)} cells{waits}")
+    busy = [] if options.retry else [s for s in statuses if s.busy]
+    waits = f"; {len(busy)} are queued or running already" if busy else ""
+    counts, count = count_text(statuses), len(choice.start)
+    console.print(f"{escape(grid.title)}: {counts}; launching {count} cells{waits}")
     # The launcher waits for what other clients have started, but only its own kind can tell.
-    live = [s for s in live if _is_slurms(s) == (options.launcher == "slurm")]
-    if chosen or live:
-        prepare_data(chosen)
-        for s in chosen:
-            if options.force:
-                s.run.set_aside()
-            dump = s.cell.config.dump()
-            choose.prepare(s, dump, signature.digest(dump))
+    busy = [s for s in busy if _is_slurms(s) == (options.launcher == "slurm")]
+    if choice.start or busy:
+        _prepare(choice.start, options)
         try:
             with cancel.known_client(options.runs, grid.name, options.launcher):
-                _run(grid, items_of(choice, live), options, console)
+                _run(grid, items_of(choice, busy), options, console)
         except ValueError as error:  # this machine or SLURM cannot give what was asked for
             print(error, file=sys.stderr)
             return 2
@@ -71,10 +60,30 @@ def launch(grid: Plan, statuses: list[CellStatus], options: Any, console: Consol
             print("what was submitted goes on: --status, --cancel", file=sys.stderr)
             return 130
     if options.launcher == "slurm" and not options.wait:
-        if chosen:
+        if choice.start:
             console.print("SLURM has them; --status shows how they do, --cancel stops them")
         return 1 if choice.refused or stale else 0
     return _conclude(read_statuses(options.runs, grid.cells), console)
+
+
+def _announce(choice: Choice, stale: list[CellStatus], console: Console) -> None:
+    """What is started otherwise than asked, and what is not started at all."""
+    for s in stale:
+        console.print(f"[yellow]STALE[/] {escape(label(s.cell))}: {escape(s.note)}")
+    for s in choice.start:
+        if note := choose.memory_note(s):
+            console.print(f"{escape(label(s.cell))}: {escape(note)}")
+    show_refused(choice, console)
+
+
+def _prepare(cells: list[CellStatus], options: Any) -> None:
+    """Data and run directories."""
+    prepare_data(cells)
+    for s in cells:
+        if options.force:
+            s.run.set_aside()
+        dump = s.cell.config.dump()
+        choose.prepare(s, dump, signature.digest(dump))
 
 
 def _is_slurms(s: CellStatus) -> bool:
