@@ -4,7 +4,6 @@ use it; what decodes is a file in `decoders`.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import numpy as np
 
 from bench.data import decoders
 from bench.data.decoders import opencv
+from bench.store.files import replacing
 
 DECODER = opencv.version()
 """What turned files into frames; stored with every data set, because decoders differ in pixels."""
@@ -74,13 +74,14 @@ def encode_vp9(path: Path, frames_THWC: np.ndarray, fps: int) -> None:
 
     assert frames_THWC.dtype == np.uint8 and frames_THWC.ndim == 4 and frames_THWC.shape[3] == 3
     height, width = frames_THWC.shape[1:3]
-    temporary = path.with_name(f"{path.stem}.tmp-{os.getpid()}.webm")
-    # bitexact: no random track id, no version strings
-    with av.open(str(temporary), "w", format="webm", options={"fflags": "+bitexact"}) as container:
+    with (
+        replacing(path, durable=False) as temporary,
+        # bitexact: no random track id, no version strings
+        av.open(str(temporary), "w", format="webm", options={"fflags": "+bitexact"}) as container,
+    ):
         stream = container.add_stream("libvpx-vp9", rate=fps, options=_ENCODER)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.codec_context.thread_count = 1
         for frame in frames_THWC:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
-    temporary.replace(path)

@@ -38,6 +38,7 @@ from bench.data.imagenet9 import (
     mixed_stem,
     tile_background,
 )
+from bench.store.files import replacing
 
 HOMES = {
     "dog": ("apartment", "park"),
@@ -221,9 +222,8 @@ def _write(tree: Tree, split: str, number: int) -> None:
     array = io.BytesIO()
     np.save(array, mask)
     _write_bytes(f"{tree.folder(split, FG_MASK, number)}/{stem}.npy", array.getvalue())
-    temporary = done.with_name(f".{done.name}.tmp")
-    temporary.write_bytes(encode_jpeg(image))
-    temporary.replace(done)
+    with replacing(done, durable=False) as temporary:
+        temporary.write_bytes(encode_jpeg(image))
 
 
 def _write_bytes(path: str, content: bytes) -> None:

@@ -14,7 +14,8 @@ from typing import Any
 
 from bench.data.formats.video_list import Entry, VideoList, read_json
 from bench.data.shards.read import BadData
-from bench.data.shards.write import SHOWN, write_atomically
+from bench.data.shards.write import SHOWN
+from bench.store.files import write_bytes
 
 VIDEO_FOLDER = "20bn-something-something-v2"
 SCHEMES = ("something-something-v2-{}.json", "{}.json")
@@ -84,8 +85,8 @@ def write_annotations(
     """
     folder.mkdir(parents=True, exist_ok=True)
     labels = {name: str(number) for number, name in enumerate(classes)}
-    write_atomically(folder / "labels.json", json.dumps(labels, indent=1).encode())
+    write_bytes(folder / "labels.json", json.dumps(labels, indent=1).encode())
     for split, part in items.items():
-        write_atomically(
+        write_bytes(
             folder / f"{FILE_OF_SPLIT[split]}.json", json.dumps(list(part), indent=1).encode()
         )

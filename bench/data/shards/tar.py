@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import tarfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,16 +22,9 @@ from bench.data.jpeg import encode_frame
 from bench.data.shards import journal
 from bench.data.shards.plan import Clip, Job
 from bench.data.video import count_frames, decode
-from bench.store.files import sha256_of
+from bench.store.files import sha256_of, write_bytes
 
 FRAME_EXTENSION = "{:05d}.jpg"
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Temp + rename: readers see the old content or the new, never half of it."""
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    temporary.write_bytes(data)
-    temporary.replace(path)
 
 
 def write_shard(job: Job) -> None:
@@ -65,7 +57,7 @@ def _finish(job: Job, entries: Sequence[Mapping[str, Any]]) -> None:
         "failed": [entry["failed"] for entry in entries if "failed" in entry],
     }
     part.replace(job.out / job.name)
-    write_atomically(job.receipt, json.dumps(receipt).encode())
+    write_bytes(job.receipt, json.dumps(receipt).encode())
     journal.forget(job)
 
 

@@ -44,9 +44,9 @@ from bench.data.shards.plan import (
 )
 from bench.data.shards.read import INDEX, SAMPLES, SCHEMA, BadData, require_source
 from bench.data.shards.space import require_space
-from bench.data.shards.tar import write_atomically, write_clips, write_shard
+from bench.data.shards.tar import write_clips, write_shard
 from bench.process.machine import available_cores
-from bench.store.files import lock, sha256_of
+from bench.store.files import lock, replacing, sha256_of, write_bytes
 
 log = logging.getLogger(__name__)
 FAILED = "failed.csv"
@@ -64,7 +64,6 @@ __all__ = [
     "available_cores",
     "pack",
     "start_worker",
-    "write_atomically",
 ]
 
 
@@ -162,7 +161,7 @@ def write_failed(path: Path, failed: Sequence[Mapping[str, str]]) -> None:
     content = table.getvalue().encode()
     if not path.is_file() or path.read_bytes() != content:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, content)
+        write_bytes(path, content)
 
 
 @contextlib.contextmanager
@@ -184,7 +183,7 @@ def _keep(
         journal.forget(job)
         job.receipt.unlink(missing_ok=True)
         if receipt:
-            write_atomically(job.receipt, json.dumps(receipt).encode())
+            write_bytes(job.receipt, json.dumps(receipt).encode())
         else:
             log.info("%s is damaged or of another plan, it is written anew", out / job.name)
     # from here on the folder is incomplete and must not claim otherwise
@@ -282,13 +281,12 @@ def _write_index(
     if not rows:
         raise ValueError(f"no clip was written to {out}; is the annotation empty?")
     columns = {column: None for row in rows for column in row}  # in order; not all have all layers
-    temporary = out / f".{SAMPLES}.tmp-{os.getpid()}"
     table = pa.Table.from_pylist([{**columns, **row} for row in rows])
     for name in {"crc32", "frame_sizes"} & set(columns):  # four bytes for each frame, not eight
         place = table.column_names.index(name)
         table = table.set_column(place, name, table[name].cast(pa.list_(pa.uint32())))
-    pq.write_table(table, temporary)
-    temporary.replace(out / SAMPLES)
+    with replacing(out / SAMPLES) as temporary:
+        pq.write_table(table, temporary)
     layers: dict[str, list[str]] = {}
     for row in rows:
         named = layers.setdefault(row["split"], [])
@@ -321,6 +319,6 @@ def _write_index(
         "failed": list(failed),
         "samples_sha256": sha256_of(out / SAMPLES),
     }
-    for leftover in out.glob(".*.tmp-*"):  # of killed runs; ours are renamed by now
+    for leftover in out.glob(".*.tmp*"):  # of killed runs; ours are renamed by now
         leftover.unlink(missing_ok=True)
-    write_atomically(out / INDEX, json.dumps(index, indent=1).encode())
+    write_bytes(out / INDEX, json.dumps(index, indent=1).encode())
