@@ -22,7 +22,7 @@ import numpy as np
 
 from bench import find
 from bench.data.shards.read import ShardSamples, open_split, read_index
-from bench.data.shards.write import Clip, DataSetInfo, FrameRule, Progress, pack
+from bench.data.shards.write import Clip, DataSetInfo, FrameRule, Packing, Progress, pack
 from bench.data.video import encode_vp9
 
 SPLIT = "train"
@@ -124,7 +124,7 @@ def pack_all(videos: Videos, out: Path, *, clips: int, height: int) -> tuple[Sha
     info = DataSetInfo("speed_loader", 1, {"height": height}, source.CLASSES, source.SUBSETS)
     made = []
     for name in STORAGES:
-        pack(out / name, planned, videos, info, rules[name], workers=1)
+        pack(out / name, planned, videos, info, rules[name], Packing(workers=1))
         made.append(Shards(name, name, str(out / name), SPLIT))
     return tuple(made)
 

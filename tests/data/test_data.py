@@ -26,7 +26,7 @@ from bench.data.builtin.actions import ACTIONS, PAIRS, home_scene, render_clip
 from bench.data.formats.ssv2 import VIDEO_FOLDER
 from bench.data.shards.check import check
 from bench.data.shards.read import INDEX, open_split, read_index
-from bench.data.shards.write import Clip, DataSetInfo, FrameRule, pack
+from bench.data.shards.write import Clip, DataSetInfo, FrameRule, Packing, pack
 from bench.data.sources import mini_ssv2, ssv2
 from bench.data.video import count_frames, decode, encode_vp9
 
@@ -252,9 +252,11 @@ KILLED = """
     import sys, time
     from pathlib import Path
     import numpy as np
-    from tests.test_data import INFO, clips_to_pack
 
-    from bench.data.pack import FrameRule, pack
+    sys.path[:0] = ["tests", "tests/data"]
+    from test_data import INFO, clips_to_pack
+
+    from bench.data.shards.write import FrameRule, Packing, pack
 
     def read(split, clip):
         if int(clip.key) >= 8:  # two shards and two clips of the third are done
@@ -262,7 +264,8 @@ KILLED = """
             time.sleep(60)
         return np.full((2, 8, 8, 3), int(clip.key), np.uint8)
 
-    pack(Path(sys.argv[1]), clips_to_pack(), read, INFO, FrameRule("raw"), shard_clips=3, workers=1)
+    packing = Packing(shard_clips=3, workers=1)
+    pack(Path(sys.argv[1]), clips_to_pack(), read, INFO, FrameRule("raw"), packing)
 """
 INFO = DataSetInfo("made_up", 1, {}, ("a", "b"), {})
 
@@ -298,8 +301,7 @@ def test_killed_writer_leaves_complete_shards_and_the_next_run_continues(tmp_pat
             read,
             INFO,
             FrameRule("raw"),
-            shard_clips=3,
-            workers=1,
+            Packing(shard_clips=3, workers=1),
         )
         check(folder)
     assert {name: (out / name).stat().st_mtime_ns for name in written} == written
@@ -310,7 +312,7 @@ def test_killed_writer_leaves_complete_shards_and_the_next_run_continues(tmp_pat
 def test_folder_of_another_data_set_is_left_alone(plain: Path) -> None:
     before = files_of(plain)
     with pytest.raises(ValueError, match="Choose an empty folder"):
-        pack(plain, clips_to_pack(), constant_frames, INFO, FrameRule("raw"), workers=1)
+        pack(plain, clips_to_pack(), constant_frames, INFO, FrameRule("raw"), Packing(workers=1))
     assert files_of(plain) == before
 
 
@@ -360,7 +362,7 @@ def test_ssv2_is_converted_from_both_annotation_schemes(tmp_path: Path, scheme: 
         ssv2.open(raw, tmp_path, "val")
     with pytest.raises(ValueError, match="the run asks for 00ff"):
         ssv2.open(ssv2.Config(digest="00ff"), tmp_path, "val")
-    folder = ssv2.convert(raw, **vars(given), out=tmp_path / "raw", workers=1)
+    folder = ssv2.convert(raw, **vars(given), out=tmp_path / "raw", packing=Packing())
     assert open_split(folder, "val").frames(0, np.array([0])).shape == (1, 12, 16, 3)
 
 
@@ -368,11 +370,12 @@ def test_ssv2_reports_all_missing_files_broken_videos_and_foreign_labels(tmp_pat
     given = write_ssv2(tmp_path / "given", "{}.json")
     (given.videos[0] / "101.webm").write_bytes(b"broken")
     out = tmp_path / "out"
-    convert = {**vars(given), "out": out, "workers": 1}
+    convert = {**vars(given), "out": out, "packing": Packing(workers=1)}
     with pytest.raises(ValueError, match=r"(?s)1 of 4 videos.*train/101.*--allow-failed"):
         ssv2.convert(ssv2.Config(), **convert)
     assert not (out / INDEX).exists()
-    ssv2.convert(ssv2.Config(), **convert, allow_failed=True)
+    lenient = Packing(workers=1, allow_failed=True)
+    ssv2.convert(ssv2.Config(), **convert | {"packing": lenient})
     index = check(out)
     assert [f["key"] for f in index["failed"]] == ["101"]
     assert index["splits"]["train"]["samples"] == 2

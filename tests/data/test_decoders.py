@@ -14,7 +14,7 @@ from makers import ROOT
 from bench import find
 from bench.data import decoders
 from bench.data.shards.read import INDEX, open_split, read_index
-from bench.data.shards.write import Clip, DataSetInfo, FrameRule, pack
+from bench.data.shards.write import Clip, DataSetInfo, FrameRule, Packing, pack
 from bench.data.video import DECODER, count_frames, decode
 from tests.clips import ALL, HIDDEN, SPLIT, read_number, video, with_duration
 
@@ -69,7 +69,7 @@ def read(split: str, clip: Clip) -> bytes:
 @pytest.mark.parametrize("storage", ["video", "raw", "jpeg"])
 def test_a_folder_remembers_its_decoder(decoder: str, storage: str, tmp_path: Path) -> None:
     rule = FrameRule(storage, decoder=decoder)  # type: ignore[arg-type]
-    out = pack(tmp_path / "out", {"train": [Clip("7", 0)]}, read, INFO, rule)
+    out = pack(tmp_path / "out", {"train": [Clip("7", 0)]}, read, INFO, rule, Packing())
     samples = open_split(out, "train")
     wanted = np.array([42, 5])
     frames, decoded = samples.frames(0, wanted), decode(video(HIDDEN), wanted, decoder=decoder)
@@ -86,7 +86,9 @@ def test_a_folder_remembers_its_decoder(decoder: str, storage: str, tmp_path: Pa
 def test_an_absent_decoder_names_its_package(
     name: str, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out = pack(tmp_path / "out", {"train": [Clip("7", 0)]}, read, INFO, FrameRule("video"))
+    out = pack(
+        tmp_path / "out", {"train": [Clip("7", 0)]}, read, INFO, FrameRule("video"), Packing()
+    )
     index = (out / INDEX).read_text()
     (out / INDEX).write_text(index.replace('"short_side"', f'"decoder": "{name}", "short_side"'))
     monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
@@ -99,6 +101,7 @@ def test_an_absent_decoder_names_its_package(
             read,
             INFO,
             FrameRule("raw", decoder=name),
+            Packing(),
         )
     with pytest.raises(ValueError, match=rf"(?s){out} were prepared.*pip install {package}"):
         open_split(out, "train")

@@ -14,6 +14,7 @@ from bench.config.resources import Resources
 from bench.config.science import parse
 from bench.data import access
 from bench.data.shards.read import BadData, open_split, read_index
+from bench.data.shards.write import Packing
 from bench.data.sources import diving48, kinetics400
 from bench.evaluate.context import context_for
 
@@ -75,8 +76,7 @@ def test_an_evaluation_gets_names_and_subsets_from_the_data(tmp_path: Path) -> N
         videos=[write_videos(tmp_path / "videos")],
         annotations=write_lists(tmp_path / "lists"),
         out=tmp_path / "kinetics400",
-        workers=1,
-        allow_missing=398,
+        packing=Packing(workers=1, allow_missing=398),
     )
     config = parse(
         {

@@ -20,7 +20,7 @@ from bench import prepare
 from bench.data.formats.video_list import Entry, VideoList, convert
 from bench.data.shards.check import Damaged, check
 from bench.data.shards.read import INDEX, SAMPLES, BadData, read_index
-from bench.data.shards.write import DataSetInfo, FrameRule
+from bench.data.shards.write import DataSetInfo, FrameRule, Packing
 from bench.data.sources import mini_ssv2
 from bench.store.files import sha256_of
 
@@ -204,7 +204,14 @@ def test_deep_finds_what_does_not_decode_as_the_index_says(tmp_path: Path) -> No
     entries = tuple(Entry(name, name, "x", "train", "list") for name in names)
     out = tmp_path / "out"
     info = DataSetInfo("made_up", 1, {}, ("x",), {})
-    convert(VideoList(("x",), entries), [tmp_path / "in"], out, info, FrameRule("video"), workers=1)
+    convert(
+        VideoList(("x",), entries),
+        [tmp_path / "in"],
+        out,
+        info,
+        FrameRule("video"),
+        Packing(workers=1),
+    )
     rewrite_table(out, lambda rows: [rows[n].update(num_frames=f) for n, f in ((1, 5), (2, 3))])
     tar = out / "train-000000.tar"
     row = pq.read_table(out / SAMPLES).to_pylist()[3]

@@ -23,7 +23,7 @@ from makers import ROOT
 from bench.data.progress import time_left
 from bench.data.shards.check import check
 from bench.data.shards.read import BadData, open_split, read_index
-from bench.data.shards.write import Clip, DataSetInfo, FrameRule, pack
+from bench.data.shards.write import Clip, DataSetInfo, FrameRule, Packing, pack
 from tests.clips import read_number, video
 
 OLD = ROOT / "tests" / "fixtures/old_shards"
@@ -62,8 +62,8 @@ def videos(tmp_path: Path) -> Folder:
 
 
 def packed(out: Path, videos: Folder, **options: object) -> Path:
-    given = {"shard_clips": 3, "workers": 1, **options}
-    return pack(out, CLIPS, videos, INFO, RULE, **given)  # type: ignore[arg-type]
+    packing = Packing(**{"shard_clips": 3, "workers": 1, **options})  # type: ignore[arg-type]
+    return pack(out, CLIPS, videos, INFO, RULE, packing)
 
 
 def state_of(folder: Path) -> dict[str, tuple[bytes, int]]:
@@ -111,9 +111,11 @@ def test_a_folder_from_before_plans_were_kept_is_recognised(tmp_path: Path) -> N
     def read(split: str, clip: Clip) -> np.ndarray:
         return np.full((2, 8, 8, 3), int(clip.key), np.uint8)
 
-    pack(out, clips, read, INFO, FrameRule("raw"), workers=1)
+    pack(out, clips, read, INFO, FrameRule("raw"), Packing(workers=1))
     assert state_of(out) == before
-    pack(out, clips, read, INFO, FrameRule("jpeg"), workers=1)  # another rule: written anew
+    pack(
+        out, clips, read, INFO, FrameRule("jpeg"), Packing(workers=1)
+    )  # another rule: written anew
     assert read_index(check_of(out))["frames"]["storage"] == "jpeg"
 
 
@@ -137,7 +139,7 @@ def test_a_lost_end_of_tar_or_journal_costs_clips_but_no_correctness(
 
     interrupted = tmp_path / "interrupted"
     with pytest.raises(Stop):
-        pack(interrupted, CLIPS, stopping, INFO, RULE, shard_clips=10, workers=1)
+        pack(interrupted, CLIPS, stopping, INFO, RULE, Packing(shard_clips=10, workers=1))
     rng = random.Random(0)
     for n in range(12):
         out = shutil.copytree(interrupted, tmp_path / f"out{n}")
@@ -224,14 +226,16 @@ def test_a_disk_that_is_too_small_is_refused_with_both_numbers(tmp_path: Path) -
     count = shutil.disk_usage(tmp_path).free // frames.nbytes + 100
     clips = {"train": [Clip(str(i), 0) for i in range(count)]}
     with pytest.raises(ValueError, match=r"need about [\d,.]+ GB, but only [\d,.]+ GB are free"):
-        pack(tmp_path / "out", clips, lambda split, clip: frames, INFO, FrameRule("raw"))
+        pack(tmp_path / "out", clips, lambda split, clip: frames, INFO, FrameRule("raw"), Packing())
     assert not list((tmp_path / "out").glob("*.tar"))
 
 
 KILLED = """
     import sys
     from pathlib import Path
-    from tests.test_resume import Slow, packed
+
+    sys.path[:0] = ["tests", "tests/data"]
+    from test_prepare_resumes import Slow, packed
 
     if __name__ == "__main__":
         packed(Path(sys.argv[1]), Slow(Path(sys.argv[2])), workers=2)

@@ -12,7 +12,7 @@ from bench import prepare
 from bench.config import signature
 from bench.config.science import RunConfig, parse
 from bench.data.formats.video_source import frame_rule
-from bench.data.shards.write import Clip, DataSetInfo, FrameRule, pack
+from bench.data.shards.write import Clip, DataSetInfo, FrameRule, Packing, pack
 from bench.data.sources import mini_imagenet9, mini_ssv2, ssv2
 
 
@@ -26,7 +26,7 @@ def shards_of(folder: Path, source: str, config: dict[str, object]) -> Path:
     """A folder of two clips that says it is `source` with these options."""
     clips = {split: [Clip(f"{split}1", 0)] for split in ("train", "val")}
     info = DataSetInfo(source, 1, config, ("a", "b"), {})
-    return pack(folder, clips, _grey, info, FrameRule("raw"), workers=1)
+    return pack(folder, clips, _grey, info, FrameRule("raw"), Packing(workers=1))
 
 
 def _grey(split: str, clip: Clip) -> np.ndarray:

@@ -14,7 +14,7 @@ import webdataset
 from makers import ROOT
 
 from bench.data.shards.read import open_split, read_index
-from bench.data.shards.write import Clip, DataSetInfo, FrameRule, pack
+from bench.data.shards.write import Clip, DataSetInfo, FrameRule, Packing, pack
 from bench.data.video import decode
 from tests.clips import HIDDEN, read_number, video
 
@@ -36,7 +36,10 @@ def read(split: str, clip: Clip) -> bytes:
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
     folder = tmp_path_factory.mktemp("stored")
-    return {name: pack(folder / name, CLIPS, read, INFO, rule) for name, rule in RULES.items()}
+    return {
+        name: pack(folder / name, CLIPS, read, INFO, rule, Packing())
+        for name, rule in RULES.items()
+    }
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
@@ -73,7 +76,7 @@ def test_anybodys_webdataset_reads_the_jpeg_frames(stored: Mapping[str, Path]) -
 
 def test_jpeg_keeps_the_rule_and_the_same_bytes_each_time(tmp_path: Path) -> None:
     rule = FrameRule("jpeg", short_side=48, quality=80)
-    folders = [pack(tmp_path / name, CLIPS, read, INFO, rule) for name in "ab"]
+    folders = [pack(tmp_path / name, CLIPS, read, INFO, rule, Packing()) for name in "ab"]
     contents = [{p.name: p.read_bytes() for p in folder.iterdir()} for folder in folders]
     assert contents[0] == contents[1]
     frames = read_index(folders[0])["frames"]
@@ -82,7 +85,7 @@ def test_jpeg_keeps_the_rule_and_the_same_bytes_each_time(tmp_path: Path) -> Non
     assert samples.frames(0, np.array([5])).shape == (1, 48, 64, 3)
     for part in ("FFmpeg", "short side 48 px", "INTER_AREA", "quality 80"):
         assert part in samples.provenance
-    best = pack(tmp_path / "best", CLIPS, read, INFO, FrameRule("jpeg", 48, quality=95))
+    best = pack(tmp_path / "best", CLIPS, read, INFO, FrameRule("jpeg", 48, quality=95), Packing())
     sizes = [(folder / "train-000000.tar").stat().st_size for folder in (folders[0], best)]
     assert sizes[0] < sizes[1]
 

@@ -20,7 +20,7 @@ from bench.data.formats.video_list import (
     with_classes,
 )
 from bench.data.shards.read import INDEX, BadData, ShardSamples, open_split, read_index
-from bench.data.shards.write import DataSetInfo, FrameRule
+from bench.data.shards.write import DataSetInfo, FrameRule, Packing
 
 GREY = {"a": 40, "b": 120, "c": 200}
 
@@ -34,7 +34,7 @@ def packed(
 ) -> ShardSamples:
     info = DataSetInfo("made_up", 1, {}, videos.classes, {})
     rule = FrameRule("video")
-    convert(videos, roots, out, info, rule, workers=1, allow_missing=allow_missing)
+    convert(videos, roots, out, info, rule, Packing(workers=1, allow_missing=allow_missing))
     return open_split(out, "train")
 
 

@@ -23,7 +23,7 @@ import numpy as np
 
 from bench.data.image import DECODER, decode_image, image_size
 from bench.data.imagenet9 import CLASSES, FG_MASK, FOLDERS, VARIANTS
-from bench.data.shards.write import SHOWN, Clip, DataSetInfo, FrameRule, Progress, pack
+from bench.data.shards.write import SHOWN, Clip, DataSetInfo, FrameRule, Packing, pack
 
 TEST_FOLDER = "bg_challenge"
 """What the archive of the release unpacks to."""
@@ -364,30 +364,9 @@ def _plan_training(
     plan.add(split, plan.train, images, found)
 
 
-def convert(
-    plan: Plan,
-    out: Path,
-    info: DataSetInfo,
-    rule: FrameRule,
-    *,
-    shard_clips: int = 1000,
-    workers: int | None = None,
-    progress: Progress | None = None,
-    allow_failed: bool = False,
-) -> Path:
+def convert(plan: Plan, out: Path, info: DataSetInfo, rule: FrameRule, packing: Packing) -> Path:
     """The planned images -> shards. Files that do not decode and unfit masks are reported all
     together, at the end.
     """
     reader = TreeReader({s: plan.train if s in TRAIN_SPLITS else plan.test for s in plan.clips})
-    return pack(
-        out,
-        plan.clips,
-        reader,
-        info,
-        rule,
-        read_layer=reader.layer,
-        shard_clips=shard_clips,
-        workers=workers,
-        progress=progress,
-        allow_failed=allow_failed,
-    )
+    return pack(out, plan.clips, reader, info, rule, packing, read_layer=reader.layer)

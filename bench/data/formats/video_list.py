@@ -25,7 +25,7 @@ from bench.data.shards.write import (
     Clip,
     DataSetInfo,
     FrameRule,
-    Progress,
+    Packing,
     pack,
     write_failed,
 )
@@ -313,15 +313,10 @@ def convert(
     out: Path,
     info: DataSetInfo,
     rule: FrameRule,
-    *,
-    shard_clips: int = 1000,
-    workers: int | None = None,
-    progress: Progress | None = None,
-    allow_failed: bool = False,
-    allow_missing: int = 0,
+    packing: Packing,
 ) -> Path:
     """Find the files below the roots and pack them. BadData, before any work, if more than
-    `allow_missing` are not there; all of them are in `<out>/failed.csv` then.
+    `packing.allow_missing` are not there; all of them are in `<out>/failed.csv` then.
     """
     found = find_videos(roots)
     label = {name: number for number, name in enumerate(videos.classes)}
@@ -335,21 +330,10 @@ def convert(
         if file is None:
             missing.append(entry)
     _one_file_each(clips)
-    if len(missing) > allow_missing:
+    if len(missing) > packing.allow_missing:
         used = {clip.file for part in clips.values() for clip in part}
         raise _incomplete(videos, missing, roots, out, _unused_names(found, used))
-    return pack(
-        out,
-        clips,
-        read_file,
-        info,
-        rule,
-        shard_clips=shard_clips,
-        workers=workers,
-        progress=progress,
-        allow_failed=allow_failed,
-        allow_missing=allow_missing,
-    )
+    return pack(out, clips, read_file, info, rule, packing)
 
 
 def _one_file_each(clips: Mapping[str, Sequence[FileClip]]) -> None:

@@ -11,13 +11,13 @@ import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Annotated, Any, Literal
 
 import pydantic
 
 from bench import find
 from bench.data.shards.read import INDEX, ShardSamples, open_split, require_source
-from bench.data.shards.write import FrameRule, Progress
+from bench.data.shards.write import FrameRule, Packing, Progress
 from bench.task import Config as BaseConfig
 
 Storage = Literal["video", "jpeg", "raw"]
@@ -152,15 +152,6 @@ def frame_rule(config: VideoConfig) -> FrameRule:
     return FrameRule(storage, chosen["short_side"], chosen["quality"], chosen["decoder"])
 
 
-class HowToPack(TypedDict, total=False):
-    """What `pack` may be told that changes no sample."""
-
-    workers: int | None
-    progress: Progress | None
-    allow_failed: bool
-    allow_missing: int
-
-
 def add_arguments(parser: argparse.ArgumentParser, *, videos: str, annotations: str) -> None:
     """What to read, how to store it, and what may be left out; the two texts are for --help."""
     parser.add_argument("--videos", type=Path, nargs="+", metavar="DIR", help=videos)
@@ -210,6 +201,16 @@ def require_inputs(source: VideoSource, args: argparse.Namespace) -> None:
         )
     if args.allow_missing < 0:
         raise ValueError(f"--allow-missing must be at least 0, got {args.allow_missing}")
+
+
+def packing_of(args: argparse.Namespace, progress: Progress) -> Packing:
+    """What the command line says of the work and of what may be left out."""
+    return Packing(
+        workers=args.workers,
+        progress=progress,
+        allow_failed=args.allow_failed,
+        allow_missing=args.allow_missing,
+    )
 
 
 def options_of(args: argparse.Namespace) -> dict[str, Any]:

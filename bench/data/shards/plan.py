@@ -92,6 +92,22 @@ class FrameRule:
 
 
 @dataclass(frozen=True)
+class Packing:
+    """How `pack` goes about it, whatever the data set. No sample depends on it."""
+
+    shard_clips: int = 1000
+    workers: int | None = None  # processes; None: all cores
+    progress: Progress | None = None
+    allow_failed: bool = False  # leave out all clips that cannot be read or decoded
+    allow_missing: int = 0  # else so many of them
+
+    @property
+    def allowed(self) -> int | None:
+        """How many clips may be left out; None: any number."""
+        return None if self.allow_failed else self.allow_missing
+
+
+@dataclass(frozen=True)
 class DataSetInfo:
     """What index.json says about the data set as a whole."""
 

@@ -37,6 +37,7 @@ from bench.data.shards.plan import (
     DataSetInfo,
     FrameRule,
     Job,
+    Packing,
     Progress,
     Read,
     ReadLayer,
@@ -58,6 +59,7 @@ __all__ = [
     "Clip",
     "DataSetInfo",
     "FrameRule",
+    "Packing",
     "Progress",
     "Read",
     "ReadLayer",
@@ -73,13 +75,9 @@ def pack(
     read: Read,
     info: DataSetInfo,
     rule: FrameRule,
+    packing: Packing,
     *,
     read_layer: ReadLayer | None = None,
-    shard_clips: int = 1000,
-    workers: int | None = None,
-    progress: Progress | None = None,
-    allow_failed: bool = False,
-    allow_missing: int = 0,
 ) -> Path:
     """Write all splits to `out` and return it. Clips that name layers need `read_layer`.
 
@@ -92,20 +90,19 @@ def pack(
     """
     if not info.made_by:
         info = dataclasses.replace(info, made_by=decoders.load(rule.decoder).version())
-    jobs = list(plan_jobs(out, splits, read, read_layer, info, rule, shard_clips))
+    jobs = list(plan_jobs(out, splits, read, read_layer, info, rule, packing.shard_clips))
     _refuse_foreign(out, jobs, info)
-    allowed = None if allow_failed else allow_missing
-    if _is_complete(out, present.verified(out, jobs), info, allowed):
+    if _is_complete(out, present.verified(out, jobs), info, packing.allowed):
         return out
     with _alone(out):
         receipts = present.verified(out, jobs)
-        if _is_complete(out, receipts, info, allowed):  # another process has just done it
+        if _is_complete(out, receipts, info, packing.allowed):  # another process has just done it
             shutil.rmtree(out / RECEIPTS)
             return out
         _keep(out, jobs, receipts)
-        _write(out, jobs, workers or available_cores(), progress)
+        _write(out, jobs, packing.workers or available_cores(), packing.progress)
         packed = [json.loads(job.receipt.read_bytes()) for job in jobs]
-        failed = _refuse_failures(out, packed, info, allowed)
+        failed = _refuse_failures(out, packed, info, packing.allowed)
         _write_index(out, jobs, packed, failed, info, rule)
         shutil.rmtree(out / RECEIPTS)
     return out

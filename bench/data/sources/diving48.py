@@ -17,23 +17,23 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any
 
 from bench.data.formats.video_list import Entry, VideoList, read_json
 from bench.data.formats.video_list import convert as convert_videos
 from bench.data.formats.video_source import (
-    HowToPack,
     VideoConfig,
     VideoSource,
     frame_rule,
     options_of,
+    packing_of,
     require_inputs,
     stored,
 )
 from bench.data.formats.video_source import add_arguments as add_video_arguments
 from bench.data.progress import report
 from bench.data.shards.read import BadData, ShardSamples
-from bench.data.shards.write import DataSetInfo
+from bench.data.shards.write import DataSetInfo, Packing
 from bench.task import DataSpec
 
 VERSION = 1
@@ -124,7 +124,7 @@ def convert(
     videos: Sequence[Path],
     annotations: Path,
     out: Path,
-    **how: Unpack[HowToPack],
+    packing: Packing,
 ) -> Path:
     """Videos and annotations -> shards in `out`. ValueError for wrong use, BadData for data that
     fail.
@@ -132,7 +132,7 @@ def convert(
     rule = frame_rule(config)
     read = read_annotations(annotations)
     info = DataSetInfo("diving48", VERSION, stored(config), read.classes, {})
-    return convert_videos(read, videos, out, info, rule, **how)
+    return convert_videos(read, videos, out, info, rule, packing)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -154,8 +154,5 @@ def run(args: argparse.Namespace) -> Path:
             videos=args.videos,
             annotations=args.annotations,
             out=args.out,
-            workers=args.workers,
-            progress=progress,
-            allow_failed=args.allow_failed,
-            allow_missing=args.allow_missing,
+            packing=packing_of(args, progress),
         )

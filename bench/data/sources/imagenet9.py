@@ -26,7 +26,7 @@ from bench.data.image import DECODER
 from bench.data.imagenet9 import CLASSES, DERIVED, FG_MASK
 from bench.data.progress import report
 from bench.data.shards.read import INDEX, ShardSamples, open_split, read_index, require_source
-from bench.data.shards.write import DataSetInfo, FrameRule, Progress
+from bench.data.shards.write import DataSetInfo, FrameRule, Packing
 from bench.task import Config as BaseConfig
 from bench.task import DataSpec, Released
 
@@ -145,23 +145,14 @@ def convert(
     train: Path,
     test: Path,
     out: Path,
+    packing: Packing,
     unpaired: Literal["refuse", "keep"] = "refuse",
-    workers: int | None = None,
-    progress: Progress | None = None,
-    allow_failed: bool = False,
 ) -> Path:
     """The training archives and the release -> shards in `out`."""
     plan = plan_of(train, test, train_set=config.train_set, layers=config.layers, unpaired=unpaired)
     info = DataSetInfo("imagenet9", VERSION, _stored(config), CLASSES, {}, DECODER, "image")
-    return convert_images(
-        plan,
-        out,
-        info,
-        FrameRule("image" if config.frames == "file" else "raw"),
-        workers=workers,
-        progress=progress,
-        allow_failed=allow_failed,
-    )
+    rule = FrameRule("image" if config.frames == "file" else "raw")
+    return convert_images(plan, out, info, rule, packing)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -230,8 +221,8 @@ def run(args: argparse.Namespace) -> Path:
             train=args.train,
             test=args.test,
             out=args.out,
+            packing=Packing(
+                workers=args.workers, progress=progress, allow_failed=args.allow_failed
+            ),
             unpaired="keep" if args.allow_unpaired else "refuse",
-            workers=args.workers,
-            progress=progress,
-            allow_failed=args.allow_failed,
         )

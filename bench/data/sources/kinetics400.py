@@ -20,7 +20,6 @@ import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Unpack
 
 from bench.data.formats.video_list import (
     Entry,
@@ -31,18 +30,18 @@ from bench.data.formats.video_list import (
 )
 from bench.data.formats.video_list import convert as convert_videos
 from bench.data.formats.video_source import (
-    HowToPack,
     VideoConfig,
     VideoSource,
     frame_rule,
     options_of,
+    packing_of,
     require_inputs,
     stored,
 )
 from bench.data.formats.video_source import add_arguments as add_video_arguments
 from bench.data.progress import report
 from bench.data.shards.read import BadData, ShardSamples
-from bench.data.shards.write import SHOWN, DataSetInfo
+from bench.data.shards.write import SHOWN, DataSetInfo, Packing
 from bench.task import DataSpec
 
 VERSION = 1
@@ -254,16 +253,16 @@ def convert(
     videos: Sequence[Path],
     annotations: Path,
     out: Path,
+    packing: Packing,
     splits: Sequence[str] = SPLITS,
     classes: Path | None = None,
-    **how: Unpack[HowToPack],
 ) -> Path:
     """Clips and lists -> shards in `out`. ValueError for wrong use, BadData for data that fail."""
     rule = frame_rule(config)
     read = read_annotations(annotations, splits, classes)
     subsets = subsets_of(read.classes)
     info = DataSetInfo("kinetics400", VERSION, stored(config), read.classes, subsets)
-    return convert_videos(read, videos, out, info, rule, **how)
+    return convert_videos(read, videos, out, info, rule, packing)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -306,8 +305,5 @@ def run(args: argparse.Namespace) -> Path:
             out=args.out,
             splits=splits,
             classes=args.classes,
-            workers=args.workers,
-            progress=progress,
-            allow_failed=args.allow_failed,
-            allow_missing=args.allow_missing,
+            packing=packing_of(args, progress),
         )

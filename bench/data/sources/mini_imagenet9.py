@@ -31,7 +31,7 @@ from bench.data.image import DECODER
 from bench.data.imagenet9 import CLASSES, FG_MASK
 from bench.data.progress import report
 from bench.data.shards.read import INDEX, ShardSamples, open_split, require_source
-from bench.data.shards.write import DataSetInfo, FrameRule, Progress, start_worker
+from bench.data.shards.write import DataSetInfo, FrameRule, Packing, Progress, start_worker
 from bench.process.machine import available_cores
 from bench.store.files import lock
 from bench.task import Config as BaseConfig
@@ -146,7 +146,7 @@ def build(
     )
     info = DataSetInfo("mini_imagenet9", VERSION, stored, CLASSES, {}, DECODER, "image")
     rule = FrameRule("image" if config.frames == "file" else "raw")
-    return convert(plan, out, info, rule, workers=workers, progress=progress)
+    return convert(plan, out, info, rule, Packing(workers=workers, progress=progress))
 
 
 def write_tree(

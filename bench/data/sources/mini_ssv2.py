@@ -34,7 +34,7 @@ from bench.data.formats.ssv2 import VIDEO_FOLDER, read_annotations, write_annota
 from bench.data.formats.video_list import convert
 from bench.data.progress import report
 from bench.data.shards.read import INDEX, ShardSamples, open_split, require_source
-from bench.data.shards.write import Clip, DataSetInfo, FrameRule, Progress, start_worker
+from bench.data.shards.write import Clip, DataSetInfo, FrameRule, Packing, Progress, start_worker
 from bench.data.video import encode_vp9
 from bench.process.machine import available_cores
 from bench.store.files import lock
@@ -223,16 +223,8 @@ def build(
     annotations = read_annotations(out / "labels", SPLITS)
     stored = builtin.stored(config, LATER)
     info = DataSetInfo("mini_ssv2", VERSION, stored, annotations.classes, SUBSETS)
-    return convert(
-        annotations,
-        [out / VIDEO_FOLDER],
-        out,
-        info,
-        rule,
-        shard_clips=_SHARD_CLIPS,
-        workers=workers,
-        progress=progress,
-    )
+    packing = Packing(_SHARD_CLIPS, workers, progress)
+    return convert(annotations, [out / VIDEO_FOLDER], out, info, rule, packing)
 
 
 def write_videos(

@@ -14,24 +14,23 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Unpack
 
 from bench.data.formats.ssv2 import read_annotations
 from bench.data.formats.video_list import absent_folders
 from bench.data.formats.video_list import convert as convert_videos
 from bench.data.formats.video_source import (
-    HowToPack,
     VideoConfig,
     VideoSource,
     frame_rule,
     options_of,
+    packing_of,
     require_inputs,
     stored,
 )
 from bench.data.formats.video_source import add_arguments as add_video_arguments
 from bench.data.progress import report
 from bench.data.shards.read import BadData, ShardSamples
-from bench.data.shards.write import DataSetInfo
+from bench.data.shards.write import DataSetInfo, Packing
 from bench.task import DataSpec
 
 VERSION = 1
@@ -118,7 +117,7 @@ def convert(
     videos: Sequence[Path],
     annotations: Path,
     out: Path,
-    **how: Unpack[HowToPack],
+    packing: Packing,
 ) -> Path:
     """Videos `<id>.webm` (or .mp4, .avi, .mkv; also in sub-folders) and the JSON annotations, in
     either naming scheme -> shards in `out`. ValueError for wrong use, BadData for data that fail.
@@ -144,7 +143,7 @@ def convert(
             f"{len(wrong)} of the known names differ\n  {listed}"
         )
     info = DataSetInfo("ssv2", VERSION, stored(config), read.classes, SUBSETS)
-    return convert_videos(read, videos, out, info, rule, **how)
+    return convert_videos(read, videos, out, info, rule, packing)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -166,8 +165,5 @@ def run(args: argparse.Namespace) -> Path:
             videos=args.videos,
             annotations=args.annotations,
             out=args.out,
-            workers=args.workers,
-            progress=progress,
-            allow_failed=args.allow_failed,
-            allow_missing=args.allow_missing,
+            packing=packing_of(args, progress),
         )
