@@ -1,8 +1,8 @@
 """`python -m reports.build`: every table and figure of the paper from `runs/`, and one HTML page.
 
 The end of the flow: `bench.results.load` -> settings (scale + overrides) -> the tables of
-`reports/tables/` and the figures of `reports/figures/` -> files. Both folders are searched; a new
-file in them is a new table or figure. Everything is built in memory before the first file is
+`reports/tables/` and the figures of `reports/figures/` -> files. `bench.find` finds both; a new file
+in these folders is a new table or figure. Everything is built in memory before the first file is
 written, and the same input gives the same bytes.
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import importlib.util
 import json
 import os
 import re
@@ -19,19 +18,16 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
 import pandas as pd
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from bench import components, own_folders, results
+from bench import components, find, results
 from reports import formats, page, stats, style, table, terminal
 from reports.commands import FIRST_SWEEP
+from reports.contracts import FigureModule, TableModule
 
-HERE = Path(__file__).parent
-TABLES = HERE / "tables"
-FIGURES = HERE / "figures"
 FIGURE_FORMATS = ("pdf", "png")
 
 DESCRIPTION = """\
@@ -110,10 +106,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(components.take(arguments))
     try:
         frame = _load(options.runs)
+        tables, figures = ordered("table"), ordered("figure")
     except (ValueError, OSError) as error:
         print(f"reports.build: {error}", file=sys.stderr)
         return 2
-    tables, figures = discover(TABLES, "build"), discover(FIGURES, "draw")
     reports = [_report(setting, tables, figures) for setting in settings(frame)]
     try:
         for path, content in _files(reports):
@@ -148,14 +144,12 @@ def settings(frame: pd.DataFrame) -> list[Setting]:
     return found
 
 
-def discover(folder: Path, function: str) -> list[ModuleType]:
-    """Every module of a folder and of the user's own ones of that name (bench.components), by its
-    ORDER and then its name. A broken file is never skipped.
+def ordered(kind: str) -> list[str]:
+    """Every component of a kind ("table", "figure"), by its ORDER and then its name.
+
+    A broken file is never skipped. Raises InvalidComponent.
     """
-    folders = [folder, *(own / folder.name for own in own_folders())]
-    paths = [path for each in folders for path in sorted(each.glob("*.py"))]
-    modules = [_module(path, function) for path in paths if path.name[0] != "_"]
-    return sorted(modules, key=lambda module: (getattr(module, "ORDER", 1000), page.stem(module)))
+    return sorted(find.names(kind), key=lambda name: (find.optional(kind, name, "ORDER"), name))
 
 
 def write(path: Path, content: bytes) -> None:
@@ -205,30 +199,9 @@ def _load(runs: Path) -> pd.DataFrame:
     return stats.checked(frame)
 
 
-def _module(path: Path, function: str) -> ModuleType:
-    name = f"reports.{path.parent.name}.{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise ValueError(f"{path} cannot be imported")
-    module = importlib.util.module_from_spec(spec)
-    # dataclasses look their module up by name.
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException as error:
-        error.add_note(f"while importing {path}")
-        raise
-    if not callable(getattr(module, function, None)):
-        signature = {"build": "build(frame) -> Table", "draw": "draw(frame, figure) -> caption"}
-        raise ValueError(f"{path} defines no {signature[function]}")
-    return module
-
-
-def _report(
-    setting: Setting, tables: Sequence[ModuleType], figures: Sequence[ModuleType]
-) -> page.Report:
-    built = [_table(module, setting) for module in tables]
-    drawn = [_figure(module, setting) for module in figures]
+def _report(setting: Setting, tables: Sequence[str], figures: Sequence[str]) -> page.Report:
+    built = [_table(name, setting) for name in tables]
+    drawn = [_figure(name, setting) for name in figures]
     if not setting.has_sweeps:  # a gap in what nobody planned is no news
         built = [item for item in built if item.table.has_measured]
         drawn = [item for item in drawn if item.files]
@@ -238,38 +211,40 @@ def _report(
         frame=setting.frame,
         tables=tuple(built),
         figures=tuple(drawn),
-        headline=tuple(tile for module in tables for tile in _headline(module, setting)),
+        headline=tuple(tile for name in tables for tile in _headline(name, setting)),
     )
 
 
-def _table(module: ModuleType, setting: Setting) -> page.BuiltTable:
+def _table(name: str, setting: Setting) -> page.BuiltTable:
+    module: TableModule = find.load("table", name)
     try:
         built = module.build(setting.frame)
+        if not isinstance(built, table.Table):
+            raise ValueError(f"build must return a Table, not {built!r}")
     except Exception as error:
-        error.add_note(f"while building {module.__file__} for {setting.folder}")
+        error.add_note(f"while building the table {name!r} for {setting.folder}")
         raise
-    if not isinstance(built, table.Table):
-        raise ValueError(f"{module.__file__}: build must return a Table, not {built!r}")
-    return page.BuiltTable(page.stem(module), built, getattr(module, "SUMMARY", False))
+    return page.BuiltTable(name, built, find.optional("table", name, "SUMMARY"))
 
 
-def _headline(module: ModuleType, setting: Setting) -> tuple[tuple[str, str, str], ...]:
-    headline = getattr(module, "headline", None)
+def _headline(name: str, setting: Setting) -> tuple[tuple[str, str, str], ...]:
+    headline = find.optional("table", name, "headline")
     return tuple(headline(setting.frame)) if headline else ()
 
 
-def _figure(module: ModuleType, setting: Setting) -> page.BuiltFigure:
-    title = getattr(module, "TITLE", page.stem(module).replace("_", " ").capitalize())
+def _figure(name: str, setting: Setting) -> page.BuiltFigure:
+    module: FigureModule = find.load("figure", name)
+    title = find.optional("figure", name, "TITLE") or name.replace("_", " ").capitalize()
     with style.applied():
         figure = Figure()
         try:
             caption = module.draw(setting.frame, figure)
         except Exception as error:
-            error.add_note(f"while drawing {module.__file__} for {setting.folder}")
+            error.add_note(f"while drawing the figure {name!r} for {setting.folder}")
             raise
         drawn, inches = bool(figure.axes), float(figure.get_size_inches()[0])
         files = {form: style.render(figure, form) for form in FIGURE_FORMATS} if drawn else {}
-    return page.BuiltFigure(page.stem(module), title, caption or "", files, inches)
+    return page.BuiltFigure(name, title, caption or "", files, inches)
 
 
 def _files(reports: Sequence[page.Report]) -> Iterator[tuple[Path, bytes]]:

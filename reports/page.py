@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from types import ModuleType
 
 import jinja2
 import pandas as pd
@@ -197,11 +196,6 @@ def render(reports: Sequence[Report]) -> str:
     )
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     return template.render(reports=reports, formats=[form for form in formats.FORMATS]) + "\n"
-
-
-def stem(module: ModuleType) -> str:
-    """The file name of a table or figure module, which names its output files."""
-    return Path(module.__file__ or module.__name__).stem
 
 
 def _rank(cell: tuple[str, ...]) -> tuple[tuple[int, float, str], ...]:

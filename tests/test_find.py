@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from components import only
 from makers import ROOT
 
 from bench import find, prepare
@@ -30,28 +30,9 @@ SOUND = {
 }
 
 
-def forget() -> None:
-    find.names.cache_clear()
-    find.load.cache_clear()
-
-
 @pytest.fixture
-def put(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Put]:
-    package = tmp_path / f"only_{tmp_path.name}"
-    package.mkdir()
-    (package / "__init__.py").write_text("")
-    monkeypatch.syspath_prepend(tmp_path)
-
-    def write(kind: str, source: str) -> None:
-        (package / "mine.py").write_text(source)
-        monkeypatch.setitem(find.PACKAGES, kind, package.name)
-        forget()
-
-    yield write
-    monkeypatch.undo()
-    forget()
-    for name in [name for name in sys.modules if name.startswith(package.name)]:
-        del sys.modules[name]
+def put(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Put:
+    return lambda kind, source: only(kind, {"mine": source}, tmp_path, monkeypatch)
 
 
 def wrong(put: Put, kind: str, source: str) -> str:

@@ -9,12 +9,14 @@ import re
 import shutil
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from components import only
 from frames import (
     BACKBONES,
     BASELINE,
@@ -39,8 +41,10 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 from rendered import by_label, contents, from_html, from_json, from_markdown, from_tex
 
+from bench import find
 from reports import build, formats, published, stats, style, table
 
+FIGURES_OF_THE_ABLATION = ("shuffled_accuracy", "order_by_depth")
 ORIGINAL_TOP1 = stats.Measure("video.shuffle_gap", "val", "original")
 
 
@@ -52,7 +56,7 @@ def report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int
 
     def run(results: pd.DataFrame, *options: str, out: str = "out", figures: str = "none") -> int:
         if figures == "none":  # drawing takes most of the time of a build
-            monkeypatch.setattr(build, "FIGURES", runs)
+            only("figure", {}, runs, monkeypatch)
         monkeypatch.setattr(build.results, "load", lambda folder: results)
         return build.main(["--runs", str(runs), "--out", str(tmp_path / out), *options])
 
@@ -191,8 +195,7 @@ def test_percent(value: float, signed: bool, text: str) -> None:
 
 
 def build_table(name: str, results: pd.DataFrame) -> table.Table:
-    modules = {build.page.stem(module): module for module in build.discover(build.TABLES, "build")}
-    built = modules[name].build(results)
+    built = find.load("table", name).build(results)
     assert isinstance(built, table.Table)
     return built
 
@@ -525,22 +528,17 @@ def build(frame):
 def test_a_dropped_in_file_is_found(
     report: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = tmp_path / "tables"
-    shutil.copytree(build.TABLES, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(build, "TABLES", folder)
-    (folder / "mine.py").write_text(NEW_TABLE)
+    shipped = build.ordered("table")
+    sources = {name: Path(find.load("table", name).__file__).read_text() for name in shipped}
+    only("table", {**sources, "mine": NEW_TABLE}, tmp_path, monkeypatch)
     assert report(full()) == 0
     assert "Dropped in" in (tmp_path / "out" / "mini" / "mine.md").read_text()
-    names = [build.page.stem(module) for module in build.discover(folder, "build")]
-    assert names == [
-        "mine",
-        "main_result",
-        "temporal_static",
-        "ablation",
-        "sensitivity",
-        "background_shift",
-        "backgrounds_leaderboard",
-    ]
+    assert build.ordered("table") == ["mine", *shipped]
+
+
+def test_tables_stand_in_the_order_of_the_paper() -> None:
+    paper = ("main_result", "temporal_static", "ablation", "background_shift")
+    assert [name for name in build.ordered("table") if name in paper] == list(paper)
 
 
 @pytest.mark.parametrize(
@@ -548,7 +546,6 @@ def test_a_dropped_in_file_is_found(
     [
         ("import nothing_like_it", ModuleNotFoundError),
         ("def build(frame) return", SyntaxError),
-        ("x = 1", ValueError),
         ("def build(frame): return 3", ValueError),
         ("def build(frame): raise KeyError('view')", KeyError),
     ],
@@ -560,22 +557,30 @@ def test_a_broken_file_fails_loudly(
     source: str,
     error: type[Exception],
 ) -> None:
-    folder = tmp_path / "tables"
-    folder.mkdir()
-    (folder / "broken.py").write_text(source)
-    monkeypatch.setattr(build, "TABLES", folder)
+    only("table", {"broken": source}, tmp_path, monkeypatch)
     with pytest.raises(error) as caught:
         report(full())
-    assert "broken.py" in str(caught.value) + "".join(getattr(caught.value, "__notes__", ()))
+    assert re.search(
+        r"broken\.py|the table 'broken'", "".join(traceback.format_exception(caught.value))
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_that_is_no_table_gets_one_message_and_status_2(
+    report: Callable[..., int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    only("table", {"broken": "x = 1"}, tmp_path, monkeypatch)
+    assert report(full()) == 2
+    error = capsys.readouterr().err
+    assert "broken.py" in error and "wanted: build(frame: pd.DataFrame) -> table.Table" in error
     assert not (tmp_path / "out").exists()
 
 
 def test_figures_mark_incomplete_means() -> None:
-    for module in build.discover(build.FIGURES, "draw"):
-        if "background" in module.__name__ or module.__name__.endswith(
-            ("sensitivity_gap", "search_history", "search_importance")
-        ):
-            continue  # of other sweeps
+    for module in (find.load("figure", name) for name in FIGURES_OF_THE_ABLATION):
         figure = Figure()
         assert module.draw(realistic(), figure)
         texts = {item.get_text() for axes in figure.axes for item in axes.texts}
@@ -592,7 +597,9 @@ def test_a_page_of_all_sweeps_has_one_place_for_everything(
     page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
     anchors = re.findall(r'id="([^"]+)"', page)
     assert len(anchors) == len(set(anchors))
-    assert page.count("data:image/png;base64,") == 3
+    drawn = {path.stem for path in (tmp_path / "out" / "mini").glob("*.png")}
+    assert {*FIGURES_OF_THE_ABLATION, "sensitivity_gap"} <= drawn
+    assert page.count("data:image/png;base64,") == len(drawn)
     # 5 methods of the ablation, 2 of each other backbone, 13 settings that only one sweep has.
     assert f"{(5 + 4 + 13) * 2} DONE" in page
 
@@ -610,7 +617,8 @@ def text_boxes(axes: Axes) -> Iterator[Bbox]:
 @pytest.mark.parametrize("backbones", [1, 3])
 def test_texts_of_figures_are_inside_and_apart(backbones: int) -> None:
     results = full() if backbones == 1 else union()
-    for module in build.discover(build.FIGURES, "draw"):
+    for name in (*FIGURES_OF_THE_ABLATION, "sensitivity_gap"):
+        module = find.load("figure", name)
         with style.applied():
             figure = Figure(dpi=100)
             if not module.draw(results, figure):
@@ -635,7 +643,7 @@ def test_labels_do_not_overlap() -> None:
 
 
 def test_reports_never_import_torch() -> None:
-    code = "import sys, reports.build as b; b.discover(b.TABLES, 'build'); " + (
-        "b.discover(b.FIGURES, 'draw'); sys.exit('torch' in sys.modules)"
+    code = "import sys, reports.build as b; b.ordered('table'); b.ordered('figure'); " + (
+        "sys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

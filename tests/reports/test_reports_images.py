@@ -14,7 +14,6 @@ import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from rendered import by_label, contents, from_html, from_json, from_markdown, from_tex
 
-from bench import results
+from bench import find, results
 from bench.store.rundir import RunDir
 from reports import build, formats, published, stats, style, table
 
@@ -38,6 +37,13 @@ FOLDERS = (
 CLASSES = tuple(folder.partition("_")[2] for folder in FOLDERS)
 METHODS = ("baseline", "+ order", "+ debias", "+ TIME")
 MIXED = ("mixed_same", "mixed_rand", "mixed_next")
+TABLES_OF_SWEEPS = (
+    "main_result", "temporal_static", "ablation", "sensitivity", "background_shift",
+)  # fmt: skip
+FIGURES_OF_SWEEPS = (
+    "shuffled_accuracy", "order_by_depth", "sensitivity_gap", "background_variants",
+    "adversarial_backgrounds", "background_accuracy", "search_history", "search_importance",
+)  # fmt: skip
 VARIANTS = ("original", "only_fg", *MIXED, "no_fg", "only_bg_b", "only_bg_t")
 BASE = dict(zip(VARIANTS, (0.65, 0.45, 0.60, 0.30, 0.26, 0.40, 0.35, 0.38), strict=True))
 LIFT = {"baseline": 0.0, "+ order": 0.05, "+ debias": 0.02, "+ TIME": 0.08}
@@ -247,13 +253,8 @@ def load(runs: Path) -> pd.DataFrame:
     return stats.checked(results.load(runs))
 
 
-def module(name: str) -> ModuleType:
-    found = [*build.discover(build.TABLES, "build"), *build.discover(build.FIGURES, "draw")]
-    return next(item for item in found if build.page.stem(item) == name)
-
-
 def build_table(name: str, frame: pd.DataFrame) -> table.Table:
-    built = module(name).build(frame)
+    built = find.load("table", name).build(frame)
     assert isinstance(built, table.Table)
     return built
 
@@ -261,7 +262,7 @@ def build_table(name: str, frame: pd.DataFrame) -> table.Table:
 def draw(name: str, frame: pd.DataFrame) -> tuple[Figure, str]:
     with style.applied():
         figure = Figure(dpi=100)
-        caption = module(name).draw(frame, figure)
+        caption = find.load("figure", name).draw(frame, figure)
     return figure, caption or ""
 
 
@@ -393,18 +394,16 @@ def test_models_alone_make_a_page_without_empty_tables(
 def test_models_never_enter_tables_and_figures_of_sweeps(finished: Path) -> None:
     together = load(finished)
     alone = together[together["sweep"] != results.EVALUATED]
-    for item in build.discover(build.TABLES, "build"):
-        if build.page.stem(item) != "backgrounds_leaderboard":
-            assert item.build(together) == item.build(alone), item.__name__
-    for item in build.discover(build.FIGURES, "draw"):
-        name = build.page.stem(item)
-        assert draw(name, together)[1] == draw(name, alone)[1]
+    for name in TABLES_OF_SWEEPS:
+        assert build_table(name, together) == build_table(name, alone), name
+    for name in FIGURES_OF_SWEEPS:
+        assert draw(name, together)[1] == draw(name, alone)[1], name
     shuffle = [{**r, "evaluation": "video.shuffle_gap"} for r in shift_rows("baseline", 0)]
     rows = pd.DataFrame(shuffle).assign(sweep=results.EVALUATED, model="m", state="DONE", n=9)
     video = full()
     both = stats.checked(pd.concat([video, rows.assign(data="mini_ssv2", seed=0)]))
-    for item in build.discover(build.TABLES, "build"):
-        assert item.build(both) == item.build(video), item.__name__
+    for name in (*TABLES_OF_SWEEPS, "backgrounds_leaderboard"):
+        assert build_table(name, both) == build_table(name, video), name
 
 
 # --- table 3 ---
@@ -468,7 +467,7 @@ def test_a_sweep_without_the_challenge_has_no_such_column(tmp_path: Path) -> Non
 
 
 def test_the_headline_pairs_baseline_and_time(finished: Path) -> None:
-    tiles = module("background_shift").headline(load(finished))
+    tiles = find.load("table", "background_shift").headline(load(finished))
     assert [what for what, _, _ in tiles] == [
         "ViT: top-1, original images",
         "ViT: top-1, Mixed-Rand",
@@ -690,7 +689,9 @@ def test_a_build_of_everything_is_reproducible(
     files: Mapping[str, bytes] = contents(tmp_path / "one")
     assert {"mini/background_shift.tex", "mini/background_variants.pdf"} < set(files)
     page = files["index.html"].decode()
-    assert page.count("data:image/png;base64,") == 3
+    drawn = {Path(name).stem for name in files if name.endswith(".png")}
+    assert {"background_variants", "background_accuracy", "adversarial_backgrounds"} <= drawn
+    assert page.count("data:image/png;base64,") == len(drawn)
     assert "Nothing to draw" in page and "2 DONE" not in page.partition("<main>")[0]
     printed = capsys.readouterr().out
     assert "Background shift" in printed and "Gap ↓" in printed
