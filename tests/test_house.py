@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -34,3 +35,26 @@ def test_tests_do_not_look_outside_the_repository() -> None:
     for path in (ROOT / "tests").rglob("*.py"):
         if path.name != Path(__file__).name:
             assert "../shared" not in path.read_text(), path
+
+
+def test_every_module_says_what_it_is() -> None:
+    for folder in ("bench", "tasks", "reports"):
+        for path in (ROOT / folder).rglob("*.py"):
+            if path.stat().st_size:
+                assert ast.get_docstring(ast.parse(path.read_text())), path
+
+
+def test_no_unsafe_loading_and_no_network_code() -> None:
+    for folder in ("bench", "tasks", "reports"):
+        for path in (ROOT / folder).rglob("*.py"):
+            if path.name == "make_assets.py":
+                continue
+            text = path.read_text()
+            for call in (
+                "weights_only=False",
+                "pickle.load",
+                "urllib",
+                "requests.get",
+                "yaml.unsafe",
+            ):
+                assert call not in text, f"{path}: {call}"
