@@ -23,13 +23,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import bench
 from bench import find
 from bench.config import signature as identity
 from bench.config.mistakes import Mistake, Mistakes
 from bench.config.resources import Resources, parse_resources
 from bench.config.science import KEYED, RunConfig, parse
-from bench.grid import yaml
+from bench.grid import files, yaml
 from bench.grid.axes import Axes, Labels, Layer, check_conflicts, label_sets, locate, read_axes
 from bench.grid.patch import (
     Patch,
@@ -42,7 +41,6 @@ from bench.grid.patch import (
     without,
 )
 
-SUITES_SCALES = Path(bench.__file__).parent.parent / "sweeps/scales"
 _SWEEP_KEYS = ("title", "scales", "base", "axes", "zip", "exclude", "when", "seeds", "resources")
 _SCALE_KEYS = ("title", "base", "backbones", "seeds", "resources")
 
@@ -202,16 +200,11 @@ def read(sweep: Path, scale: str, settings: Iterable[str] = ()) -> Recipe:
 
 def _read(sweep: Path, scale: str, settings: Iterable[str], mistakes: list[Mistake]) -> Recipe:
     """Raises Mistakes when there is nothing to go on with."""
+    sweep = files.sweep_file(sweep, mistakes)
     sweep_doc = yaml.read(sweep, mistakes)
     if sweep_doc is None:
         raise Mistakes(mistakes)
-    scale_path = _scales(sweep, sweep_doc, mistakes) / f"{scale}.yaml"
-    if not scale_path.exists():
-        valid = sorted(p.stem for p in scale_path.parent.glob("*.yaml"))
-        mistakes.append(
-            Mistake((), f"--scale: unknown scale {scale!r}{find.nearest(scale, valid)}")
-        )
-        raise Mistakes(mistakes)
+    scale_path = files.scale_file(sweep, sweep_doc.get("scales", "."), scale, mistakes)
     scale_doc = yaml.read(scale_path, mistakes)
     if scale_doc is None:
         raise Mistakes(mistakes)
@@ -243,25 +236,6 @@ def _read(sweep: Path, scale: str, settings: Iterable[str], mistakes: list[Mista
         sweep_layers,
         _common_resources([*scale_layers, *sweep_layers, final], mistakes),
     )
-
-
-def _scales(sweep: Path, doc: Patch, mistakes: list[Mistake]) -> Path:
-    """The folder of the sweep's scales: beside the sweep, or else the suite's own; or as an absolute
-    path says, which the winner of a search has whose own sweep has scales beside it. Raises Mistakes
-    when there is no such folder.
-    """
-    root = sweep.parent / "scales"
-    if not root.is_dir():
-        root = SUITES_SCALES
-    name = doc.get("scales", ".")
-    if isinstance(name, str) and Path(name).is_absolute() and Path(name).is_dir():
-        return Path(name)
-    known = sorted(path.name for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
-    if name != "." and name not in known:
-        hint = find.nearest(str(name), known)
-        mistakes.append(Mistake((), f"{sweep}: scales: no such folder in {root}: {name!r}{hint}"))
-        raise Mistakes(mistakes)
-    return root / name
 
 
 def _layers(path: Path, doc: Patch, mistakes: list[Mistake]) -> tuple[Layer, ...]:

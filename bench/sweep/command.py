@@ -91,7 +91,11 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
     )
     parser.add_argument(
-        "sweep", type=Path, metavar="SWEEP.yaml", help="what is compared, e.g. sweeps/ablation.yaml"
+        "sweep",
+        type=Path,
+        metavar="SWEEP",
+        help="what is compared: a file of your own, or the name of "
+        "one in sweeps/ of the suite or of --components DIR, e.g. ablation",
     )
     add_cells(parser)
     _add_launching(parser)

@@ -105,7 +105,13 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
     )
     add = parser.add_argument
-    add("sweep", type=Path, metavar="SWEEP.yaml", help="with a `search:`, e.g. sweeps/tune.yaml")
+    add(
+        "sweep",
+        type=Path,
+        metavar="SWEEP",
+        help="with a `search:`; a file of your own, or the name "
+        "of one in sweeps/ of the suite or of --components DIR, e.g. tune",
+    )
     add_cells(parser)
     add(
         "--launcher", choices=("local", "slurm"), default="local",

@@ -14,7 +14,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from bench.grid.plan import SUITES_SCALES
+from bench.grid.files import own_scales
 from bench.store.files import dump_yaml, write_text
 from bench.tune.search import WINNER_AXIS, Search
 
@@ -95,8 +95,7 @@ def write(path: Path, search: Search, best: FrozenTrial, trials: list[FrozenTria
         labels = {"default": {}}
     sweep: dict[str, Any] = {"title": f"Winner of {search.name} against the default"}
     sweep |= {key: document[key] for key in ("scales", "base", "resources") if key in document}
-    beside = search.recipe.sweep.parent / "scales"
-    if beside.is_dir() and beside.resolve() != SUITES_SCALES.resolve():
+    if beside := own_scales(search.recipe.sweep):
         sweep["scales"] = str((beside / document.get("scales", ".")).resolve())
     sweep["axes"] = {**(document.get("axes") or {}), WINNER_AXIS: labels}
     sweep["seeds"] = SEEDS

@@ -10,7 +10,7 @@ import torch
 
 from bench import find
 from bench.config.seeds import rng
-from bench.data.loader import Draw
+from bench.data.order import Draw
 from bench.data.transforms import normalise
 from bench.models.classifier import Classifier
 from bench.task import Batch, Config, DataSpec, ModelSpec, Picture

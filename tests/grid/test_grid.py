@@ -571,3 +571,44 @@ def test_a_search_is_no_sweep_but_gives_single_cells(tmp_path: Path) -> None:
         recipe.cell({}, [Layer("trial 8", {"train": {"lr": -1.0}})])
     with pytest.raises(Mistakes, match=r"--set train\.epochs: is written by trial 9"):
         recipe.cell({}, [Layer("trial 9", {"train": {"epochs": 1}})])
+
+
+def test_sweeps_of_the_suite_have_names_in_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cells = plan(ROOT / "sweeps/ablation.yaml", "smoke").cells
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ablation").mkdir()  # a folder is no sweep
+    for name in ("ablation", "ablation.yaml", "sweeps/ablation.yaml"):
+        named = plan(Path(name), "smoke")
+        assert (named.cells, named.sweep) == (cells, "ablation")
+    for name in ("ablatoin", "sweeps/ablatoin.yaml"):
+        with pytest.raises(Mistakes, match=r"no such file, .* did you mean 'ablation'"):
+            plan(Path(name), "smoke")
+    with pytest.raises(Mistakes, match=r"elsewhere/ablation.yaml: cannot be read"):
+        plan(Path("elsewhere/ablation.yaml"), "smoke")
+    (tmp_path / "ablation.yaml").write_text((ROOT / "sweeps/backbones.yaml").read_text())
+    assert plan(Path("ablation.yaml"), "smoke").cells != cells
+
+
+def test_own_folders_have_sweeps_and_scales(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their sweeps take the suite's scales, and the suite's sweeps take theirs."""
+    (tmp_path / "sweeps/scales/image").mkdir(parents=True)
+    (tmp_path / "sweeps/mine.yaml").write_text((ROOT / "sweeps/background.yaml").read_text())
+    scale = (ROOT / "sweeps/scales/image/smoke.yaml").read_text()
+    (tmp_path / "sweeps/scales/image/tiny.yaml").write_text(scale)
+    monkeypatch.setenv("BENCH_COMPONENTS", str(tmp_path))
+    cells = plan(ROOT / "sweeps/background.yaml", "smoke").cells
+    for sweep in ("mine", "background", tmp_path / "sweeps/mine.yaml"):
+        for name in ("smoke", "tiny"):
+            assert plan(Path(sweep), name).cells == cells
+    with pytest.raises(Mistakes, match=r"unknown scale 'tiny'.*mini, paper, smoke"):
+        plan(Path("ablation"), "tiny")
+    for twice in ("ablation.yaml", "scales/image/paper.yaml"):
+        (tmp_path / "sweeps" / twice).write_text(scale)
+    found = rf"exists twice, rename one: {ROOT}/sweeps/\S+ and {tmp_path}/sweeps/"
+    for sweep, name in (("ablation", "smoke"), ("background", "paper")):
+        with pytest.raises(Mistakes, match=found):
+            plan(Path(sweep), name)
