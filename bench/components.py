@@ -37,7 +37,7 @@ def take(arguments: Sequence[str] | None) -> list[str]:
     try:
         look_into(options.components)
     except ValueError as error:
-        sys.stderr.write(f"--components: {error}\n")
+        sys.stderr.write(f"--components (or {COMPONENTS}): {error}\n")
         sys.exit(2)
     return others
 
@@ -46,10 +46,14 @@ def look_into(folders: Iterable[Path]) -> None:
     """Find components in these folders too, in this process and in those that it starts. ValueError
     for a folder that has none, and for a name that exists twice.
     """
-    own = list(dict.fromkeys([*own_folders(), *(folder.absolute() for folder in folders)]))
+    new = [folder.absolute() for folder in folders]
+    own = list(dict.fromkeys([*own_folders(), *new]))
     if not own:
         return
     for folder in own:
+        if not folder.is_dir():
+            raise ValueError(f"{folder}: no such folder")
+    for folder in new:
         _check_folder(folder)
     os.environ[COMPONENTS] = os.pathsep.join(map(str, own))
     find.names.cache_clear()
@@ -60,8 +64,6 @@ def look_into(folders: Iterable[Path]) -> None:
 
 def _check_folder(folder: Path) -> None:
     rooms = [*ROOMS.values(), "sweeps"]
-    if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder")
     if os.pathsep in str(folder):
         raise ValueError(
             f"{folder}: {os.pathsep!r} in its path, which separates folders; rename it"

@@ -74,6 +74,8 @@ def names(kind: str) -> tuple[str, ...]:
             if path.stem == "__init__" or any(part.startswith(".") for part in relative.parts):
                 continue
             name = ".".join(relative.parts)
+            if not _NAME.fullmatch(name):
+                raise ValueError(f"{path}: names have only a-z, 0-9 and _ in them; rename it")
             if name in found:
                 raise TwiceNamed(f"{name!r} exists twice, rename one: {found[name]} and {path}")
             found[name] = path

@@ -90,6 +90,13 @@ def test_a_broken_file_is_never_skipped(own: Path) -> None:
         find.load("evaluation", "bad")
 
 
+def test_a_file_that_no_name_can_mean_is_a_mistake(own: Path) -> None:
+    path = write(own / "tasks/My-Loss.py", EVALUATION)
+    with pytest.raises(ValueError, match="names have only a-z, 0-9 and _ in them") as caught:
+        find.names("evaluation")
+    assert str(path) in str(caught.value)
+
+
 def test_spawned_and_new_processes_import_it_by_name(own: Path) -> None:
     write(own / "tasks/video/mine.py", EVALUATION)
     run = find.load("evaluation", "video.mine").run
@@ -174,4 +181,6 @@ def refuses(main: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str]
     with pytest.raises(SystemExit) as stopped:
         main(["--components", "/no/where"])
     assert stopped.value.code == 2
-    assert capsys.readouterr().err == "--components: /no/where: no such folder\n"
+    assert (
+        capsys.readouterr().err == "--components (or BENCH_COMPONENTS): /no/where: no such folder\n"
+    )

@@ -115,6 +115,7 @@ def _files() -> Iterator[tuple[str, bytes]]:
 
 def _own_files() -> Iterator[tuple[str, bytes]]:
     for k, folder in enumerate(own_folders()):
+        yield f"components/{k}/.folder", b""  # a folder with nothing for cells is in the copy too
         for room in _OWN_ROOMS:
             yield from _below(folder / room, f"components/{k}/{room}")
 

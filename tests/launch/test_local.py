@@ -308,8 +308,12 @@ def test_a_snapshot_holds_own_components(tmp_path: Path, monkeypatch: pytest.Mon
     assert snapshot.name() != taken.name
     assert snapshot.code_version()["components"] != record["components"]
     monkeypatch.delenv("BENCH_COMPONENTS")
-    assert snapshot.name() == plain
+    assert snapshot.name() == plain == snapshot.take(runs).name
     assert snapshot.environment(taken)["BENCH_COMPONENTS"] == ""
+    (tmp_path / "three/sweeps").mkdir(parents=True)
+    monkeypatch.setenv("BENCH_COMPONENTS", str(tmp_path / "three"))
+    taken = snapshot.take(runs)  # nothing for cells in it, and yet a folder that they can look into
+    assert Path(snapshot.environment(taken)["BENCH_COMPONENTS"]).is_dir()
 
 
 def test_the_commit_of_another_repository_is_not_this_code_s(
