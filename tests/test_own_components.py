@@ -17,7 +17,16 @@ import bench
 from bench import components, find
 from reports import build
 
-EVALUATION = '"""One."""\n\n\ndef run(config=None, context=None):\n    return __name__\n'
+EVALUATION = '''"""One."""
+
+from bench.task import Config
+
+VERSION = 1
+
+
+def run(config=None, context=None):
+    return __name__
+'''
 OTHER = "import sys; from bench import find; print(find.load('evaluation', sys.argv[1]).run())"
 
 
@@ -48,7 +57,7 @@ def test_a_file_in_a_room_is_a_component(own: Path, kind: str) -> None:
     path = write(own / bench.ROOMS[package] / "mine_here.py", text)
     write(path.with_name("_helper.py"), "")
     assert set(find.names(kind)) > {"mine_here"} and "_helper" not in find.names(kind)
-    module = find.load(kind, "mine_here")
+    module = importlib.import_module(f"{package}.mine_here")
     assert (module.__name__, module.__file__) == (f"{package}.mine_here", str(path))
 
 
