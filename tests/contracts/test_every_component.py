@@ -18,12 +18,13 @@ WITH_OPTIONS = [
 @pytest.mark.parametrize(("kind", "name"), COMPONENTS)
 def test_it_keeps_its_contract_and_says_what_it_is(kind: str, name: str) -> None:
     module = find.load(kind, name)  # raises InvalidComponent with all that is wrong
-    assert len(module.__doc__ or "") > 60, "the module's docstring says what it is, and its source"
+    assert module.__doc__, "the module's docstring says what it is"
 
 
 @pytest.mark.parametrize(("kind", "name"), WITH_OPTIONS)
-def test_its_options_are_plain_data(kind: str, name: str) -> None:
+def test_its_numbers_can_be_traced(kind: str, name: str) -> None:
     module = find.load(kind, name)
+    assert len(module.__doc__) > 60, "the docstring says where it comes from, or how it works"
     assert module.VERSION >= 1, "VERSION counts from 1"
     tiny = module.Config.tiny()
     assert module.Config.model_validate_json(tiny.model_dump_json()) == tiny, (
