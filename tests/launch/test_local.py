@@ -421,7 +421,9 @@ def test_a_killed_rank_of_a_real_cell_fails_it_and_a_second_start_repairs_it(
 
     def tick() -> None:
         stack = run.rank_stack(1)
-        if killed or not (run.last.exists() and stack.exists() and "train.py" in stack.read_text()):
+        if killed or not (
+            run.last.exists() and stack.exists() and "train/loop.py" in stack.read_text()
+        ):
             return
         ranks = (read_json(run.env) or {})["ranks"]
         killed.append(time.monotonic())
