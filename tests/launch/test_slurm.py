@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -327,6 +328,23 @@ def test_code_edited_after_the_submission_is_not_what_runs(make, cluster, tmp_pa
         assert "submitted 5 cells" in output
         for path in (*copy.glob("bench/*.py"), *copy.glob("tasks/**/*.py")):
             path.write_text("raise RuntimeError('edited')\n")
+    finally:
+        cluster.ask("scontrol", "update", "partitionname=main", "state=UP")
+    until(lambda: {run.state() for run in sweep.cells()} == {State.DONE}, "the cells", 120)
+
+
+def test_own_components_that_are_gone_after_the_submission_run(
+    make, cluster, tmp_path: Path
+) -> None:
+    own = tmp_path / "own"
+    shutil.copytree(ROOT / "tests/fixtures/components", own)
+    cluster.ask("scontrol", "update", "partitionname=main", "state=DOWN")
+    sweep = make(Path("own"))
+    try:
+        asked = ("--launcher", "slurm", "--scale", "tiny", "--components", str(own))
+        output = sweep.finish(sweep.start(*asked))
+        assert "submitted 2 cells" in output
+        shutil.rmtree(own)
     finally:
         cluster.ask("scontrol", "update", "partitionname=main", "state=UP")
     until(lambda: {run.state() for run in sweep.cells()} == {State.DONE}, "the cells", 120)
