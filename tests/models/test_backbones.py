@@ -25,6 +25,7 @@ from bench.data.shards import read as shards
 from bench.evaluate import command as evaluate
 from bench.models import released
 from bench.models.backbones import motionformer, timesformer, xvit
+from bench.models.backbones._trajectory_attention import TrajectoryAttention
 from bench.models.classifier import Classifier
 from bench.models.weights import load_fitted
 from bench.train.learner import Learner, TrainingStep
@@ -201,7 +202,7 @@ def test_original_and_shuffled_clips_go_through_the_encoder_in_one_batch(name: s
 
 
 def _trajectory_by_definition(
-    attention: motionformer.TrajectoryAttention, x_BLD: Tensor, frames: int
+    attention: TrajectoryAttention, x_BLD: Tensor, frames: int
 ) -> Tensor:
     """The module's equations token by token, keys and values projected as written there."""
     B, L, D = x_BLD.shape
@@ -234,7 +235,7 @@ def _trajectory_by_definition(
 @pytest.mark.parametrize("project_values", [False, True])
 @pytest.mark.parametrize("grad", [False, True])
 def test_trajectory_attention_is_its_definition(project_values: bool, grad: bool) -> None:
-    attention = motionformer.TrajectoryAttention(12, 3, project_values=project_values).double()
+    attention = TrajectoryAttention(12, 3, project_values=project_values).double()
     with torch.no_grad():
         for parameter in attention.parameters():
             parameter.normal_(std=0.5)
@@ -253,7 +254,7 @@ def test_trajectory_attention_is_its_definition(project_values: bool, grad: bool
 
 def test_trajectory_attention_has_the_right_gradient() -> None:
     for project_values in (False, True):
-        attention = motionformer.TrajectoryAttention(6, 2, project_values=project_values).double()
+        attention = TrajectoryAttention(6, 2, project_values=project_values).double()
         x = torch.randn(1, 1 + 2 * 2, 6, dtype=torch.float64, requires_grad=True)
         assert torch.autograd.gradcheck(lambda x, a=attention: a(x, frames=2), (x,))
 
