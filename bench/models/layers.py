@@ -1,4 +1,4 @@
-"""Pieces that several backbones share: attention, patches, initialisation, interpolation.
+"""What several backbones share: their options, attention, patches, initialisation, interpolation.
 
 Used by `bench/models/backbones/*.py` only; image weights are in `weights.py`. What a single
 backbone needs stays in that backbone's file. timm is imported only where it is needed: it takes
@@ -12,12 +12,14 @@ Shape suffixes: G groups of tokens that attend to each other, L tokens per group
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Self
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+
+from bench import task
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -150,7 +152,28 @@ def resize_times(time_1TD: Tensor, frames: int) -> Tensor:
     return F.interpolate(time_1TD.mT, size=frames, mode="nearest").mT
 
 
-def why_impossible(config: Any, *, size: int) -> str | None:
+class VitConfig(task.Config):
+    """What every ViT says of itself; ViT-B/16. A backbone adds its own, and may have other defaults."""
+
+    patch: int = 16  # pixels
+    dim: int = 768
+    depth: int = 12
+    heads: int = 12
+    mlp_ratio: float = 4.0
+    drop_path: float = 0.0  # of the last block; grows linearly from 0 in the first
+    # of random linear maps and embeddings; 0.02, as released, suits the widths of the papers, and a
+    # model of width 48 or 96 that is trained from scratch learns far faster with 0.1
+    init_std: float = 0.02
+    # timm ViT that it starts from, with its tag: "vit_base_patch16_224.orig_in21k_ft_in1k"
+    init: str | None = None
+    init_sha256: str | None = None  # of that model's weight file
+
+    @classmethod
+    def tiny(cls) -> Self:
+        return cls(patch=8, dim=16, depth=2, heads=2)
+
+
+def why_impossible(config: VitConfig, *, size: int) -> str | None:
     """What no ViT of these sizes can be, whatever its attention, or None."""
     if size % config.patch:
         return f"frames of {size} pixels do not divide into patches of {config.patch}"

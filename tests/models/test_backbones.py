@@ -201,9 +201,7 @@ def test_original_and_shuffled_clips_go_through_the_encoder_in_one_batch(name: s
 # Motionformer -------------------------------------------------------------------------------------
 
 
-def _trajectory_by_definition(
-    attention: TrajectoryAttention, x_BLD: Tensor, frames: int
-) -> Tensor:
+def _trajectory_by_definition(attention: TrajectoryAttention, x_BLD: Tensor, frames: int) -> Tensor:
     """The module's equations token by token, keys and values projected as written there."""
     B, L, D = x_BLD.shape
     h, d, N = attention.heads, D // attention.heads, (L - 1) // frames

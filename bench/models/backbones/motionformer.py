@@ -19,42 +19,29 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from bench import task
 from bench.models.backbones._trajectory_attention import TrajectoryAttention
 from bench.models.layers import (
     Block,
     PatchEmbed,
+    VitConfig,
     init_vit,
     resize_times,
     why_impossible,
 )
 from bench.models.weights import fitted, load_checked, load_init, missing_weights
+from bench.task import Features
 
 VERSION = 1
 EPSILON = 1e-6  # of every layer norm; timm's ViT
 
 
-class Config(task.Config):
+class Config(VitConfig):
     """ViT-B/16 as in the TIME release by default; upstream's has `tubelet: 2`."""
 
-    patch: int = 16  # pixels
+    drop_path: float = 0.2
     tubelet: int = 1  # frames that make up one token
-    dim: int = 768
-    depth: int = 12
-    heads: int = 12
-    mlp_ratio: float = 4.0
-    drop_path: float = 0.2  # of the last block; grows linearly from 0 in the first
     project_values: bool = False  # the value path as published instead of as released
     pre_logits: bool = True  # a tanh layer after the final norm, on every token
-    # of random linear maps and embeddings; 0.02 is the release's, see timesformer.py
-    init_std: float = 0.02
-    # timm ViT that is inflated, with its tag: "vit_base_patch16_224.orig_in21k_ft_in1k"
-    init: str | None = None
-    init_sha256: str | None = None  # of that model's weight file
-
-    @classmethod
-    def tiny(cls) -> Config:
-        return cls(patch=8, dim=16, depth=2, heads=2)
 
 
 def skip(config: Config, *, frames: int, size: int) -> str | None:
@@ -152,13 +139,13 @@ class Motionformer(nn.Module):
         nn.init.trunc_normal_(self.cls_token, std=config.init_std)
         nn.init.trunc_normal_(self.pos_embed, std=config.init_std)
 
-    def forward(self, clip_BTCHW: Tensor) -> task.Features:
+    def forward(self, clip_BTCHW: Tensor) -> Features:
         """Normalised clip -> class feature and patch tokens, after final norm and pre-logits."""
         x_BLD, frames = self._embed(clip_BTCHW)
         for block in self.blocks:
             x_BLD = block(x_BLD, frames=frames)
         x_BLD = self.pre_logits(self.norm(x_BLD))
-        return task.Features(x_BLD[:, 0], _patches(x_BLD, frames))
+        return Features(x_BLD[:, 0], _patches(x_BLD, frames))
 
     def stages(self, clip_BTCHW: Tensor) -> Iterator[Tensor]:
         """tokens_BTND after the embedding and each block (depth + 1 in all), not normalised."""

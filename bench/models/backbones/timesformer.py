@@ -25,41 +25,27 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from bench import task
 from bench.models.layers import (
     Attention,
     DropPath,
     Mlp,
     PatchEmbed,
+    VitConfig,
     init_vit,
     resize_times,
     why_impossible,
 )
 from bench.models.weights import fitted, load_checked, load_init, missing_weights
+from bench.task import Features
 
 VERSION = 1
 EPSILON = 1e-6  # of every layer norm; timm's ViT
 
 
-class Config(task.Config):
+class Config(VitConfig):
     """ViT-B/16 by default, the paper's size."""
 
-    patch: int = 16  # pixels
-    dim: int = 768
-    depth: int = 12
-    heads: int = 12
-    mlp_ratio: float = 4.0
-    drop_path: float = 0.1  # of the last block; grows linearly from 0 in the first
-    # of random linear maps and embeddings; 0.02, as released, suits a width of 768, and a model of
-    # width 48 that is trained from scratch learns far faster with 0.1
-    init_std: float = 0.02
-    # timm ViT that is inflated, with its tag: "vit_base_patch16_224.orig_in21k_ft_in1k"
-    init: str | None = None
-    init_sha256: str | None = None  # of that model's weight file
-
-    @classmethod
-    def tiny(cls) -> Config:
-        return cls(patch=8, dim=16, depth=2, heads=2)
+    drop_path: float = 0.1
 
 
 def skip(config: Config, *, frames: int, size: int) -> str | None:
@@ -153,12 +139,12 @@ class TimeSformer(nn.Module):
                 nn.init.zeros_(module.temporal_fc.weight)
                 nn.init.zeros_(module.temporal_fc.bias)
 
-    def forward(self, clip_BTCHW: Tensor) -> task.Features:
+    def forward(self, clip_BTCHW: Tensor) -> Features:
         """Normalised clip -> class feature and patch tokens, both after the final norm."""
         cls_BD, tokens_BTND = self._embed(clip_BTCHW)
         for block in self.blocks:
             cls_BD, tokens_BTND = block(cls_BD, tokens_BTND)
-        return task.Features(self.norm(cls_BD), self.norm(tokens_BTND))
+        return Features(self.norm(cls_BD), self.norm(tokens_BTND))
 
     def stages(self, clip_BTCHW: Tensor) -> Iterator[Tensor]:
         """tokens_BTND after the embedding and each block (depth + 1 in all), not normalised."""

@@ -23,9 +23,9 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from bench import task
-from bench.models.layers import init_vit, resize_positions, why_impossible
+from bench.models.layers import VitConfig, init_vit, resize_positions, why_impossible
 from bench.models.weights import load_checked, load_init, missing_weights, timm_model
+from bench.task import Features
 
 VERSION = 1
 POSITIONS_OPTIONAL = True
@@ -34,28 +34,15 @@ EMBEDDINGS = ("cls_token", "dist_token", "reg_token", "pos_embed")
 CLASSIFIERS = ("head.", "head_dist.")
 
 
-class Config(task.Config):
-    """DeiT-S by default: a plain ViT-S/16."""
+class Config(VitConfig):
+    """DeiT-S by default: a plain ViT-S/16. `mlp_ratio` is of plain ViTs; `timm` has its own."""
 
-    patch: int = 16  # pixels
     dim: int = 384
-    depth: int = 12
     heads: int = 6
-    mlp_ratio: float = 4.0  # of plain ViTs; with `timm` the architecture has its own
-    drop_path: float = 0.1  # of the last block; grows linearly from 0 in the first
-    # of random linear maps and embeddings; 0.02, as in DeiT, suits the widths of the papers, and a
-    # model of width 96 that is trained from scratch learns faster with 0.1
-    init_std: float = 0.02
-    # weights that the model starts from, with their tag: "deit_small_patch16_224.fb_in1k"
-    init: str | None = None
-    init_sha256: str | None = None  # of that weight file
+    drop_path: float = 0.1
     # timm's own architecture, when it is no plain ViT: "deit_small_distilled_patch16_224",
     # "vit_small_patch14_reg4_dinov2"; patch, dim, depth and heads must be the same as there
     timm: str | None = None
-
-    @classmethod
-    def tiny(cls) -> Config:
-        return cls(patch=8, dim=16, depth=2, heads=2)
 
 
 def skip(config: Config, *, frames: int, size: int) -> str | None:
@@ -103,7 +90,7 @@ class ViT(nn.Module):
             if (embedding := getattr(self.vit, name, None)) is not None:
                 nn.init.trunc_normal_(embedding, std=config.init_std)
 
-    def forward(self, clip_BTCHW: Tensor, *, positions: bool = True) -> task.Features:
+    def forward(self, clip_BTCHW: Tensor, *, positions: bool = True) -> Features:
         """Normalised images (T = 1) -> class feature and patch tokens, both after the final norm.
 
         The class feature is what timm's classifier of this architecture would see: the class token,
@@ -113,7 +100,7 @@ class ViT(nn.Module):
         cls_BD = self.vit.forward_head(tokens_BLD, pre_logits=True)
         # Where the mean of the tokens is the feature, the final norm is `fc_norm`, after pooling.
         patches_BND = self.vit.fc_norm(self._patches(tokens_BLD))
-        return task.Features(cls_BD, patches_BND[:, None])
+        return Features(cls_BD, patches_BND[:, None])
 
     def stages(self, clip_BTCHW: Tensor) -> Iterator[Tensor]:
         """tokens_BTND after the embedding and each block (depth + 1 in all), not normalised."""

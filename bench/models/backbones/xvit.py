@@ -30,45 +30,31 @@ from einops import rearrange
 from pydantic import Field
 from torch import Tensor, nn
 
-from bench import task
 from bench.models.layers import (
     Attention,
     Block,
     PatchEmbed,
+    VitConfig,
     attend,
     init_vit,
     resize_times,
     why_impossible,
 )
 from bench.models.weights import fitted, load_checked, load_init, missing_weights
+from bench.task import Features
 
 VERSION = 1
 EPSILON = 1e-6  # of the layer norms on frames; timm's ViT
 HEAD_EPSILON = 1e-5  # of those in the temporal head; PyTorch's default
 
 
-class Config(task.Config):
+class Config(VitConfig):
     """ViT-B/16 with the release's shift by default."""
 
-    patch: int = 16  # pixels
-    dim: int = 768
-    depth: int = 12
-    heads: int = 12
-    mlp_ratio: float = 4.0
-    drop_path: float = 0.0  # of the last block; grows linearly from 0 in the first
     # The part of the channels that comes from the next frame, and again from the previous one.
     shift_div: int = Field(default=4, ge=2)
     shift_blocks: int = 15  # so many blocks, from the first one, shift
     temporal_depth: int = 1  # blocks of the temporal head
-    # of the frames' random linear maps and embeddings; 0.02 is the release's, see timesformer.py
-    init_std: float = 0.02
-    # timm ViT that is inflated, with its tag: "vit_base_patch16_224.orig_in21k_ft_in1k"
-    init: str | None = None
-    init_sha256: str | None = None  # of that model's weight file
-
-    @classmethod
-    def tiny(cls) -> Config:
-        return cls(patch=8, dim=16, depth=2, heads=2)
 
 
 def skip(config: Config, *, frames: int, size: int) -> str | None:
@@ -197,13 +183,13 @@ class XViT(nn.Module):
         # After init_vit, which is not for it.
         self.temporal = TemporalHead(config.dim, config.heads, config.temporal_depth)
 
-    def forward(self, clip_BTCHW: Tensor) -> task.Features:
+    def forward(self, clip_BTCHW: Tensor) -> Features:
         """Normalised clip -> class feature of the temporal head, patch tokens after the norm."""
         x_BTLD = self._embed(clip_BTCHW)
         for block in self.blocks:
             x_BTLD = block(x_BTLD)
         x_BTLD = self.norm(x_BTLD)
-        return task.Features(self.temporal(x_BTLD[:, :, 0]), x_BTLD[:, :, 1:])
+        return Features(self.temporal(x_BTLD[:, :, 0]), x_BTLD[:, :, 1:])
 
     def stages(self, clip_BTCHW: Tensor) -> Iterator[Tensor]:
         """tokens_BTND after the embedding and each block (depth + 1 in all), not normalised."""
