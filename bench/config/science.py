@@ -9,7 +9,7 @@ is an error that names the nearest valid one.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import pydantic
@@ -121,6 +121,22 @@ class Component:
         return self.config.model_dump(mode="json", exclude_defaults=not defaults)
 
 
+def model_spec_of(backbone: Any, shown: Input, spec: DataSpec, num_classes: int) -> ModelSpec:
+    """The sizes of a backbone (it or its Config: `patch`, `dim`, perhaps `tubelet`) that is shown
+    clips of these data. One that does not tell, as timm's do not, is one patch without features.
+    """
+    return ModelSpec(
+        frames=shown.frames,
+        size=shown.size,
+        patch=getattr(backbone, "patch", shown.size),
+        dim=getattr(backbone, "dim", 0),
+        num_classes=num_classes,
+        mean=spec.mean,
+        std=spec.std,
+        tubelet=getattr(backbone, "tubelet", 1),
+    )
+
+
 @dataclass(frozen=True)
 class RunConfig:
     """Everything that defines the numbers of one run."""
@@ -161,18 +177,10 @@ class RunConfig:
         return find.load("source", self.data.name).spec(self.data.config)
 
     def model_spec(self) -> ModelSpec:
-        spec, model = self.data_spec(), self.model.config
-        return ModelSpec(
-            frames=self.input.frames,
-            size=self.input.size,
-            patch=model.patch,
-            dim=model.dim,
-            num_classes=spec.num_classes,
-            mean=spec.mean,
-            std=spec.std,
-            tubelet=getattr(model, "tubelet", 1),
-            positions_optional=find.optional("backbone", self.model.name, "POSITIONS_OPTIONAL"),
-        )
+        spec = self.data_spec()
+        found = model_spec_of(self.model.config, self.input, spec, spec.num_classes)
+        optional = find.optional("backbone", self.model.name, "POSITIONS_OPTIONAL")
+        return replace(found, positions_optional=optional)
 
     def skip_reason(self) -> str | None:
         """Why this combination cannot run (a component's own words), or None."""

@@ -28,19 +28,19 @@ from rich.table import Table
 from bench import components, find
 from bench.config.mistakes import Mistake, Mistakes
 from bench.config.resources import Resources
-from bench.config.science import Input, parse_options
+from bench.config.science import Input, model_spec_of, parse_options
 from bench.data import progress
 from bench.data.access import open_data
-from bench.evaluate.context import Context, run_one
+from bench.evaluate.context import Context, Normalisation, run_one
 from bench.evaluate.kept import _Kept
 from bench.evaluate.model import Subject, subject_of
 from bench.grid.patch import parse_settings
 from bench.process.machine import available_cores
 from bench.store.files import write_json
-from bench.task import ModelSpec, Row
+from bench.task import DataSpec, Row
 from bench.train.world import ALONE
 
-# -- command line ---
+_Group = argparse._ArgumentGroup
 
 
 def context_over(
@@ -56,32 +56,12 @@ def context_over(
     """A context over the data set in `data`, checked against the model. ValueError: a mismatch."""
     found = open_data(data)
     spec = replace(found.spec, mean=subject.mean, std=subject.std)
-    if subject.media != spec.media:
-        raise ValueError(f"the model sees {subject.media}s, {data} holds {spec.media}s")
-    outputs = (spec.num_classes, *find.optional("evaluation", name, "OUTPUTS"))
-    if subject.num_classes not in outputs:
-        raise ValueError(
-            f"the model has {subject.num_classes} classes, {data} ({spec.name}) has "
-            f"{' or '.join(map(str, outputs))}: not the data this model was trained for"
-        )
-    backbone = subject.model.backbone
-    model_spec = ModelSpec(
-        frames=subject.input.frames,
-        size=subject.input.size,
-        patch=getattr(backbone, "patch", subject.input.size),
-        dim=getattr(backbone, "dim", 0),
-        num_classes=subject.num_classes,
-        mean=spec.mean,
-        std=spec.std,
-        tubelet=getattr(backbone, "tubelet", 1),
-    )
+    _refuse_mismatch(name, subject, spec, data)
+    model_spec = model_spec_of(subject.model.backbone, subject.input, spec, subject.num_classes)
     skip = find.optional("evaluation", name, "skip")
     if reason := skip and skip(options, model_spec, spec):
         raise ValueError(f"{name} cannot run here: {reason}")
-    if official and (spec.media != "image" or subject.num_classes not in (9, 1000)):
-        raise ValueError(
-            "--official is the way of the Backgrounds Challenge: images, 9 or 1000 classes"
-        )
+    as_stored = _official_way(name, subject) if official else None
     target = ALONE.device(resources)
     context = Context(
         model=subject.model.to(target).eval(),
@@ -96,11 +76,35 @@ def context_over(
         open_split=cache(found.open),
         splits=found.splits,
         report=lambda _: None,
-        official=official,
+        as_stored=as_stored,
     )
     if official:
         _try_stored_size(context)
     return context
+
+
+def _refuse_mismatch(name: str, subject: Subject, spec: DataSpec, data: Path) -> None:
+    """ValueError unless the evaluation can read the model's classes as those of the data."""
+    if subject.media != spec.media:
+        raise ValueError(f"the model sees {subject.media}s, {data} holds {spec.media}s")
+    outputs = (spec.num_classes, *find.optional("evaluation", name, "OUTPUTS"))
+    if subject.num_classes not in outputs:
+        raise ValueError(
+            f"the model has {subject.num_classes} classes, {data} ({spec.name}) has "
+            f"{' or '.join(map(str, outputs))}: not the data this model was trained for"
+        )
+
+
+def _official_way(name: str, subject: Subject) -> Normalisation:
+    """The normalisation of the evaluation's released evaluator; ValueError if there is none."""
+    official = find.optional("evaluation", name, "official_normalisation")
+    found: Normalisation | None = official and official(subject.num_classes)
+    if found is None:
+        raise ValueError(
+            f"--official: {name} has no official way to show {subject.media}s to a model of "
+            f"{subject.num_classes} classes; leave it out"
+        )
+    return found
 
 
 def _try_stored_size(context: Context) -> None:
@@ -258,33 +262,6 @@ examples:
         metavar="DIR",
         help="shards made by bench.prepare, or bg_challenge as it was released",
     )
-    parser.add_argument("--out", type=Path, metavar="FILE.json", help="also write the rows here")
-    parser.add_argument("--name", help="what tables call the model (default: as it was given)")
-    parser.add_argument(
-        "--runs",
-        type=Path,
-        default=Path("runs"),
-        metavar="DIR",
-        help="where the result is kept for the report (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--official",
-        action="store_true",
-        help="exactly as the Backgrounds Challenge's own evaluator: images as stored, and its "
-        "normalisation instead of the model's",
-    )
-    parser.add_argument(
-        "--weights-dir",
-        type=Path,
-        default=Path("data/weights"),
-        metavar="DIR",
-        help="where timm:<name> finds its weights (default: %(default)s, then timm's caches)",
-    )
-    parser.add_argument(
-        "--by-position",
-        action="store_true",
-        help="the weights of timm:<name>@<file> have other names, but the same order and shapes",
-    )
     parser.add_argument(
         "--set",
         action="append",
@@ -292,66 +269,109 @@ examples:
         metavar="KEY=VALUE",
         help="an option of the evaluation",
     )
-    parser.add_argument(
+    _add_result_arguments(parser.add_argument_group("the result"))
+    _add_model_arguments(parser.add_argument_group("the model"))
+    _add_view_arguments(parser.add_argument_group("how the data are shown"))
+    _add_machine_arguments(parser.add_argument_group("the machine"))
+    return parser
+
+
+def _add_result_arguments(group: _Group) -> None:
+    group.add_argument("--out", type=Path, metavar="FILE.json", help="also write the rows here")
+    group.add_argument("--name", help="what tables call the model (default: as it was given)")
+    group.add_argument(
+        "--runs",
+        type=Path,
+        default=Path("runs"),
+        metavar="DIR",
+        help="where the result is kept for the report (default: %(default)s)",
+    )
+
+
+def _add_model_arguments(group: _Group) -> None:
+    group.add_argument(
+        "--weights-dir",
+        type=Path,
+        default=Path("data/weights"),
+        metavar="DIR",
+        help="where timm:<name> finds its weights (default: %(default)s, then timm's caches)",
+    )
+    group.add_argument(
+        "--by-position",
+        action="store_true",
+        help="the weights of timm:<name>@<file> have other names, but the same order and shapes",
+    )
+    group.add_argument(
         "--heads",
         type=_positive,
         help="attention heads of a released checkpoint (default: config.json's, or width / 64)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--backbone",
         action="append",
         default=[],
         metavar="KEY=VALUE",
         help="another option of a released checkpoint's backbone that its tensors do not show",
     )
-    parser.add_argument(
+    group.add_argument(
         "--frames", type=_positive, help="frames per clip, if not those of a released checkpoint"
     )
-    parser.add_argument(
+    group.add_argument(
         "--size",
         type=_positive,
         metavar="PIXELS",
         help="side of the crop, if not that of a released checkpoint",
     )
-    parser.add_argument(
+
+
+def _add_view_arguments(group: _Group) -> None:
+    group.add_argument(
+        "--official",
+        action="store_true",
+        help="exactly as the evaluator that was released with the data: images as stored, and its "
+        "normalisation instead of the model's (the Backgrounds Challenge has one)",
+    )
+    group.add_argument(
         "--crops",
         type=int,
         choices=[1, 3],
         help="spatial crops of videos whose logits are added; the paper: 3 (default: the run's own, "
         "else 1)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--views",
         type=_positive,
         metavar="N",
         help="temporal views of videos, each in all crops (default: the run's own, else 1)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--stride",
         type=_positive,
         metavar="N",
         help="frames in a row, so many apart (dense sampling, as on Kinetics), instead of one from "
         "each of equal segments",
     )
-    parser.add_argument(
+    group.add_argument(
         "--average",
         choices=["logits", "probabilities"],
         help="what is averaged over views and crops (default: the run's own, else logits)",
     )
-    parser.add_argument(
+
+
+def _add_machine_arguments(group: _Group) -> None:
+    group.add_argument(
         "--batch",
         type=_positive,
         default=32,
         help="clips or images per forward pass (default: %(default)s)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: %(default)s)"
     )
-    parser.add_argument(
+    group.add_argument(
         "--workers", type=int, default=0, help="loader processes (default: %(default)s)"
     )
-    parser.add_argument("--threads", type=int, default=available_cores(), help="CPU threads")
-    return parser
+    group.add_argument("--threads", type=int, default=available_cores(), help="CPU threads")
 
 
 def _show(rows: list[Row]) -> None:

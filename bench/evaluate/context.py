@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from bench import find
 from bench.config.resources import Resources
 from bench.config.science import Input, RunConfig
-from bench.data import imagenet9, loader
+from bench.data import loader
 from bench.data.access import open_split
 from bench.data.transforms import centre_crop, normalise, normalise_exactly
 from bench.task import Batch, DataSpec, Images, ModelSpec, Row, Samples
@@ -26,6 +26,9 @@ from bench.train.step import autocast, to_device
 from bench.train.world import ALONE
 
 log = logging.getLogger("bench")
+
+Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
+"""Mean and std of the RGB channels in [0, 1]."""
 
 MAX_FAILED = 0.05
 """Share of a split whose samples may be undecodable, and so wrong."""
@@ -48,7 +51,8 @@ class Context:
     splits: tuple[str, ...]
     report: Callable[[dict[str, Any]], None]
     scratch_folder: Path | None = None
-    official: bool = False  # images as the Backgrounds Challenge's own evaluator shows them
+    # shows images as they are stored, normalised so, instead of as the model was trained
+    as_stored: Normalisation | None = None
     evaluation: str = ""
     predictions: list[pd.DataFrame] = field(default_factory=list)
     pictures: dict[str, np.ndarray] = field(default_factory=dict)  # "<evaluation>/<name>"
@@ -75,13 +79,9 @@ class Context:
             yield Images(images_BHWC, labels_B, batch.keys)
 
     def to_clip(self, images_BHWC: Tensor) -> Tensor:
-        """uint8 images on the device -> clip_BTCHW (T = 1) as the model wants it.
-
-        The official evaluator shows images as they are stored, and normalises for all models alike.
-        """
-        if self.official:
-            mean, std = official_normalisation(self.model_spec.num_classes)
-            return normalise_exactly(images_BHWC[:, None], mean, std)
+        """uint8 images on the device -> clip_BTCHW (T = 1) as the model wants it, or `as_stored`."""
+        if self.as_stored:
+            return normalise_exactly(images_BHWC[:, None], *self.as_stored)
         return normalise(
             centre_crop(images_BHWC, self.input)[:, None], self.spec.mean, self.spec.std
         )
@@ -256,12 +256,3 @@ def provenance(settings: Input, samples: Samples, media: str, official: bool = F
     crops = {1: "1 centre crop", 3: "3 crops"}[settings.eval_crops]
     averaged = ", probabilities averaged" if settings.average == "probabilities" else ""
     return f"{samples.provenance}; {clip}, {scale}, {views} x {crops}{averaged}"
-
-
-def official_normalisation(outputs: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and std that the Backgrounds Challenge's evaluator gives a model with so many outputs:
-    those of ImageNet-9 for nine, those of ImageNet for 1000, whatever the model was trained with.
-    """
-    if outputs == len(imagenet9.CLASSES):
-        return imagenet9.MEAN, imagenet9.STD
-    return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

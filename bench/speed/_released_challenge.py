@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from bench.data.imagenet9 import FG_MASK, IN9_OF_IMAGENET
-from bench.evaluate.context import Context, official_normalisation
+from bench.evaluate.context import Context
 from bench.speed._measuring import Tell
 from bench.task import Samples
 
@@ -70,8 +70,8 @@ def _each_foreground(samples: Samples) -> Iterator[tuple[str, int, Tensor, Tenso
 
 def _predicted(context: Context, images_NCHW: Tensor) -> np.ndarray:
     outputs = context.model_spec.num_classes
-    normalisation = official_normalisation(outputs)
-    mean, std = (torch.tensor(v, device=context.device)[:, None, None] for v in normalisation)
+    assert context.as_stored is not None
+    mean, std = (torch.tensor(v, device=context.device)[:, None, None] for v in context.as_stored)
     images = images_NCHW.to(context.device, non_blocking=True)
     top = context.model(((images - mean) / std)[:, None]).argmax(dim=-1).cpu().numpy()
     return IN9_OF_IMAGENET[top] if outputs == len(IN9_OF_IMAGENET) else top

@@ -206,6 +206,13 @@ class EvaluationModule(Protocol):
     def skip(self, config: Any, model: task.ModelSpec, spec: task.DataSpec) -> str | None:
         """Why it cannot be asked of this model or these data, or None. Without it it always can."""
 
+    def official_normalisation(
+        self, outputs: int
+    ) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        """For `bench.evaluate --official`: mean and std that the benchmark's own evaluator gives a model
+        with so many outputs, or None. Images are then shown as stored. Without it there is no such way.
+        """
+
 
 class BenchmarkModule(Protocol):
     """A measurement of speed: `bench/speed/<name>.py`, `python -m bench.speed <name>`."""

@@ -58,6 +58,7 @@ from tasks.image._challenge_state import (
     Progress,
     State,
 )
+from tasks.image._imagenet9 import challenge_normalisation
 
 VERSION = 1
 OUTPUTS = (len(IN9_OF_IMAGENET),)  # outputs that a model may have instead of the data's classes
@@ -72,6 +73,11 @@ class Config(task.Config):
     @classmethod
     def tiny(cls) -> Config:
         return cls(batch=16, strongest=1)
+
+
+def official_normalisation(outputs: int) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and std for `--official`, or None: as the released evaluator."""
+    return challenge_normalisation(outputs)
 
 
 def skip(config: Config, model: task.ModelSpec, spec: task.DataSpec) -> str | None:

@@ -23,7 +23,7 @@ import numpy as np
 
 from bench import task
 from bench.data import imagenet9
-from tasks.image._imagenet9 import imagenet9_predictions
+from tasks.image._imagenet9 import challenge_normalisation, imagenet9_predictions
 
 VERSION = 1
 OUTPUTS = (1000,)  # also understood, besides the data set's own number of classes
@@ -32,6 +32,11 @@ CLASS = "class: "
 
 class Config(task.Config):
     pass
+
+
+def official_normalisation(outputs: int) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and std for `--official`, or None: as the released evaluator."""
+    return challenge_normalisation(outputs)
 
 
 def skip(config: Config, model: task.ModelSpec, spec: task.DataSpec) -> str | None:

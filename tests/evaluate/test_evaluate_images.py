@@ -22,7 +22,7 @@ from bench.config.resources import Resources, parse_resources
 from bench.data.access import prepare_data
 from bench.data.imagenet9 import FOLDERS, IN9_OF_IMAGENET, MEAN, STD, VARIANTS
 from bench.evaluate import command as evaluate
-from bench.evaluate.context import context_for, official_normalisation
+from bench.evaluate.context import context_for
 from bench.grid.plan import plan
 from bench.run.cell import run_cell
 from bench.store.rundir import RunDir, State
@@ -145,8 +145,10 @@ def test_a_timm_model_is_counted_through_the_mapping_with_its_own_normalisation(
 
 
 def test_official_normalises_for_all_models_alike() -> None:
-    assert official_normalisation(9) == (MEAN, STD)
-    assert official_normalisation(1000)[0] == (0.485, 0.456, 0.406)
+    for name in (SHIFT, CHALLENGE):
+        official = find.load("evaluation", name).official_normalisation
+        assert official(9) == (MEAN, STD) and official(10) is None
+        assert official(1000)[0] == (0.485, 0.456, 0.406)
 
 
 def test_a_named_model_joins_the_results_of_the_report(
