@@ -7,7 +7,8 @@ Face's `save_pretrained` writes. Which backbone a state dict belongs to, and how
 named there, each backbone's own file says (`recognise` and what goes with it in
 `bench.task.BackboneModule`); a backbone without these functions was never released.
 
-The auxiliary heads carry the same names in all three models of TIME, so their mapping is here.
+The auxiliary heads carry the same names in all three models of TIME: each objective's file says which are
+its own (`RELEASED`: released prefix -> prefix in its module).
 """
 
 from __future__ import annotations
@@ -26,18 +27,6 @@ from bench.config.science import parse_options
 from bench.models.classifier import Classifier
 from bench.models.weights import load_checked, load_fitted, read_tensors, state_dict_of
 from bench.task import BackboneModule
-
-# Released prefix -> (objective, prefix in that objective's module).
-AUXILIARY = {
-    "temp_head.": ("video.order", "head."),
-    "mlp_q.": ("video.flow", "query."),
-    "mlp_k.": ("video.flow", "key."),
-    "mlp_v.": ("video.flow", "value."),
-    "mlp_proj.": ("video.flow", "proj."),
-    "mlp_norm.": ("video.flow", "norm."),
-    "flow_head.": ("video.flow", "head."),
-}
-
 
 # What `save_pretrained` of transformers writes into a folder.
 SAVED_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -231,13 +220,21 @@ def _backbone(state: dict[str, Tensor]) -> str:
 
 
 def _without_auxiliary(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {k: v for k, v in state.items() if not k.startswith(tuple(AUXILIARY))}
+    prefixes = tuple(prefix for heads in _released_heads().values() for prefix in heads)
+    return {k: v for k, v in state.items() if not k.startswith(prefixes)}
 
 
 def _auxiliary(state: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     """Objective name -> state dict of its heads, for those it was trained with."""
     parts: dict[str, dict[str, Tensor]] = {}
-    for released, (objective, ours) in AUXILIARY.items():
-        for key in (key for key in state if key.startswith(released)):
-            parts.setdefault(objective, {})[ours + key.removeprefix(released)] = state[key]
+    for objective, heads in _released_heads().items():
+        for released, ours in heads.items():
+            for key in (key for key in state if key.startswith(released)):
+                parts.setdefault(objective, {})[ours + key.removeprefix(released)] = state[key]
     return parts
+
+
+def _released_heads() -> dict[str, Mapping[str, str]]:
+    """Objective -> how the tensors of its heads begin in released checkpoints -> and in its module."""
+    modules = {name: find.load("objective", name) for name in find.names("objective")}
+    return {name: getattr(module, "RELEASED", {}) for name, module in modules.items()}

@@ -36,6 +36,14 @@ from bench.metrics import accuracy
 from tasks.video._farneback import farneback, polar
 
 VERSION = 1
+RELEASED = {  # how its heads are called in released checkpoints
+    "mlp_q.": "query.",
+    "mlp_k.": "key.",
+    "mlp_v.": "value.",
+    "mlp_proj.": "proj.",
+    "mlp_norm.": "norm.",
+    "flow_head.": "head.",
+}
 NUM_DIRECTIONS = 8
 # Rec. 601 luma, as in the release.
 LUMA = np.array([0.299, 0.587, 0.114])

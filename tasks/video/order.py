@@ -26,6 +26,7 @@ from bench.losses import smoothed_cross_entropy
 from bench.metrics import accuracy
 
 VERSION = 2
+RELEASED = {"temp_head.": "head."}  # how its head is called in released checkpoints
 
 
 class Config(task.Config):
