@@ -236,5 +236,5 @@ def _auxiliary(state: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
 
 def _released_heads() -> dict[str, Mapping[str, str]]:
     """Objective -> how the tensors of its heads begin in released checkpoints -> and in its module."""
-    modules = {name: find.load("objective", name) for name in find.names("objective")}
-    return {name: getattr(module, "RELEASED", {}) for name, module in modules.items()}
+    names = find.names("objective")
+    return {name: find.optional("objective", name, "RELEASED") for name in names}

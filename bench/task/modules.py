@@ -157,6 +157,8 @@ class ObjectiveModule(Protocol):
     """The loss with its heads: `Objective(config, model)`; `forward(step, batch, features)` returns
     the unweighted loss and scalars to log.
     """
+    RELEASED: Mapping[str, str] = {}
+    """How its heads are called in released checkpoints: released prefix -> prefix in `Objective`."""
 
     def skip(self, config: Any, model: task.ModelSpec, spec: task.DataSpec) -> str | None:
         """Why it cannot be asked of this model or these data, or None; such cells are skipped and
