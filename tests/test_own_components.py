@@ -17,17 +17,7 @@ import bench
 from bench import components, find
 from reports import build
 
-EVALUATION = '''"""One."""
-
-from bench.task import Config
-
-VERSION = 1
-
-
-def run(config=None, context=None):
-    return __name__
-'''
-OTHER = "import sys; from bench import find; print(find.load('evaluation', sys.argv[1]).run())"
+EVALUATION = '"""One."""\n\n\ndef run():\n    return __name__\n'
 
 
 @pytest.fixture
@@ -67,8 +57,8 @@ def test_domains_of_the_suite_and_new_ones_go_on_there(own: Path) -> None:
     write(own / "tasks/video/_far.py", "")
     write(own / "tasks/audio/mine.py", EVALUATION)
     write(own / "tasks/.checkpoints/old.py", EVALUATION)
-    assert find.load("evaluation", "video.mine").run() == "tasks.video.mine"
-    assert find.load("evaluation", "audio.mine").run() == "tasks.audio.mine"
+    assert importlib.import_module("tasks.video.mine").run() == "tasks.video.mine"
+    assert importlib.import_module("tasks.audio.mine").run() == "tasks.audio.mine"
     assert {"video.shuffle_gap", "video.mine", "audio.mine"} < set(find.names("evaluation"))
     assert not any("old" in name for name in find.names("evaluation"))
 
@@ -79,8 +69,8 @@ def test_two_folders_share_a_domain(own: Path, monkeypatch: pytest.MonkeyPatch) 
     write(own / "tasks/audio/one.py", EVALUATION)
     write(other / "tasks/audio/two.py", EVALUATION)
     monkeypatch.setenv(bench.COMPONENTS, os.pathsep.join([str(own), str(other)]))
-    assert find.load("evaluation", "audio.one").run() == "tasks.audio.one"
-    assert find.load("evaluation", "audio.two").run() == "tasks.audio.two"
+    assert importlib.import_module("tasks.audio.one").run() == "tasks.audio.one"
+    assert importlib.import_module("tasks.audio.two").run() == "tasks.audio.two"
 
 
 @pytest.mark.parametrize("name", ["tasks/video/flow.py", "tasks/video/_farneback.py"])
@@ -108,10 +98,11 @@ def test_a_file_that_no_name_can_mean_is_a_mistake(own: Path) -> None:
 
 def test_spawned_and_new_processes_import_it_by_name(own: Path) -> None:
     write(own / "tasks/video/mine.py", EVALUATION)
-    run = find.load("evaluation", "video.mine").run
+    run = importlib.import_module("tasks.video.mine").run
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         assert pool.apply(run) == "tasks.video.mine"
-    command = [sys.executable, "-c", OTHER, "video.mine"]
+    code = "import tasks.video.mine as mine; print(mine.run())"
+    command = [sys.executable, "-c", code]
     assert subprocess.check_output(command, text=True, cwd=ROOT) == "tasks.video.mine\n"
 
 
@@ -119,7 +110,7 @@ def test_folders_of_the_working_directory_hide_nothing(tmp_path: Path) -> None:
     for package in ("tasks", "reports"):
         write(tmp_path / package / "__init__.py", "raise AssertionError('not the suite's')")
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
-    code = "import bench, tasks.classify, reports.tables; print(tasks.__file__)"
+    code = "import bench, tasks.video, reports.tables; print(tasks.__file__)"
     command = [sys.executable, "-c", code]
     found = subprocess.check_output(command, text=True, cwd=tmp_path, env=environment)
     assert found.strip() == str(ROOT / "tasks/__init__.py")
@@ -128,7 +119,8 @@ def test_folders_of_the_working_directory_hide_nothing(tmp_path: Path) -> None:
 def test_what_was_imported_before_and_hides_the_suite_is_named(tmp_path: Path) -> None:
     write(tmp_path / "tasks/__init__.py", "")
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
-    command = [sys.executable, "-c", f"import tasks; {OTHER}", "video.flow"]
+    code = "import tasks; from bench import find; find.names('objective')"
+    command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
     assert f"{tmp_path / 'tasks'} hides the suite's {ROOT / 'tasks'}" in done.stderr
 
