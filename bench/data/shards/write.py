@@ -270,6 +270,7 @@ def _write_index(
     info: DataSetInfo,
     rule: FrameRule,
 ) -> None:
+    """The samples as a table, then what they are as JSON: its existence says that all is there."""
     rows = [
         {"split": job.split, "shard": job.name, **row}
         for job, receipt in zip(jobs, receipts, strict=True)
@@ -277,23 +278,7 @@ def _write_index(
     ]
     if not rows:
         raise ValueError(f"no clip was written to {out}; is the annotation empty?")
-    columns = {column: None for row in rows for column in row}  # in order; not all have all layers
-    table = pa.Table.from_pylist([{**columns, **row} for row in rows])
-    for name in {"crc32", "frame_sizes"} & set(columns):  # four bytes for each frame, not eight
-        place = table.column_names.index(name)
-        table = table.set_column(place, name, table[name].cast(pa.list_(pa.uint32())))
-    with replacing(out / SAMPLES) as temporary:
-        pq.write_table(table, temporary)
-    layers: dict[str, list[str]] = {}
-    for row in rows:
-        named = layers.setdefault(row["split"], [])
-        present = (c.removesuffix(".size") for c in row if c.endswith(".size"))
-        named += [name for name in present if name not in named]
-    splits: dict[str, dict[str, Any]] = {}
-    for job, receipt in zip(jobs, receipts, strict=True):
-        entry = splits.setdefault(job.split, {"samples": 0, "shards": []})
-        entry["samples"] += receipt["count"]
-        entry["shards"].append(job.name)
+    _write_samples(out / SAMPLES, rows)
     index = {
         "schema": SCHEMA,
         "source": info.source,
@@ -301,14 +286,14 @@ def _write_index(
         "config": dict(info.config),
         "classes": list(info.classes),
         "media": info.media,
-        "layers": {split: sorted(names) for split, names in layers.items() if names},
+        "layers": _layers_of(rows),
         "subsets": {name: list(ids) for name, ids in info.subsets.items()},
         "frames": {
             **rule.stored(),
             "made_by": info.made_by,
             "rule": rule.describe(info.media),
         },
-        "splits": splits,
+        "splits": _splits_of(jobs, receipts),
         "shards": {
             job.name: {k: receipt[k] for k in ("count", "bytes", "sha256", "plan")}
             for job, receipt in zip(jobs, receipts, strict=True)
@@ -319,3 +304,34 @@ def _write_index(
     for leftover in out.glob(".*.tmp*"):  # of killed runs; ours are renamed by now
         leftover.unlink(missing_ok=True)
     write_bytes(out / INDEX, json.dumps(index, indent=1).encode())
+
+
+def _write_samples(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    columns = {column: None for row in rows for column in row}  # in order; not all have all layers
+    table = pa.Table.from_pylist([{**columns, **row} for row in rows])
+    for name in {"crc32", "frame_sizes"} & set(columns):  # four bytes for each frame, not eight
+        place = table.column_names.index(name)
+        table = table.set_column(place, name, table[name].cast(pa.list_(pa.uint32())))
+    with replacing(path) as temporary:
+        pq.write_table(table, temporary)
+
+
+def _layers_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Split -> the layers that any of its samples has, sorted; without the splits that have none."""
+    layers: dict[str, set[str]] = {}
+    for row in rows:
+        present = {c.removesuffix(".size") for c in row if c.endswith(".size")}
+        layers.setdefault(row["split"], set()).update(present)
+    return {split: sorted(names) for split, names in layers.items() if names}
+
+
+def _splits_of(
+    jobs: Sequence[Job], receipts: Sequence[Mapping[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """Split -> how many samples it has, in which shards."""
+    splits: dict[str, dict[str, Any]] = {}
+    for job, receipt in zip(jobs, receipts, strict=True):
+        entry = splits.setdefault(job.split, {"samples": 0, "shards": []})
+        entry["samples"] += receipt["count"]
+        entry["shards"].append(job.name)
+    return splits
