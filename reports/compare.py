@@ -28,43 +28,47 @@ class Shown:
     tile: str = ""  # what it is, where it stands at the top of the page
 
 
-def build(
-    frame: pd.DataFrame,
-    rows: pd.DataFrame,
-    *,
-    title: str,
-    caption: str,
-    shown: Sequence[Shown],
-    cells: Iterable[tuple[str, str]],
-    paper: published.Published,
-    sweep: Callable[[str], str],
-    notes: Sequence[str] = (),
-) -> table.Table:
-    """The table of `cells` (backbone, method), of the `rows` of its evaluation in the `frame`.
+@dataclass(frozen=True)
+class Comparison:
+    """What a table compares. `sweep` names the sweep that would fill a row, by its backbone."""
 
-    `sweep` names the sweep that would fill a row, by its backbone.
-    """
-    asked = list(cells) if len(rows) else []
-    columns = [table.Column("Seeds")]
-    for item in shown:
-        columns.append(item.column)
-        columns += [table.Column("paper", item.column.group)] if item.paper else []
-    columns += [item.change for item in shown if item.change]
+    title: str
+    caption: str
+    shown: Sequence[Shown]
+    cells: Iterable[tuple[str, str]]  # backbone, method
+    paper: published.Published
+    sweep: Callable[[str], str]
+    notes: Sequence[str] = ()
+
+
+def build(frame: pd.DataFrame, rows: pd.DataFrame, compared: Comparison) -> table.Table:
+    """The table of its cells, of the `rows` of its evaluation in the `frame`."""
+    shown, paper, sweep = compared.shown, compared.paper, compared.sweep
+    asked = list(compared.cells) if len(rows) else []
     if asked:
-        notes = (*paper.notes(stats.data_sets(rows), rows["scale"]), *notes)
+        notes = (*paper.notes(stats.data_sets(rows), rows["scale"]), *compared.notes)
     else:
         notes = nothing(frame, sweep(""), "measures this")
     return table.Table(
-        title=title,
-        caption=caption,
+        title=compared.title,
+        caption=compared.caption,
         labels=("Backbone", "Method"),
-        columns=tuple(columns),
+        columns=_columns(shown),
         rows=tuple(
             _row(rows, paper, shown, backbone, method, not_run(frame, sweep(backbone)))
             for backbone, method in asked
         ),
         notes=notes,
     )
+
+
+def _columns(shown: Sequence[Shown]) -> tuple[table.Column, ...]:
+    """Each number with the published one beside it, then the differences to the baseline."""
+    columns = [table.Column("Seeds")]
+    for item in shown:
+        columns.append(item.column)
+        columns += [table.Column("paper", item.column.group)] if item.paper else []
+    return (*columns, *(item.change for item in shown if item.change))
 
 
 def tiles(

@@ -22,19 +22,21 @@ def build(frame: pd.DataFrame) -> table.Table:
     return compare.build(
         frame,
         rows,
-        title="Ablation of the losses",
-        caption=(
-            "Top-1 accuracy with each temporal objective alone added to the baseline, and with all "
-            f"of them (+ TIME); Gap = Original - Shuffled. {table.OVER_SEEDS} {table.OVER_PAIRS}"
+        compare.Comparison(
+            title="Ablation of the losses",
+            caption=(
+                "Top-1 accuracy with each temporal objective alone added to the baseline, and with all "
+                f"of them (+ TIME); Gap = Original - Shuffled. {table.OVER_SEEDS} {table.OVER_PAIRS}"
+            ),
+            shown=_shown(rows),
+            cells=[
+                (backbone, method)
+                for backbone in _backbones(rows)
+                for method in _methods(rows, backbone)
+            ],
+            paper=published.table("temporal_static"),
+            sweep=lambda backbone: "ablation",
         ),
-        shown=_shown(rows),
-        cells=[
-            (backbone, method)
-            for backbone in _backbones(rows)
-            for method in _methods(rows, backbone)
-        ],
-        paper=published.table("temporal_static"),
-        sweep=lambda backbone: "ablation",
     )
 
 

@@ -50,26 +50,28 @@ def build(frame: pd.DataFrame) -> table.Table:
     return compare.build(
         frame,
         rows,
-        title="Background shift",
-        caption=(
-            "Top-1 accuracy on the test variants of ImageNet-9 with each objective alone added to "
-            "the baseline, and with both (+ TIME). Only-FG has no background; in Mixed-Same, "
-            "Mixed-Rand and Mixed-Next it is another image's, of the same, a random and the next "
-            "class; BG-Gap = Mixed-Same - Mixed-Rand. No-FG, Only-BG-B and Only-BG-T do not show "
-            "the object (cut out, its box black, its box covered with background): the lower, the "
-            "less the model goes by the background, so neither direction is better as such. "
-            f"Challenge: foregrounds that no test background makes it misclassify. "
-            f"{table.OVER_SEEDS}"
+        compare.Comparison(
+            title="Background shift",
+            caption=(
+                "Top-1 accuracy on the test variants of ImageNet-9 with each objective alone added to "
+                "the baseline, and with both (+ TIME). Only-FG has no background; in Mixed-Same, "
+                "Mixed-Rand and Mixed-Next it is another image's, of the same, a random and the next "
+                "class; BG-Gap = Mixed-Same - Mixed-Rand. No-FG, Only-BG-B and Only-BG-T do not show "
+                "the object (cut out, its box black, its box covered with background): the lower, the "
+                "less the model goes by the background, so neither direction is better as such. "
+                f"Challenge: foregrounds that no test background makes it misclassify. "
+                f"{table.OVER_SEEDS}"
+            ),
+            shown=_shown(rows),
+            cells=[
+                (backbone, method)
+                for backbone in stats.labels(rows, "backbone")
+                for method in _methods(rows, backbone)
+            ],
+            paper=published.table("backgrounds"),
+            sweep=lambda backbone: "background",
+            notes=(RECIPE, *_contradictions(rows)),
         ),
-        shown=_shown(rows),
-        cells=[
-            (backbone, method)
-            for backbone in stats.labels(rows, "backbone")
-            for method in _methods(rows, backbone)
-        ],
-        paper=published.table("backgrounds"),
-        sweep=lambda backbone: "background",
-        notes=(RECIPE, *_contradictions(rows)),
     )
 
 

@@ -23,20 +23,22 @@ def build(frame: pd.DataFrame) -> table.Table:
     return compare.build(
         frame,
         rows,
-        title="Main result",
-        caption=(
-            "Accuracy on the val split, original frame order, for each backbone without and with "
-            f"the temporal objectives. {table.OVER_SEEDS}"
+        compare.Comparison(
+            title="Main result",
+            caption=(
+                "Accuracy on the val split, original frame order, for each backbone without and with "
+                f"the temporal objectives. {table.OVER_SEEDS}"
+            ),
+            shown=[
+                compare.Shown(
+                    table.Column(name, better="up"),
+                    stats.Measure(EVALUATION, "val", "original", metric=metric),
+                    paper=metric,
+                )
+                for metric, name in METRICS.items()
+            ],
+            cells=product(backbones, METHODS),
+            paper=published.table("main_result"),
+            sweep=lambda backbone: "backbones",
         ),
-        shown=[
-            compare.Shown(
-                table.Column(name, better="up"),
-                stats.Measure(EVALUATION, "val", "original", metric=metric),
-                paper=metric,
-            )
-            for metric, name in METRICS.items()
-        ],
-        cells=product(backbones, METHODS),
-        paper=published.table("main_result"),
-        sweep=lambda backbone: "backbones",
     )

@@ -32,22 +32,24 @@ def build(frame: pd.DataFrame) -> table.Table:
     return compare.build(
         frame,
         rows,
-        title="Temporal and static classes",
-        caption=(
-            "Top-1 accuracy on the val split with the frames in their original order and randomly "
-            "shuffled; Gap = Original - Shuffled. A model that uses the order of the frames has a "
-            f"large gap, above all on the temporal classes. {table.OVER_SEEDS}"
+        compare.Comparison(
+            title="Temporal and static classes",
+            caption=(
+                "Top-1 accuracy on the val split with the frames in their original order and randomly "
+                "shuffled; Gap = Original - Shuffled. A model that uses the order of the frames has a "
+                f"large gap, above all on the temporal classes. {table.OVER_SEEDS}"
+            ),
+            shown=[
+                compare.Shown(
+                    table.Column(column.name, group, column.better),
+                    stats.Measure(EVALUATION, "val", view, subset),
+                    paper=f"{subset} {view}",
+                )
+                for subset, group in SUBSETS.items()
+                for view, column in VIEWS.items()
+            ],
+            cells=product(backbones, METHODS),
+            paper=paper,
+            sweep=lambda backbone: "backbones" if backbone in stats.BACKBONES[1:] else "ablation",
         ),
-        shown=[
-            compare.Shown(
-                table.Column(column.name, group, column.better),
-                stats.Measure(EVALUATION, "val", view, subset),
-                paper=f"{subset} {view}",
-            )
-            for subset, group in SUBSETS.items()
-            for view, column in VIEWS.items()
-        ],
-        cells=product(backbones, METHODS),
-        paper=paper,
-        sweep=lambda backbone: "backbones" if backbone in stats.BACKBONES[1:] else "ablation",
     )
