@@ -34,7 +34,7 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 GIB = 2**30
 MATMUL_SIZES = (1024, 2048, 4096, 8192, 16384)
 
-Row = dict[str, Any]
+SpeedRow = dict[str, Any]
 Tell = Callable[[str], None]
 """Receives what is being done now; for progress displays only."""
 
@@ -96,7 +96,7 @@ def peak_memory(target: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def measure_ceiling(precision: str, device: str, threads: int, *, seconds: float) -> Row:
+def measure_ceiling(precision: str, device: str, threads: int, *, seconds: float) -> SpeedRow:
     """The best rate of large square matmuls in this process, and what this machine is."""
     target, dtype = torch.device(device), PRECISIONS[precision]
     rates: dict[str, float] = {}
@@ -172,7 +172,7 @@ def _describe(error: Exception) -> str:
 # -- in the process of the command ---
 
 
-def in_fresh_process(task: dict[str, Any], tell: Tell) -> Row:
+def in_fresh_process(task: dict[str, Any], tell: Tell) -> SpeedRow:
     """What function(task, tell) returns in a process of its own, with "status" ("ok", "out of memory"
     or "failed") and "note".
 
@@ -223,13 +223,13 @@ def child_command() -> list[str]:
 
 
 @dataclass(frozen=True)
-class Column:
+class SpeedColumn:
     title: str
     width: int
-    text: Callable[[Row], str]
+    text: Callable[[SpeedRow], str]
 
 
-def ok(text: Callable[[Row], str]) -> Callable[[Row], str]:
+def ok(text: Callable[[SpeedRow], str]) -> Callable[[SpeedRow], str]:
     return lambda row: text(row) if row["status"] == "ok" else "-"
 
 
@@ -240,7 +240,7 @@ def or_dash(value: float | None, form: str) -> str:
 class Show:
     """Rows to stdout as they come: a table on a terminal, lines otherwise. Progress to stderr."""
 
-    def __init__(self, columns: Sequence[Column]) -> None:
+    def __init__(self, columns: Sequence[SpeedColumn]) -> None:
         self._columns = columns
         self._out = Console()
         self._err = Console(stderr=True)
@@ -267,7 +267,7 @@ class Show:
     def head(self) -> None:
         self._print([c.title for c in self._columns], style="bold")
 
-    def row(self, row: Row) -> None:
+    def row(self, row: SpeedRow) -> None:
         style = {"ok": "", "out of memory": "yellow"}.get(row["status"], "red")
         self._print([c.text(row) for c in self._columns], style=style)
 

@@ -23,7 +23,7 @@ from bench.data import loader, transforms
 from bench.data.loader import Clips, Crops
 from bench.data.order import Draw
 from bench.speed import _clips, _released_loader
-from bench.speed._measuring import Row, Tell, spread
+from bench.speed._measuring import SpeedRow, Tell, spread
 from bench.task import DataSpec, ModelSpec, Samples
 
 SEED = 0
@@ -39,7 +39,7 @@ AUGMENT, AUGMENT_RA = "augment: crop and resize", "augment with RandAugment"
 
 
 @dataclass(frozen=True)
-class Recipe:
+class LoadingRecipe:
     """What a sample becomes."""
 
     frames: int
@@ -71,7 +71,7 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Stage:
+class LoadingStage:
     storage: str
     name: str
     ready: Callable[[Draw], Callable[[], Any]]
@@ -82,7 +82,7 @@ class Stages:
     """All stages over the first clips of each folder."""
 
     def __init__(
-        self, shards: tuple[_clips.Shards, ...], clips: int, recipe: Recipe, batch: int
+        self, shards: tuple[_clips.Shards, ...], clips: int, recipe: LoadingRecipe, batch: int
     ) -> None:
         self.samples = {part.name: part.samples(clips) for part in shards}
         self.storages = {part.name: part.storage for part in shards}
@@ -94,10 +94,10 @@ class Stages:
         self._first = next(iter(self.samples.values()))
         self._frames = lru_cache(maxsize=1)(self._decoded)
 
-    def all(self) -> list[Stage]:
+    def all(self) -> list[LoadingStage]:
         return [stage for name in self.samples for stage in self._of_storage(name)] + self._common()
 
-    def _of_storage(self, name: str) -> list[Stage]:
+    def _of_storage(self, name: str) -> list[LoadingStage]:
         samples, recipe = self.samples[name], self.recipe
         train = partial(recipe.training, samples)
 
@@ -118,12 +118,12 @@ class Stages:
             "evaluation item, resized here": recipe.evaluation(samples, resized=True),
         }
         stages = [
-            Stage(name, CEILINGS["training"], self._alone(name, self.drawn)),
-            Stage(name, CEILINGS["evaluation"], self._alone(name, self._middles)),
-            Stage(name, "read", read),
-            Stage(name, "frames", frames),
+            LoadingStage(name, CEILINGS["training"], self._alone(name, self.drawn)),
+            LoadingStage(name, CEILINGS["evaluation"], self._alone(name, self._middles)),
+            LoadingStage(name, "read", read),
+            LoadingStage(name, "frames", frames),
         ]
-        made = (Stage(name, item, self._item(clips)) for item, clips in items.items())
+        made = (LoadingStage(name, item, self._item(clips)) for item, clips in items.items())
         return [*stages, *made]
 
     @staticmethod
@@ -140,7 +140,7 @@ class Stages:
 
         return ready
 
-    def _common(self) -> list[Stage]:
+    def _common(self) -> list[LoadingStage]:
         """What does not depend on the storage, on the frames of the first."""
         plain, augmented = self.recipe.input(), self.recipe.input(rand_augment=RAND_AUGMENT)
         flow = self.recipe.flow()
@@ -162,11 +162,11 @@ class Stages:
             return partial(loader.collate, items, self.recipe.size)
 
         return [
-            Stage(COMMON, "sample indices", indices),
-            Stage(COMMON, AUGMENT, partial(augment, plain)),
-            Stage(COMMON, AUGMENT_RA, partial(augment, augmented)),
-            Stage(COMMON, "flow labels", labels),
-            Stage(COMMON, "collate", collate, clips=self.batch),
+            LoadingStage(COMMON, "sample indices", indices),
+            LoadingStage(COMMON, AUGMENT, partial(augment, plain)),
+            LoadingStage(COMMON, AUGMENT_RA, partial(augment, augmented)),
+            LoadingStage(COMMON, "flow labels", labels),
+            LoadingStage(COMMON, "collate", collate, clips=self.batch),
         ]
 
     def _decoded(self, draw: Draw) -> np.ndarray:
@@ -182,7 +182,7 @@ class Stages:
         length = self._first.num_frames(draw.index)
         return transforms.eval_indices(length, self.recipe.input())[0], None
 
-    def peer(self, folder: Path) -> list[Stage]:
+    def peer(self, folder: Path) -> list[LoadingStage]:
         """The released pipeline over the clips that are stored as videos; empty without any."""
         names = [name for name, storage in self.storages.items() if storage == "video"]
         return ReleasedStages(self, self.stored[names[0]], folder).all() if names else []
@@ -196,16 +196,16 @@ class ReleasedStages:
         self._stored, self._folder = stored, folder
         self._by_ffmpeg = _released_loader.has_ffmpeg()
 
-    def all(self) -> list[Stage]:
-        decoders = [Stage("released", "all frames by PyAV", self.pyav)]
+    def all(self) -> list[LoadingStage]:
+        decoders = [LoadingStage("released", "all frames by PyAV", self.pyav)]
         if self._by_ffmpeg:
-            decoders.append(Stage("released", "all frames by ffprobe + ffmpeg", self.ffmpeg))
+            decoders.append(LoadingStage("released", "all frames by ffprobe + ffmpeg", self.ffmpeg))
         return [
             *decoders,
-            Stage("released", "RandAugment frame by frame", self.rand_augment),
-            Stage("released", "normalise, resize, crop", self.crop),
-            Stage("released", "flow labels", self.flow),
-            Stage("released", "training item + RandAugment + flow", self.whole),
+            LoadingStage("released", "RandAugment frame by frame", self.rand_augment),
+            LoadingStage("released", "normalise, resize, crop", self.crop),
+            LoadingStage("released", "flow labels", self.flow),
+            LoadingStage("released", "training item + RandAugment + flow", self.whole),
         ]
 
     def pyav(self, draw: Draw) -> Callable[[], np.ndarray]:
@@ -249,7 +249,7 @@ class ReleasedStages:
 
 
 def take_turns(
-    stages: list[Stage], *, clips: int, turns: int, tell: Tell
+    stages: list[LoadingStage], *, clips: int, turns: int, tell: Tell
 ) -> dict[tuple[str, str], list[float]]:
     """(storage, stage) -> CPU seconds per clip, of each turn over all clips."""
     for stage in stages:  # imports and first calls
@@ -277,11 +277,11 @@ def cpu_s() -> float:
     return time.process_time() + children.ru_utime + children.ru_stime
 
 
-def rows(seconds: Mapping[tuple[str, str], list[float]]) -> Iterator[Row]:
+def rows(seconds: Mapping[tuple[str, str], list[float]]) -> Iterator[SpeedRow]:
     """A row for each stage; RandAugment's is the difference that it makes, turn by turn."""
     for (storage, name), times in seconds.items():
         ms = [1e3 * value for value in times]
-        row: Row = {"storage": storage, "stage": name}
+        row: SpeedRow = {"storage": storage, "stage": name}
         if name == AUGMENT_RA:
             without = seconds[storage, AUGMENT]
             ms = [1e3 * (a - b) for a, b in zip(times, without, strict=True)]

@@ -21,7 +21,7 @@ POLL_S = 0.1
 
 
 @dataclass(frozen=True)
-class Window:
+class StreamWindow:
     """What some batches took, per clip, in steady state."""
 
     clips_per_s: float
@@ -54,7 +54,7 @@ class Stream:
         self._take(workers)  # every worker has started
         self._settle()
 
-    def turn(self, batches: int) -> Window:
+    def turn(self, batches: int) -> StreamWindow:
         """Take so many batches, a multiple of the workers' number, while the workers are busy from
         the first to the last.
         """
@@ -65,7 +65,7 @@ class Stream:
         workers = self._worker_s() - workers
         self._settle()
         ms = 1e3 / clips
-        return Window(clips / wall, workers * ms, main * ms, (wall - main) * ms)
+        return StreamWindow(clips / wall, workers * ms, main * ms, (wall - main) * ms)
 
     def memory(self) -> list[Memory]:
         """Of each worker."""

@@ -20,7 +20,7 @@ from bench.config.science import Component, Input, RunConfig, Train, parse_optio
 from bench.config.seeds import rng
 from bench.data import loader
 from bench.data.order import Draw
-from bench.speed._measuring import Clock, Row, Tell, measure_ceiling, peak_memory, spread
+from bench.speed._measuring import Clock, SpeedRow, Tell, measure_ceiling, peak_memory, spread
 from bench.task import Config, DataSpec
 from bench.train import labels
 from bench.train.learner import build
@@ -34,7 +34,7 @@ MIN_STEPS = 3
 
 
 @dataclass(frozen=True)
-class Measurement:
+class StepMeasurement:
     """One row to measure; travels to its process as JSON."""
 
     backbone: str
@@ -70,7 +70,7 @@ class _RandomClips(RunConfig):
         return DataSpec("random clips", "video", names, {}, ("train",))
 
 
-def config_of(m: Measurement) -> RunConfig:
+def config_of(m: StepMeasurement) -> RunConfig:
     """What `bench.train.loop` needs to know of a measurement. Raises Mistakes."""
 
     def component(kind: str, name: str, options: dict[str, Any]) -> Component:
@@ -92,18 +92,18 @@ def config_of(m: Measurement) -> RunConfig:
 # -- in the process of a measurement ---
 
 
-def answer_ceiling(task: dict[str, Any], tell: Tell) -> Row:
+def answer_ceiling(task: dict[str, Any], tell: Tell) -> SpeedRow:
     """The matmul rate of this machine; `task` as `measure_ceiling` takes it."""
     return measure_ceiling(**task)
 
 
-def answer_step(task: dict[str, Any], tell: Tell) -> Row:
-    """The row of a `Measurement`, and the matmul rate right after it."""
-    m = Measurement(**task)
+def answer_step(task: dict[str, Any], tell: Tell) -> SpeedRow:
+    """The row of a `StepMeasurement`, and the matmul rate right after it."""
+    m = StepMeasurement(**task)
     return {**measure(m, tell), "ceiling_flops_per_s": _ceiling_beside(m)}
 
 
-def measure(m: Measurement, tell: Tell) -> Row:
+def measure(m: StepMeasurement, tell: Tell) -> SpeedRow:
     """Measure one row in this process, whose peak memory becomes the row's."""
     target = torch.device(m.device)
     config = config_of(m)
@@ -237,7 +237,7 @@ def time_steps(
     return clock.intervals()
 
 
-def _ceiling_beside(m: Measurement) -> float:
+def _ceiling_beside(m: StepMeasurement) -> float:
     """The matmul rate right after a measurement: on a shared machine it changes with the load."""
     if m.device.startswith("cuda"):
         torch.cuda.empty_cache()

@@ -38,10 +38,10 @@ from bench.models.classifier import Classifier
 from bench.process.machine import available_cores
 from bench.speed._measuring import (
     Clock,
-    Column,
     Numbers,
-    Row,
     Show,
+    SpeedColumn,
+    SpeedRow,
     Tell,
     check_out,
     in_fresh_process,
@@ -78,7 +78,7 @@ FOREGROUNDS = 90
 
 
 @dataclass(frozen=True)
-class Measurement:
+class ChallengeMeasurement:
     """One model to measure; travels to its process as JSON."""
 
     model: str  # a name of TRAINED, or as bench.evaluate takes it
@@ -95,12 +95,12 @@ class Measurement:
 # -- in the process of a measurement ---
 
 
-def answer(task: dict[str, Any], tell: Tell) -> Row:
+def answer(task: dict[str, Any], tell: Tell) -> SpeedRow:
     """{"procedures": one row each for the released one, our verdicts and all of ours, ...}."""
-    return measure(Measurement(**task), tell)
+    return measure(ChallengeMeasurement(**task), tell)
 
 
-def measure(m: Measurement, tell: Tell) -> Row:
+def measure(m: ChallengeMeasurement, tell: Tell) -> SpeedRow:
     """Raises RuntimeError when a verdict differs."""
     context = context_of(m)
     context.report = lambda p: tell(f"{p['phase']} {p['done']}/{p['total']}")
@@ -135,7 +135,7 @@ def measure(m: Measurement, tell: Tell) -> Row:
     }
 
 
-def context_of(m: Measurement) -> Context:
+def context_of(m: ChallengeMeasurement) -> Context:
     """As `bench.evaluate --official` makes it, with the first so many foregrounds of each class.
 
     Raises ValueError for a model or data that do not go together.
@@ -222,7 +222,9 @@ def _foregrounds(context: Context) -> tuple[Tensor, Tensor, Tensor]:
     return images_FHWC, labels_F, masks_FHW1
 
 
-def _ours(context: Context, m: Measurement, **options: Any) -> tuple[Row, dict[str, bool]]:
+def _ours(
+    context: Context, m: ChallengeMeasurement, **options: Any
+) -> tuple[SpeedRow, dict[str, bool]]:
     """Wall time and passes of the evaluation, and whether each foreground is vulnerable."""
     module = find.load("evaluation", EVALUATION)
     with tempfile.TemporaryDirectory() as folder:
@@ -242,7 +244,7 @@ def _ours(context: Context, m: Measurement, **options: Any) -> tuple[Row, dict[s
 
 def _timed(
     procedure: Callable[[], tuple[dict[str, bool], int]],
-) -> tuple[Row, dict[str, bool]]:
+) -> tuple[SpeedRow, dict[str, bool]]:
     begun = time.perf_counter()
     verdicts, passes = procedure()
     return {"wall_s": time.perf_counter() - begun, "passes": passes}, verdicts
@@ -276,24 +278,24 @@ def _ceiling(context: Context, batch: int, seconds: float) -> float:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ChallengePlan:
     """A valid command."""
 
     models: tuple[str, ...]
     data: Path | None  # None: built-in, generated into a temporary folder
-    shared: Measurement  # of which `model` and `data` are not set
+    shared: ChallengeMeasurement  # of which `model` and `data` are not set
     out: Path | None
 
-    def measurements(self, data: Path) -> list[Measurement]:
+    def measurements(self, data: Path) -> list[ChallengeMeasurement]:
         return [replace(self.shared, model=model, data=str(data)) for model in self.models]
 
 
-def read(options: argparse.Namespace) -> Plan:
+def read(options: argparse.Namespace) -> ChallengePlan:
     """Validate the command line. Raises Mistakes with all that is wrong with it."""
     mistakes: list[Mistake] = []
     number = Numbers(mistakes)
     given = options.foregrounds or ("all" if options.data else str(FOREGROUNDS))
-    shared = Measurement(
+    shared = ChallengeMeasurement(
         model="",
         data=str(options.data or ""),
         foregrounds=None if given == "all" else number.whole("--foregrounds", given),
@@ -315,7 +317,7 @@ def read(options: argparse.Namespace) -> Plan:
     if mistakes:
         raise Mistakes(mistakes)
     models = (options.model,) if options.model else tuple(TRAINED)
-    return Plan(models, options.data, shared, options.out)
+    return ChallengePlan(models, options.data, shared, options.out)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -335,9 +337,9 @@ def _built_in(folder: Path, show: Show) -> Path:
     return folder / source.TEST_FOLDER
 
 
-def run_challenge(plan: Plan, data: Path, show: Show) -> list[Row]:
+def run_challenge(plan: ChallengePlan, data: Path, show: Show) -> list[SpeedRow]:
     """Measure each model; a row for each."""
-    rows: list[Row] = []
+    rows: list[SpeedRow] = []
     for m in plan.measurements(data):
         show.doing(m.model)
         row = in_fresh_process(
@@ -355,7 +357,7 @@ def run_challenge(plan: Plan, data: Path, show: Show) -> list[Row]:
     return rows
 
 
-def _start(show: Show, first: Row) -> None:
+def _start(show: Show, first: SpeedRow) -> None:
     described = first.get("environment")
     name = described["device"]["name"] if described else first["device"]
     show.line(
@@ -365,7 +367,7 @@ def _start(show: Show, first: Row) -> None:
     show.head()
 
 
-def _lines(row: Row) -> Iterator[Row]:
+def _lines(row: SpeedRow) -> Iterator[SpeedRow]:
     """A line for each procedure; one for a model that failed."""
     if row["status"] != "ok":
         yield {**row, "procedure": "-"}
@@ -375,20 +377,20 @@ def _lines(row: Row) -> Iterator[Row]:
         yield {**row, **procedure, "procedure": name, "note": note}
 
 
-def _vulnerable(row: Row) -> str:
+def _vulnerable(row: SpeedRow) -> str:
     return f"{row['vulnerable']}/{row['foregrounds']} on {row['backgrounds']}"
 
 
 COLUMNS = (
-    Column("model", 16, lambda r: r["model"]),
-    Column("vulnerable", 17, ok(_vulnerable)),
-    Column("procedure", 9, lambda r: r["procedure"]),
-    Column("passes", 9, ok(lambda r: str(r["passes"]))),
-    Column("of released", 11, ok(lambda r: f"{r['passes_of_released']:.1%}")),
-    Column("s", 7, ok(lambda r: f"{r['wall_s']:.4g}")),
-    Column("faster", 7, ok(lambda r: f"{r['faster']:.3g}x")),
-    Column("of ceiling", 10, ok(lambda r: f"{r['fraction_of_ceiling']:.1%}")),
-    Column("note", 20, lambda r: r["note"]),
+    SpeedColumn("model", 16, lambda r: r["model"]),
+    SpeedColumn("vulnerable", 17, ok(_vulnerable)),
+    SpeedColumn("procedure", 9, lambda r: r["procedure"]),
+    SpeedColumn("passes", 9, ok(lambda r: str(r["passes"]))),
+    SpeedColumn("of released", 11, ok(lambda r: f"{r['passes_of_released']:.1%}")),
+    SpeedColumn("s", 7, ok(lambda r: f"{r['wall_s']:.4g}")),
+    SpeedColumn("faster", 7, ok(lambda r: f"{r['faster']:.3g}x")),
+    SpeedColumn("of ceiling", 10, ok(lambda r: f"{r['fraction_of_ceiling']:.1%}")),
+    SpeedColumn("note", 20, lambda r: r["note"]),
 )
 
 

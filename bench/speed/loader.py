@@ -26,10 +26,10 @@ from bench.process.machine import available_cores
 from bench.speed import _clips, _stages, _streams
 from bench.speed._measuring import (
     GIB,
-    Column,
     Numbers,
-    Row,
     Show,
+    SpeedColumn,
+    SpeedRow,
     Tell,
     check_out,
     free_memory,
@@ -51,7 +51,7 @@ WORKER_BYTES = 600 * MIB  # about what one has for itself
 
 
 @dataclass(frozen=True)
-class Measurement:
+class LoaderMeasurement:
     """All that is measured; travels to the processes as JSON."""
 
     shards: tuple[_clips.Shards, ...]
@@ -67,18 +67,20 @@ class Measurement:
     device: str = "cpu"
 
     @property
-    def recipe(self) -> _stages.Recipe:
-        return _stages.Recipe(self.frames, self.size)
+    def recipe(self) -> _stages.LoadingRecipe:
+        return _stages.LoadingRecipe(self.frames, self.size)
 
 
-def measurement_of(task: dict[str, Any]) -> Measurement:
-    return Measurement(**{**task, "shards": tuple(_clips.Shards(**s) for s in task["shards"])})
+def measurement_of(task: dict[str, Any]) -> LoaderMeasurement:
+    return LoaderMeasurement(
+        **{**task, "shards": tuple(_clips.Shards(**s) for s in task["shards"])}
+    )
 
 
 # -- in the process of a measurement ---
 
 
-def answer_stages(task: dict[str, Any], tell: Tell) -> Row:
+def answer_stages(task: dict[str, Any], tell: Tell) -> SpeedRow:
     """{"rows": a row for each stage of each storage, "kb_per_clip", "environment"}"""
     m = measurement_of(task)
     cv2.setNumThreads(0)
@@ -96,7 +98,7 @@ def answer_stages(task: dict[str, Any], tell: Tell) -> Row:
     }
 
 
-def answer_training(task: dict[str, Any], tell: Tell) -> Row:
+def answer_training(task: dict[str, Any], tell: Tell) -> SpeedRow:
     """{"rows": ...}: the training loaders of all storages, open side by side, by turns."""
     m = measurement_of(task)
     batch = _epoch_batch(m)
@@ -104,14 +106,14 @@ def answer_training(task: dict[str, Any], tell: Tell) -> Row:
     return {"rows": list(_training_rows(m, "training loader", per_turn, tell))}
 
 
-def answer_training_without_flow(task: dict[str, Any], tell: Tell) -> Row:
+def answer_training_without_flow(task: dict[str, Any], tell: Tell) -> SpeedRow:
     """{"rows": ...}: the same where the labels of flow are made on the device."""
     m = measurement_of(task)
     batches = BATCHES_PER_WORKER * m.workers
     return {"rows": list(_training_rows(m, WITHOUT_FLOW, batches, tell))}
 
 
-def _training_rows(m: Measurement, name: str, batches: int, tell: Tell) -> Iterator[Row]:
+def _training_rows(m: LoaderMeasurement, name: str, batches: int, tell: Tell) -> Iterator[SpeedRow]:
     def stream(shards: _clips.Shards) -> _streams.Stream:
         samples = shards.samples(m.clips)
         items = m.recipe.training(samples, rand_augment=True, flow=name != WITHOUT_FLOW)
@@ -133,12 +135,12 @@ def _training_rows(m: Measurement, name: str, batches: int, tell: Tell) -> Itera
     yield from _loader_rows(m, name, stream, _whole_rounds(batches, m.workers), tell)
 
 
-def _epoch_batch(m: Measurement) -> int:
+def _epoch_batch(m: LoaderMeasurement) -> int:
     """A batch is at most an epoch."""
     return min(m.batch, *(len(part.samples(m.clips)) for part in m.shards))
 
 
-def answer_evaluation(task: dict[str, Any], tell: Tell) -> Row:
+def answer_evaluation(task: dict[str, Any], tell: Tell) -> SpeedRow:
     """{"rows": ...}: the same of the evaluation loaders."""
     m = measurement_of(task)
     batches = BATCHES_PER_WORKER * m.workers
@@ -162,13 +164,13 @@ def _whole_rounds(batches: int, workers: int) -> int:
 
 
 def _loader_rows(
-    m: Measurement, kind: str, open_stream: Any, batches: int, tell: Tell
-) -> Iterator[Row]:
+    m: LoaderMeasurement, kind: str, open_stream: Any, batches: int, tell: Tell
+) -> Iterator[SpeedRow]:
     streams: dict[str, _streams.Stream] = {}
     for shards in m.shards:
         tell(f"{kind}: starting the workers of {shards.name}")
         streams[shards.name] = open_stream(shards)
-    windows: dict[str, list[_streams.Window]] = {name: [] for name in streams}
+    windows: dict[str, list[_streams.StreamWindow]] = {name: [] for name in streams}
     memory = {name: [(s.clips, s.memory())] for name, s in streams.items()}
     for turn in range(LOADER_TURNS):
         for name, stream in streams.items():
@@ -183,7 +185,9 @@ def _loader_rows(
             yield _memory_row(name, seen)
 
 
-def _loader_row(kind: str, name: str, windows: list[_streams.Window], m: Measurement) -> Row:
+def _loader_row(
+    kind: str, name: str, windows: list[_streams.StreamWindow], m: LoaderMeasurement
+) -> SpeedRow:
     parts = {
         part: spread([getattr(window, part) for window in windows])
         for part in ("clips_per_s", "worker_ms", "main_ms", "wait_ms")
@@ -200,7 +204,7 @@ def _loader_row(kind: str, name: str, windows: list[_streams.Window], m: Measure
     }
 
 
-def _memory_row(name: str, seen: list[tuple[int, list[_streams.Memory]]]) -> Row:
+def _memory_row(name: str, seen: list[tuple[int, list[_streams.Memory]]]) -> SpeedRow:
     """At the start, after a quarter and in the end, the largest of all workers."""
     looks = [seen[0], seen[1], seen[-1]]
     resident = [max(worker.resident for worker in workers) for _, workers in looks]
@@ -222,15 +226,15 @@ def _memory_row(name: str, seen: list[tuple[int, list[_streams.Memory]]]) -> Row
 
 
 @dataclass(frozen=True)
-class Plan:
+class LoaderPlan:
     """A valid command."""
 
-    shared: Measurement  # without shards, if they are to be generated
+    shared: LoaderMeasurement  # without shards, if they are to be generated
     height: int  # of generated clips, pixels
     out: Path | None
 
 
-def read(options: argparse.Namespace) -> Plan:
+def read(options: argparse.Namespace) -> LoaderPlan:
     """Validate the command line. Raises Mistakes with all that is wrong with it."""
     mistakes: list[Mistake] = []
     number = Numbers(mistakes)
@@ -240,7 +244,7 @@ def read(options: argparse.Namespace) -> Plan:
     except ValueError as error:
         mistakes.append(Mistake(("--data",), str(error)))
     memory = options.memory_clips
-    shared = Measurement(
+    shared = LoaderMeasurement(
         shards=shards,
         clips=number.whole("--clips", options.clips),
         frames=number.whole("--frames", options.frames),
@@ -264,7 +268,7 @@ def read(options: argparse.Namespace) -> Plan:
     check_out(options.out, mistakes)
     if mistakes:
         raise Mistakes(mistakes)
-    return Plan(shared, height, options.out)
+    return LoaderPlan(shared, height, options.out)
 
 
 def _too_little_memory(workers: int, loaders: int) -> str | None:
@@ -285,7 +289,7 @@ def run(options: argparse.Namespace) -> int:
         m = plan.shared
         if not m.shards:
             shards = _generate(Path(folder), m.clips, plan.height, show)
-            m = Measurement(**{**vars(m), "shards": shards})
+            m = LoaderMeasurement(**{**vars(m), "shards": shards})
         rows = run_loader(m, plan, show)
     return 1 if any(row["status"] == "failed" for row in rows) else 0
 
@@ -300,10 +304,10 @@ def _generate(folder: Path, clips: int, height: int, show: Show) -> tuple[_clips
     return _clips.pack_all(videos, folder, clips=clips, height=height)
 
 
-def run_loader(m: Measurement, plan: Plan, show: Show) -> list[Row]:
+def run_loader(m: LoaderMeasurement, plan: LoaderPlan, show: Show) -> list[SpeedRow]:
     """Measure everything; rows as they come."""
-    rows: list[Row] = []
-    about: Row = {}
+    rows: list[SpeedRow] = []
+    about: SpeedRow = {}
     for what in ("stages", "training", "training_without_flow", "evaluation"):
         show.doing(what.replace("_", " "))
         task = {"function": f"{__name__}:answer_{what}", **asdict(m)}
@@ -322,7 +326,7 @@ def run_loader(m: Measurement, plan: Plan, show: Show) -> list[Row]:
     return rows
 
 
-def _beside_the_ceiling(row: Row, before: list[Row]) -> Row:
+def _beside_the_ceiling(row: SpeedRow, before: list[SpeedRow]) -> SpeedRow:
     """With the share of the rate of decoding alone that a loader reaches on the cores it has."""
     kind = row["stage"].partition(" ")[0]
     found = [
@@ -336,7 +340,7 @@ def _beside_the_ceiling(row: Row, before: list[Row]) -> Row:
     return {**row, "of_ceiling": row["clips_per_s"]["median"] / per_s}
 
 
-def _start(show: Show, m: Measurement, about: Row) -> None:
+def _start(show: Show, m: LoaderMeasurement, about: SpeedRow) -> None:
     device = (about["environment"] or {}).get("device", {}).get("name", "CPU")
     sizes = (about["kb_per_clip"] or {}).items()
     show.line(
@@ -347,7 +351,7 @@ def _start(show: Show, m: Measurement, about: Row) -> None:
     show.head()
 
 
-def _ms(row: Row) -> str:
+def _ms(row: SpeedRow) -> str:
     if "ms" not in row:
         return "-"
     median, low, high = (
@@ -357,25 +361,25 @@ def _ms(row: Row) -> str:
     return f"{median} ({low} to {high})"
 
 
-def _clips_per_s(row: Row) -> str:
+def _clips_per_s(row: SpeedRow) -> str:
     rate = row.get("clips_per_s")
     if rate is None:
         return "-"
     return f"{rate['median'] if isinstance(rate, dict) else rate:.4g}"
 
 
-def _of_ceiling(row: Row) -> str:
+def _of_ceiling(row: SpeedRow) -> str:
     return f"{row['of_ceiling']:.1%}" if row.get("of_ceiling") else "-"
 
 
 COLUMNS = (
-    Column("storage", 8, lambda row: row["storage"]),
-    Column("stage", 34, lambda row: row["stage"]),
-    Column("ms/clip", 24, ok(_ms)),
-    Column("n", 2, ok(lambda row: str(row["ms"]["n"] if "ms" in row else "-"))),
-    Column("clips/s", 8, ok(_clips_per_s)),
-    Column("of ceiling", 10, ok(_of_ceiling)),
-    Column("note", 30, lambda row: row["note"]),
+    SpeedColumn("storage", 8, lambda row: row["storage"]),
+    SpeedColumn("stage", 34, lambda row: row["stage"]),
+    SpeedColumn("ms/clip", 24, ok(_ms)),
+    SpeedColumn("n", 2, ok(lambda row: str(row["ms"]["n"] if "ms" in row else "-"))),
+    SpeedColumn("clips/s", 8, ok(_clips_per_s)),
+    SpeedColumn("of ceiling", 10, ok(_of_ceiling)),
+    SpeedColumn("note", 30, lambda row: row["note"]),
 )
 
 

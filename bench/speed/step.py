@@ -22,10 +22,10 @@ from bench.grid import yaml
 from bench.speed._measuring import (
     GIB,
     PRECISIONS,
-    Column,
     Numbers,
-    Row,
     Show,
+    SpeedColumn,
+    SpeedRow,
     check_out,
     free_memory,
     in_fresh_process,
@@ -34,7 +34,7 @@ from bench.speed._measuring import (
     or_dash,
     read_device,
 )
-from bench.speed._training_step import MIN_STEPS, SETS, Measurement, config_of
+from bench.speed._training_step import MIN_STEPS, SETS, StepMeasurement, config_of
 from bench.store.files import write_json
 from bench.train import environment
 
@@ -45,9 +45,9 @@ DESCRIPTION = (
 GROWTH = 1.03  # `best` goes on doubling while clips/s grows by this factor
 
 
-def run_step(plan: StepPlan, show: Show) -> tuple[list[Row], dict[str, Any]]:
+def run_step(plan: StepPlan, show: Show) -> tuple[list[SpeedRow], dict[str, Any]]:
     """Measure everything asked for, a row at a time. Returns the rows and the ceilings by precision."""
-    rows: list[Row] = []
+    rows: list[SpeedRow] = []
     ceilings: dict[str, Any] = {}
     first = plan.groups[0]
     for precision in plan.precisions:
@@ -71,8 +71,8 @@ def run_step(plan: StepPlan, show: Show) -> tuple[list[Row], dict[str, Any]]:
 
 
 def _measure_batches(
-    group: Measurement, batches: tuple[int | None, ...], ceiling: float | None, show: Show
-) -> Iterator[Row]:
+    group: StepMeasurement, batches: tuple[int | None, ...], ceiling: float | None, show: Show
+) -> Iterator[SpeedRow]:
     """A row for each batch size; None stands for `best`."""
     for batch in batches:
         if batch is None:
@@ -81,7 +81,7 @@ def _measure_batches(
             yield _measure_row(replace(group, batch=batch), ceiling, show)
 
 
-def _double(group: Measurement, ceiling: float | None, show: Show) -> Iterator[Row]:
+def _double(group: StepMeasurement, ceiling: float | None, show: Show) -> Iterator[SpeedRow]:
     """Rows of batch 1, 2, 4 ... until memory ends or clips/s no longer grows."""
     best, batch = 0.0, 1
     while True:
@@ -100,7 +100,7 @@ def _double(group: Measurement, ceiling: float | None, show: Show) -> Iterator[R
         batch *= 2
 
 
-def _measure_row(m: Measurement, ceiling: float | None, show: Show) -> Row:
+def _measure_row(m: StepMeasurement, ceiling: float | None, show: Show) -> SpeedRow:
     show.doing(str(m))
     answer = in_fresh_process(
         {"function": "bench.speed._training_step:answer_step", **asdict(m)},
@@ -114,7 +114,7 @@ def _measure_row(m: Measurement, ceiling: float | None, show: Show) -> Row:
     return row
 
 
-def _write(plan: StepPlan, rows: list[Row], ceilings: dict[str, Any]) -> None:
+def _write(plan: StepPlan, rows: list[SpeedRow], ceilings: dict[str, Any]) -> None:
     if plan.out is None:
         return
     described = [c["environment"] for c in ceilings.values() if c["status"] == "ok"]
@@ -129,28 +129,28 @@ def _write(plan: StepPlan, rows: list[Row], ceilings: dict[str, Any]) -> None:
 # -- showing ---
 
 
-def _times(row: Row) -> str:
+def _times(row: SpeedRow) -> str:
     s = row["step_s"]
     return f"{s['median']:.4g} ({s['min']:.4g} to {s['max']:.4g}, n {s['n']})"
 
 
 COLUMNS = (
-    Column("backbone", 12, lambda r: r["backbone"]),
-    Column("prec.", 5, lambda r: r["precision"]),
-    Column("step", 5, lambda r: r["step"]),
-    Column("batch", 5, lambda r: str(r["batch"])),
-    Column("clips/s", 7, ok(lambda r: f"{r['clips_per_s']:.4g}")),
-    Column("s/step (min to max)", 34, ok(_times)),
-    Column("peak GiB", 8, ok(lambda r: f"{r['peak_bytes'] / GIB:.3g}")),
-    Column("fwd TFLOP/clip", 9, ok(lambda r: f"{r['forward_flops_per_clip'] / 1e12:.3g}")),
-    Column("model TFLOP/step", 10, ok(lambda r: f"{r['model_flops_per_step'] / 1e12:.3g}")),
-    Column("of ceiling", 7, ok(lambda r: or_dash(r["fraction_of_ceiling"], ".1%"))),
-    Column("syncs", 5, ok(lambda r: or_dash(r["host_syncs_per_step"], "d"))),
-    Column("note", 16, lambda r: r["note"]),
+    SpeedColumn("backbone", 12, lambda r: r["backbone"]),
+    SpeedColumn("prec.", 5, lambda r: r["precision"]),
+    SpeedColumn("step", 5, lambda r: r["step"]),
+    SpeedColumn("batch", 5, lambda r: str(r["batch"])),
+    SpeedColumn("clips/s", 7, ok(lambda r: f"{r['clips_per_s']:.4g}")),
+    SpeedColumn("s/step (min to max)", 34, ok(_times)),
+    SpeedColumn("peak GiB", 8, ok(lambda r: f"{r['peak_bytes'] / GIB:.3g}")),
+    SpeedColumn("fwd TFLOP/clip", 9, ok(lambda r: f"{r['forward_flops_per_clip'] / 1e12:.3g}")),
+    SpeedColumn("model TFLOP/step", 10, ok(lambda r: f"{r['model_flops_per_step'] / 1e12:.3g}")),
+    SpeedColumn("of ceiling", 7, ok(lambda r: or_dash(r["fraction_of_ceiling"], ".1%"))),
+    SpeedColumn("syncs", 5, ok(lambda r: or_dash(r["host_syncs_per_step"], "d"))),
+    SpeedColumn("note", 16, lambda r: r["note"]),
 )
 
 
-def _start(show: Show, first: Measurement, ceilings: dict[str, Row]) -> None:
+def _start(show: Show, first: StepMeasurement, ceilings: dict[str, SpeedRow]) -> None:
     """What holds for all rows, and the table's head."""
     good = [c for c in ceilings.values() if c["status"] == "ok"]
     name = good[0]["environment"]["device"]["name"] if good else first.device
@@ -166,7 +166,7 @@ def _start(show: Show, first: Measurement, ceilings: dict[str, Row]) -> None:
     show.head()
 
 
-def _ceiling_text(precision: str, ceiling: Row, device: str) -> str:
+def _ceiling_text(precision: str, ceiling: SpeedRow, device: str) -> str:
     if ceiling["status"] != "ok":
         return f"unknown ({ceiling['note']})"
     size = max(ceiling["flops_per_s_by_size"], key=ceiling["flops_per_s_by_size"].get)
@@ -186,7 +186,7 @@ class StepPlan:
     and the batch sizes.
     """
 
-    groups: tuple[Measurement, ...]
+    groups: tuple[StepMeasurement, ...]
     batches: tuple[int | None, ...]  # None: best
     precisions: tuple[str, ...]
     out: Path | None
@@ -218,7 +218,7 @@ def read_step(options: argparse.Namespace) -> StepPlan:
         mistakes.append(Mistake(("--compile",), problem))
     check_out(options.out, mistakes)
     groups = [
-        Measurement(backbone=b, precision=p, step=s, batch=1, **shared)
+        StepMeasurement(backbone=b, precision=p, step=s, batch=1, **shared)
         for b in backbones
         for p in precisions
         for s in sets
@@ -256,7 +256,7 @@ def _model_options(settings: list[str], mistakes: list[Mistake]) -> dict[str, An
     return found
 
 
-def _check_combinations(groups: list[Measurement], mistakes: list[Mistake]) -> None:
+def _check_combinations(groups: list[StepMeasurement], mistakes: list[Mistake]) -> None:
     """The backbones' options, and sizes that do not go together."""
     for group in groups:
         try:

@@ -29,7 +29,7 @@ from bench.config.resources import Resources
 from bench.grid.plan import plan
 from bench.launch import local as launcher
 from bench.launch.item import Item
-from bench.speed._measuring import Column, Numbers, Row, Show, check_out, spread
+from bench.speed._measuring import Numbers, Show, SpeedColumn, SpeedRow, check_out, spread
 from bench.store import snapshot
 from bench.store.files import write_json
 from bench.store.rundir import RunDir
@@ -72,7 +72,7 @@ class SweepPlan:
 # -- launching ---
 
 
-def measure_launcher(cells: int, folder: Path, show: Show) -> Row:
+def measure_launcher(cells: int, folder: Path, show: Show) -> SpeedRow:
     """Rounds of cells through the launcher, and of bare processes, in turns. Seconds are those for
     which a cell keeps its slot.
     """
@@ -104,7 +104,7 @@ def measure_launcher(cells: int, folder: Path, show: Show) -> Row:
 
 
 @dataclass
-class Clock:
+class CellClock:
     """Seconds per cell."""
 
     slot_s: float = 0.0  # for which it kept its slot
@@ -112,8 +112,8 @@ class Clock:
 
 
 @contextmanager
-def _timed(count: int, at_once: int) -> Iterator[Clock]:
-    clock = Clock()
+def _timed(count: int, at_once: int) -> Iterator[CellClock]:
+    clock = CellClock()
     begun, cpu = time.perf_counter(), _cpu_s()
     yield clock
     clock.slot_s = (time.perf_counter() - begun) * at_once / count
@@ -158,7 +158,7 @@ def bare(command: Sequence[str], env: Mapping[str, str], count: int, at_once: in
 # -- a large grid ---
 
 
-def measure_grid(cells: int, folder: Path, show: Show) -> list[Row]:
+def measure_grid(cells: int, folder: Path, show: Show) -> list[SpeedRow]:
     """How long the user waits for --plan and for --status."""
     sweep = folder / "sweep.yaml"
     (folder / "scales").mkdir(parents=True)
@@ -210,7 +210,7 @@ def make_runs(sweep: Path, runs: Path) -> int:
 
 
 def _seconds(key: str) -> Any:
-    def text(row: Row) -> str:
+    def text(row: SpeedRow) -> str:
         if key not in row:
             return "-"
         s = row[key]
@@ -220,14 +220,14 @@ def _seconds(key: str) -> Any:
 
 
 COLUMNS = (
-    Column("what", 20, lambda row: row["what"]),
-    Column("cells", 6, lambda row: str(row["cells"])),
-    Column("at once", 7, lambda row: str(row.get("at_once", "-"))),
-    Column("s/cell", 22, _seconds("cell_s")),
-    Column("s/bare process", 22, _seconds("bare_s")),
-    Column("overhead s/cell", 22, _seconds("overhead_s")),
-    Column("of it CPU", 22, _seconds("overhead_cpu_s")),
-    Column("s/command", 22, _seconds("command_s")),
+    SpeedColumn("what", 20, lambda row: row["what"]),
+    SpeedColumn("cells", 6, lambda row: str(row["cells"])),
+    SpeedColumn("at once", 7, lambda row: str(row.get("at_once", "-"))),
+    SpeedColumn("s/cell", 22, _seconds("cell_s")),
+    SpeedColumn("s/bare process", 22, _seconds("bare_s")),
+    SpeedColumn("overhead s/cell", 22, _seconds("overhead_s")),
+    SpeedColumn("of it CPU", 22, _seconds("overhead_cpu_s")),
+    SpeedColumn("s/command", 22, _seconds("command_s")),
 )
 
 
@@ -274,7 +274,7 @@ def read(options: argparse.Namespace) -> SweepPlan:
 def run(options: argparse.Namespace) -> int:
     """Exit status; raises Mistakes, before anything is measured, with all that is wrong."""
     asked = read(options)
-    rows: list[Row] = []
+    rows: list[SpeedRow] = []
     with Show(COLUMNS) as show, tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         show.head()

@@ -29,12 +29,12 @@ TINY = ["--frames=4", "--size=16", "--classes=5", "--threads=1", "--device=cpu"]
 QUICK = ["step", "--backbone=timesformer", "--precision=fp32", "--steps=2", "--seconds=0.2", *TINY]
 
 
-def measurement(**changes: Any) -> _training_step.Measurement:
+def measurement(**changes: Any) -> _training_step.StepMeasurement:
     options = speed._parser().parse_args([*QUICK, "--objectives", changes.pop("step", "plain")])
     return replace(step.read_step(options).groups[0], **changes)
 
 
-def optimisation_of(m: _training_step.Measurement) -> tuple[Optimisation, Any]:
+def optimisation_of(m: _training_step.StepMeasurement) -> tuple[Optimisation, Any]:
     config = _training_step.config_of(m)
     learner = build(config, weights_dir=None)
     cpu = torch.device("cpu")
@@ -242,7 +242,7 @@ def released_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / source.TEST_FOLDER
 
 
-def challenge_of(tree: Path, **changes: Any) -> challenge.Measurement:
+def challenge_of(tree: Path, **changes: Any) -> challenge.ChallengeMeasurement:
     options = speed._parser().parse_args(
         ["challenge", "--device=cpu", "--threads=1", "--seconds=0.01", "--foregrounds=18"]
     )
@@ -288,7 +288,7 @@ def test_a_challenge_from_the_command_line(
     """A model that fails in its own process is a row of its own; bad input is one message."""
     out = tmp_path / "challenge.json"
     shared = challenge_of(released_tree, foregrounds=4)
-    plan = challenge.Plan(("vulnerable ViT", "nonsense"), released_tree, shared, out)
+    plan = challenge.ChallengePlan(("vulnerable ViT", "nonsense"), released_tree, shared, out)
     with challenge.Show(challenge.COLUMNS) as show:
         good, bad = challenge.run_challenge(plan, released_tree, show)
     assert (good["status"], bad["status"]) == ("ok", "failed") and "nonsense" in bad["note"]

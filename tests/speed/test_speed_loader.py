@@ -20,7 +20,7 @@ from bench.speed import command as speed
 from bench.speed import loader as benchmark
 
 CLIPS, HEIGHT = 2, 48
-RECIPE = _stages.Recipe(frames=4, size=32)
+RECIPE = _stages.LoadingRecipe(frames=4, size=32)
 DRAWS = [Draw(index, epoch) for index in range(CLIPS) for epoch in range(3)]
 
 
@@ -167,8 +167,8 @@ def test_rows_hold_every_turn_and_the_share_of_the_ceiling() -> None:
 def test_every_turn_covers_all_clips_and_stages_in_changing_order() -> None:
     seen: list[tuple[str, Draw]] = []
 
-    def stage(name: str) -> _stages.Stage:
-        return _stages.Stage("raw", name, lambda draw: lambda: seen.append((name, draw)))
+    def stage(name: str) -> _stages.LoadingStage:
+        return _stages.LoadingStage("raw", name, lambda draw: lambda: seen.append((name, draw)))
 
     stages = [stage(name) for name in "abcd"]
     seconds = _stages.take_turns(stages, clips=2, turns=3, tell=lambda _: None)
