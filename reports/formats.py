@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from reports.stats import MADE_FROM
-from reports.table import MINUS, Cell, Column, Table, best, footnotes, notes, percent, shown
+from reports.table import MINUS, Column, Table, TableCell, best, footnotes, notes, percent, shown
 
 
 def _groups(columns: Iterable[Column]) -> list[tuple[str, int]]:
@@ -100,7 +100,7 @@ def json(table: Table, name: str = "") -> str:
     return json_module.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _json_cell(cell: Cell, string: str, weight: str) -> dict[str, Any]:
+def _json_cell(cell: TableCell, string: str, weight: str) -> dict[str, Any]:
     return {
         "text": string,
         "status": cell.status,
@@ -304,7 +304,7 @@ def _html_rows(table: Table) -> list[str]:
     return lines
 
 
-def tooltip(cell: Cell) -> str:
+def tooltip(cell: TableCell) -> str:
     """What is behind a cell, in words."""
     if cell.status == "text":
         return ""

@@ -32,7 +32,7 @@ Status = Literal["complete", "incomplete", "missing", "skipped", "published", "t
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     """One cell: the string that is shown, and everything that is behind it. Numbers are percent."""
 
     text: str
@@ -74,7 +74,7 @@ class Column:
 @dataclass(frozen=True)
 class Row:
     labels: tuple[str, ...]
-    cells: tuple[Cell, ...]
+    cells: tuple[TableCell, ...]
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class Table:
 # --- cells -------------------------------------------------------------------------------------
 
 
-def measured(number: Aggregate, *, not_run: str = "", signed: bool = False) -> Cell:
+def measured(number: Aggregate, *, not_run: str = "", signed: bool = False) -> TableCell:
     """The cell of an aggregate; `not_run` is the reason to give when no sweep asks for it."""
     n_seeds, n_expected = len(number.measured), len(number.expected)
     reason = number.reason or ("" if number.runs else not_run or "not run")
@@ -128,7 +128,7 @@ def measured(number: Aggregate, *, not_run: str = "", signed: bool = False) -> C
             string += f" ± {percent(number.std)}"
         if not number.complete:
             string, status = string + number.fraction, "incomplete"
-    return Cell(
+    return TableCell(
         text=string,
         status=status,
         value=number.mean,
@@ -143,25 +143,25 @@ def measured(number: Aggregate, *, not_run: str = "", signed: bool = False) -> C
     )
 
 
-def published(value: float | None, source: str) -> Cell:
+def published(value: float | None, source: str) -> TableCell:
     """The cell of a published number, or a dash where the sources give none."""
     if value is None:
-        return Cell(DASH, "published", published=source)
-    return Cell(percent(value), "published", value=value, published=source)
+        return TableCell(DASH, "published", published=source)
+    return TableCell(percent(value), "published", value=value, published=source)
 
 
-def seed_count(numbers: Sequence[Aggregate]) -> Cell:
+def seed_count(numbers: Sequence[Aggregate]) -> TableCell:
     """How many of the expected seeds are behind a row."""
     have = sorted({len(number.measured) for number in numbers})
     expected = max((len(number.expected) for number in numbers), default=0)
     if expected == 0:
-        return Cell(DASH, "text")
-    return Cell(f"{have[0]} of {expected}", "text")
+        return TableCell(DASH, "text")
+    return TableCell(f"{have[0]} of {expected}", "text")
 
 
-def text(string: str) -> Cell:
+def text(string: str) -> TableCell:
     """A cell that is no number, e.g. the reference row of a difference."""
-    return Cell(string, "text")
+    return TableCell(string, "text")
 
 
 def percent(value: float, *, signed: bool = False) -> str:
@@ -221,7 +221,7 @@ def footnotes(table: Table) -> dict[str, str]:
     return {reason: _letters(position) for position, reason in enumerate(reasons)}
 
 
-def shown(cell: Cell, marks: dict[str, str]) -> str:
+def shown(cell: TableCell, marks: dict[str, str]) -> str:
     """The string of a cell, the same in every rendering."""
     return f"{cell.text} [{marks[cell.reason]}]" if cell.reason else cell.text
 

@@ -12,7 +12,7 @@ from bench.config import signature
 from bench.config.resources import Resources, parse_resources
 from bench.config.science import Input, RunConfig, parse
 from bench.data.access import prepare_data
-from bench.evaluate.context import Context, context_for
+from bench.evaluate.context import EvaluationContext, context_for
 from bench.grid.patch import merge, nest
 from bench.grid.plan import plan
 from bench.store.rundir import RunDir
@@ -124,7 +124,7 @@ def smoke(**changes: object) -> RunConfig:
     return parse(raw)
 
 
-def context_of(config: RunConfig, data_dir: Path) -> Context:
+def context_of(config: RunConfig, data_dir: Path) -> EvaluationContext:
     resources = Resources(data_dir=str(data_dir), device="cpu")
     prepare_data(config, data_dir)
     model = build(config, weights_dir=None).classifier

@@ -10,7 +10,7 @@ from pathlib import Path
 from reports import formats, table
 
 
-def by_label(built: table.Table, *labels: str) -> dict[str, table.Cell]:
+def by_label(built: table.Table, *labels: str) -> dict[str, table.TableCell]:
     (row,) = (row for row in built.rows if row.labels == labels)
     heads = [column.full_heading for column in built.columns]
     return {f"{j} {head}": c for j, (head, c) in enumerate(zip(heads, row.cells, strict=True))}

@@ -44,7 +44,7 @@ class BadSample(ValueError):
     """A sample that cannot be read or decoded."""
 
 
-class Item(NamedTuple):
+class ClipItem(NamedTuple):
     """One clip of a batch."""
 
     clip_THWC: np.ndarray
@@ -118,7 +118,7 @@ class Clips(Dataset[Any]):
                 raise
             return self._instead(draw, self.run_seed, {self.samples.keys[draw.index]: str(error)})
 
-    def _training_item(self, draw: Draw, run_seed: int) -> Item:
+    def _training_item(self, draw: Draw, run_seed: int) -> ClipItem:
         i = draw.index
         generator = rng(run_seed, "augment", draw.epoch, i)
         indices = transforms.train_indices(self.samples.num_frames(i), self.config, generator)
@@ -138,7 +138,7 @@ class Clips(Dataset[Any]):
         item = self._item(clip, draw, extras, {})
         return item._replace(label=self.mirrored[item.label]) if mirrored else item
 
-    def _instead(self, draw: Draw, run_seed: int, failed: dict[str, str]) -> Item:
+    def _instead(self, draw: Draw, run_seed: int, failed: dict[str, str]) -> ClipItem:
         """The item of another sample, a function of the draw, with what failed before it."""
         generator = rng(run_seed, "instead", draw.epoch, draw.index)
         for _ in range(REPLACEMENTS):
@@ -153,9 +153,11 @@ class Clips(Dataset[Any]):
 
     def _item(
         self, clip: np.ndarray, draw: Draw, extras: dict[str, Any], failed: dict[str, str]
-    ) -> Item:
+    ) -> ClipItem:
         i = draw.index
-        return Item(clip, int(self.samples.labels[i]), self.samples.keys[i], draw, extras, failed)
+        return ClipItem(
+            clip, int(self.samples.labels[i]), self.samples.keys[i], draw, extras, failed
+        )
 
     def _frames(self, i: int, indices: np.ndarray) -> np.ndarray:
         """Decoded frames; BadSample."""
@@ -206,7 +208,7 @@ class Clips(Dataset[Any]):
 class Crops(Clips):
     """Draw -> `Input.eval_clips` Items, views x crops; the clip is decoded once."""
 
-    def __getitem__(self, draw: Draw) -> tuple[Item, ...]:
+    def __getitem__(self, draw: Draw) -> tuple[ClipItem, ...]:
         frames_VTHWC, failed = self._views(draw.index, slice(None))
         return tuple(
             self._item(self._shown(square), draw, {}, failed)
@@ -240,7 +242,7 @@ class StoredImages(Dataset[Any]):
         return collate_images(items)
 
 
-def collate(items: list[Item], size: int) -> RawBatch:
+def collate(items: list[ClipItem], size: int) -> RawBatch:
     """Where crops of several sizes meet, none is left to the device."""
     clips, labels, keys, draws, extras, failed = zip(*items, strict=True)
     if len({clip.shape for clip in clips}) > 1:

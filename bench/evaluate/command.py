@@ -31,7 +31,7 @@ from bench.config.resources import Resources
 from bench.config.science import Input, model_spec_of, parse_options
 from bench.data import progress
 from bench.data.access import open_data
-from bench.evaluate.context import Context, Normalisation, run_one
+from bench.evaluate.context import EvaluationContext, Normalisation, run_one
 from bench.evaluate.kept import _Kept
 from bench.evaluate.model import Subject, subject_of
 from bench.grid.patch import parse_settings
@@ -52,7 +52,7 @@ def context_over(
     *,
     batch: int,
     official: bool = False,
-) -> Context:
+) -> EvaluationContext:
     """A context over the data set in `data`, checked against the model. ValueError: a mismatch."""
     found = open_data(data)
     spec = replace(found.spec, mean=subject.mean, std=subject.std)
@@ -63,7 +63,7 @@ def context_over(
         raise ValueError(f"{name} cannot run here: {reason}")
     as_stored = _official_way(name, subject) if official else None
     target = ALONE.device(resources)
-    context = Context(
+    context = EvaluationContext(
         model=subject.model.to(target).eval(),
         spec=spec,
         model_spec=model_spec,
@@ -107,7 +107,7 @@ def _official_way(name: str, subject: Subject) -> Normalisation:
     return found
 
 
-def _try_stored_size(context: Context) -> None:
+def _try_stored_size(context: EvaluationContext) -> None:
     """Raises ValueError when the model does not take images of the size they are stored in."""
     image_HWC = context.samples(context.splits[0]).frames(0, np.zeros(1, np.int64))[0]
     height, width = image_HWC.shape[:2]
@@ -169,7 +169,7 @@ def _progress() -> Iterator[Callable[[dict[str, Any]], None]]:
         yield report
 
 
-def _set_up(options: argparse.Namespace) -> tuple[Any, Subject, Context]:
+def _set_up(options: argparse.Namespace) -> tuple[Any, Subject, EvaluationContext]:
     """Everything that can be wrong with the command, before any work."""
     find.load("evaluation", options.evaluation)
     patch, backbone = _settings(options)

@@ -35,7 +35,7 @@ MAX_FAILED = 0.05
 
 
 @dataclass
-class Context:
+class EvaluationContext:
     """What an evaluation gets: the model, the data, and places to leave progress and predictions."""
 
     model: nn.Module  # in eval mode, on the device
@@ -181,7 +181,7 @@ class Context:
         )
 
 
-def run_all(config: RunConfig, context: Context) -> list[Row]:
+def run_all(config: RunConfig, context: EvaluationContext) -> list[Row]:
     """Every evaluation of a run, in name order. Rows carry the evaluation's name."""
     rows: list[Row] = []
     for name, part in sorted(config.evaluations.items()):
@@ -189,7 +189,7 @@ def run_all(config: RunConfig, context: Context) -> list[Row]:
     return rows
 
 
-def run_one(name: str, options: Any, context: Context) -> list[Row]:
+def run_one(name: str, options: Any, context: EvaluationContext) -> list[Row]:
     context.evaluation = name
     context.model.eval()
     with torch.no_grad(), autocast(context.device, context.precision):
@@ -213,7 +213,7 @@ def context_for(
     model: nn.Module,
     report: Callable[[dict[str, Any]], None],
     scratch: Path | None = None,
-) -> Context:
+) -> EvaluationContext:
     """The context of a run's own evaluations."""
     planned = config.data_spec()
     opened = cache(partial(open_split, config, resources))
@@ -222,7 +222,7 @@ def context_for(
     held_out = opened(planned.splits[1])
     subsets = planned.subsets or held_out.subsets
     spec = replace(planned, classes=held_out.classes, subsets=subsets)
-    return Context(
+    return EvaluationContext(
         model=model.eval(),
         spec=spec,
         model_spec=config.model_spec(),

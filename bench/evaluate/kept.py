@@ -13,21 +13,21 @@ from PIL import Image
 
 from bench import find
 from bench.config.signature import digest
-from bench.evaluate.context import Context, provenance
+from bench.evaluate.context import EvaluationContext, provenance
 from bench.evaluate.model import TIMM, Subject
 from bench.store.files import replacing, write_json
 from bench.store.rundir import RunDir, evaluated_path
 from bench.task import Row
 
 
-def write_predictions(path: Path, context: Context) -> None:
+def write_predictions(path: Path, context: EvaluationContext) -> None:
     if context.predictions:
         with replacing(path) as temporary:
             frame = pd.concat(context.predictions, ignore_index=True)
             frame.to_parquet(temporary, index=False)
 
 
-def write_pictures(folder: Path, context: Context) -> None:
+def write_pictures(folder: Path, context: EvaluationContext) -> None:
     for name, image_HWC in context.pictures.items():
         path = folder / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -39,7 +39,7 @@ class _Kept:
     """The file among the runs that the report reads, named by model and by all that was asked."""
 
     def __init__(
-        self, options: argparse.Namespace, config: Any, subject: Subject, context: Context
+        self, options: argparse.Namespace, config: Any, subject: Subject, context: EvaluationContext
     ) -> None:
         samples = context.samples(context.splits[0])
         self._context = context

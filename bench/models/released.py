@@ -47,7 +47,7 @@ class Description:
 
 
 @dataclass(frozen=True)
-class Released:
+class ReleasedWeights:
     """A released model under our names."""
 
     description: Description  # of the model that was built, with its whole config
@@ -149,7 +149,7 @@ def load(
     size: int | None = None,
     settings: Mapping[str, Any] | None = None,
     **overrides: Any,
-) -> Released:
+) -> ReleasedWeights:
     """`describe` and `build` in one; `overrides` are fields of the backbone's Config."""
     found = describe(state, heads=heads, settings=settings)
     return build(state, found, overrides, frames=frames, size=size)
@@ -162,7 +162,7 @@ def build(
     *,
     frames: int | None = None,
     size: int | None = None,
-) -> Released:
+) -> ReleasedWeights:
     """Build the model that `describe` found in a plain state dict, and fill it; strict about every
     tensor.
 
@@ -183,7 +183,7 @@ def build(
     load_fitted(backbone, backbone_state)
     model = Classifier(backbone, found.num_classes)
     load_checked(model.head, head_state)
-    return Released(built, model, _auxiliary(state))
+    return ReleasedWeights(built, model, _auxiliary(state))
 
 
 def _config(found: Description, overrides: Mapping[str, Any]) -> Any:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from bench.data.imagenet9 import FG_MASK, IN9_OF_IMAGENET
-from bench.evaluate.context import Context
+from bench.evaluate.context import EvaluationContext
 from bench.speed._measuring import Tell
 from bench.task import Samples
 
@@ -38,7 +38,9 @@ def _as_floats(image_HWC: np.ndarray) -> Tensor:
 
 
 @torch.no_grad()
-def released_procedure(context: Context, workers: int, tell: Tell) -> tuple[dict[str, bool], int]:
+def released_procedure(
+    context: EvaluationContext, workers: int, tell: Tell
+) -> tuple[dict[str, bool], int]:
     """Whether each foreground is vulnerable, and how many images went through the model."""
     loader = DataLoader(
         _Backgrounds(context.samples("only_bg_t")),
@@ -68,7 +70,7 @@ def _each_foreground(samples: Samples) -> Iterator[tuple[str, int, Tensor, Tenso
         yield samples.keys[i], int(samples.labels[i]), image_CHW, mask_1HW
 
 
-def _predicted(context: Context, images_NCHW: Tensor) -> np.ndarray:
+def _predicted(context: EvaluationContext, images_NCHW: Tensor) -> np.ndarray:
     outputs = context.model_spec.num_classes
     assert context.as_stored is not None
     mean, std = (torch.tensor(v, device=context.device)[:, None, None] for v in context.as_stored)

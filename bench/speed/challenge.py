@@ -32,7 +32,7 @@ from bench.config.science import Input
 from bench.config.seeds import rng
 from bench.data.imagenet9 import CLASSES, FG_MASK, MEAN, STD
 from bench.evaluate import command as evaluate
-from bench.evaluate.context import Context, run_one
+from bench.evaluate.context import EvaluationContext, run_one
 from bench.evaluate.model import Subject, subject_of
 from bench.models.classifier import Classifier
 from bench.process.machine import available_cores
@@ -135,7 +135,7 @@ def measure(m: ChallengeMeasurement, tell: Tell) -> SpeedRow:
     }
 
 
-def context_of(m: ChallengeMeasurement) -> Context:
+def context_of(m: ChallengeMeasurement) -> EvaluationContext:
     """As `bench.evaluate --official` makes it, with the first so many foregrounds of each class.
 
     Raises ValueError for a model or data that do not go together.
@@ -185,7 +185,7 @@ def _small_vit() -> Subject:
     )
 
 
-def train(context: Context, *, elsewhere: float, steps: int, tell: Tell) -> None:
+def train(context: EvaluationContext, *, elsewhere: float, steps: int, tell: Tell) -> None:
     """Fit the model to the test images, a share `elsewhere` of them put on a random background."""
     images, labels, masks = _foregrounds(context)
     backgrounds = torch.cat([batch.images_BHWC for batch in context.images("only_bg_t")])
@@ -209,7 +209,7 @@ def train(context: Context, *, elsewhere: float, steps: int, tell: Tell) -> None
     model.eval()
 
 
-def _foregrounds(context: Context) -> tuple[Tensor, Tensor, Tensor]:
+def _foregrounds(context: EvaluationContext) -> tuple[Tensor, Tensor, Tensor]:
     """On the device: images_FHWC (uint8), labels_F, masks_FHW1 (bool) of those with a mask."""
     samples = context.samples("original")
     chosen = samples.with_layer(FG_MASK)
@@ -223,7 +223,7 @@ def _foregrounds(context: Context) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _ours(
-    context: Context, m: ChallengeMeasurement, **options: Any
+    context: EvaluationContext, m: ChallengeMeasurement, **options: Any
 ) -> tuple[SpeedRow, dict[str, bool]]:
     """Wall time and passes of the evaluation, and whether each foreground is vulnerable."""
     module = find.load("evaluation", EVALUATION)
@@ -258,7 +258,7 @@ def _check_same(released: dict[str, bool], *ours: dict[str, bool]) -> None:
 
 
 @torch.no_grad()
-def _ceiling(context: Context, batch: int, seconds: float) -> float:
+def _ceiling(context: EvaluationContext, batch: int, seconds: float) -> float:
     """Images per second that the model takes when they are ready, the best of many batches."""
     samples = context.samples("original")
     shape = (batch, *samples.frames(0, np.zeros(1, np.int64)).shape[1:])

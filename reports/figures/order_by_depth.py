@@ -70,7 +70,7 @@ def draw(frame: pd.DataFrame, figure: Figure) -> str | None:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class _Drawn:
     """The curves of a panel, as its frame and its labels need them."""
 
     last: int  # layer
@@ -80,7 +80,7 @@ class Drawn:
 
 def _curves(
     axes: Axes, frame: pd.DataFrame, backbone: dict[str, str], methods: tuple[str, ...], view: str
-) -> Drawn:
+) -> _Drawn:
     """Draw a panel, but for its vertical scale and the names of its curves."""
     layers = stats.labels(frame[frame["evaluation"] == EVALUATION], "subset")
     ends: dict[str, stats.Aggregate] = {}
@@ -101,7 +101,7 @@ def _curves(
                 stats.aggregate(frame, cell, _measure(view, layers[0], "chance")).mean or chance
             )
     _chance(axes, chance, last)
-    return Drawn(last, max(*tops, 2 * chance), ends)
+    return _Drawn(last, max(*tops, 2 * chance), ends)
 
 
 def _measure(view: str, layer: str, metric: str) -> stats.Measure:
@@ -132,7 +132,7 @@ def _chance(axes: Axes, level: float, depth: int) -> None:
     )
 
 
-def _direct_labels(axes: Axes, drawn: Drawn, distance: float) -> None:
+def _direct_labels(axes: Axes, drawn: _Drawn, distance: float) -> None:
     """The name of each method at the end of its curve, moved apart where they would overlap.
 
     `distance` is a part of the panel's height.

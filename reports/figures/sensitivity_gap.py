@@ -55,7 +55,7 @@ def draw(frame: pd.DataFrame, figure: Figure) -> str | None:
     )
 
 
-def _places(settings: Sequence[rows_of.Setting]) -> list[float]:
+def _places(settings: Sequence[rows_of._Setting]) -> list[float]:
     """Vertical places, with half a row between the groups."""
     places, place = [], 0.0
     for position, setting in enumerate(settings):
@@ -65,11 +65,13 @@ def _places(settings: Sequence[rows_of.Setting]) -> list[float]:
     return places
 
 
-def _height(settings: Sequence[rows_of.Setting]) -> float:
+def _height(settings: Sequence[rows_of._Setting]) -> float:
     return _places(settings)[-1] + 1.5
 
 
-def _panel(axes: Axes, frame: pd.DataFrame, settings: Sequence[rows_of.Setting], view: str) -> None:
+def _panel(
+    axes: Axes, frame: pd.DataFrame, settings: Sequence[rows_of._Setting], view: str
+) -> None:
     places = _places(settings)
     names = []
     for setting, place in zip(settings, places, strict=True):
@@ -103,7 +105,7 @@ def _panel(axes: Axes, frame: pd.DataFrame, settings: Sequence[rows_of.Setting],
         label.set_fontweight("bold" if setting.released else "normal")
 
 
-def _name(setting: rows_of.Setting) -> str:
+def _name(setting: rows_of._Setting) -> str:
     if setting.varied == rows_of.FRAMES:
         return f"{setting.labels['method']}, {setting.value} frames"
     number = stats.natural(setting.value)[1] == ""

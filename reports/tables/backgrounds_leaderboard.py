@@ -31,12 +31,12 @@ HOW = "not measured; python -m bench.evaluate {} --model MODEL --data DIR"
 
 
 @dataclass(frozen=True)
-class Entry:
+class _Entry:
     """One model of the leaderboard."""
 
     source: str
     name: str
-    cells: Mapping[str, table.Cell]  # by the names of COLUMNS
+    cells: Mapping[str, table.TableCell]  # by the names of COLUMNS
 
     @property
     def rank(self) -> tuple[object, ...]:
@@ -85,7 +85,7 @@ def build(frame: pd.DataFrame) -> table.Table:
     )
 
 
-def _ranked(entries: list[Entry], *, together: bool) -> list[Entry]:
+def _ranked(entries: list[_Entry], *, together: bool) -> list[_Entry]:
     return sorted(
         entries, key=lambda entry: (not together and entry.source != MEASURED, entry.rank)
     )
@@ -95,7 +95,7 @@ def _measure(name: str) -> stats.Measure:
     return stats.Measure(CHALLENGE if name == "challenge" else SHIFT, SPLIT, name)
 
 
-def _of_sweeps(frame: pd.DataFrame) -> Iterator[Entry]:
+def _of_sweeps(frame: pd.DataFrame) -> Iterator[_Entry]:
     """Every (backbone, method) that has a number; table 3 says what is missing."""
     ran = set(frame["evaluation"].dropna())
     for backbone in stats.labels(frame, "backbone", stats.BACKBONES):
@@ -110,7 +110,7 @@ def _of_sweeps(frame: pd.DataFrame) -> Iterator[Entry]:
                 yield _entry(f"{backbone}, {method}", numbers)
 
 
-def _of_models(frames: Mapping[str, pd.DataFrame]) -> Iterator[Entry]:
+def _of_models(frames: Mapping[str, pd.DataFrame]) -> Iterator[_Entry]:
     for model in stats.labels(pd.concat(frames.values()), stats.MODEL):
         numbers = {
             name: stats.aggregate(
@@ -121,22 +121,22 @@ def _of_models(frames: Mapping[str, pd.DataFrame]) -> Iterator[Entry]:
         yield _entry(model, {name: number for name, number in numbers.items() if number.runs})
 
 
-def _entry(model: str, numbers: Mapping[str, stats.Aggregate]) -> Entry:
+def _entry(model: str, numbers: Mapping[str, stats.Aggregate]) -> _Entry:
     # What nobody asked for is a dash, but no hole.
     cells = {
         name: table.measured(numbers[name])
         if name in numbers
-        else table.Cell(table.DASH, "skipped", reason=HOW.format(_measure(name).evaluation))
+        else table.TableCell(table.DASH, "skipped", reason=HOW.format(_measure(name).evaluation))
         for name in COLUMNS
     }
-    return Entry(MEASURED, model, cells)
+    return _Entry(MEASURED, model, cells)
 
 
-def _published(paper: published.Published) -> Iterator[Entry]:
+def _published(paper: published.Published) -> Iterator[_Entry]:
     for model, trainings in paper.values.items():
         for training in trainings:
             cells = {
                 name: table.published(paper.number(model, training, name), paper.source)
                 for name in COLUMNS
             }
-            yield Entry(PUBLISHED, f"{model} ({training})", cells)
+            yield _Entry(PUBLISHED, f"{model} ({training})", cells)

@@ -28,7 +28,7 @@ CHANGES = ("original", "gap")
 
 
 @dataclass(frozen=True)
-class Setting:
+class _Setting:
     """One cell of the sweep, in the words of the table."""
 
     varied: str
@@ -67,7 +67,7 @@ def build(frame: pd.DataFrame) -> table.Table:
     )
 
 
-def settings(frame: pd.DataFrame) -> list[Setting]:
+def settings(frame: pd.DataFrame) -> list[_Setting]:
     """The cells of the sweep, in the order of the table; none where no sweep has these axes."""
     if not set(AXES) <= set(frame.columns):
         return []
@@ -78,7 +78,7 @@ def settings(frame: pd.DataFrame) -> list[Setting]:
     return sorted(found, key=_rank)
 
 
-def _setting(labels: Mapping[str, str], cells: list[dict[str, str]], usual: set[str]) -> Setting:
+def _setting(labels: Mapping[str, str], cells: list[dict[str, str]], usual: set[str]) -> _Setting:
     varied, _, value = labels["variant"].partition(": ")
     if labels["variant"] in (RELEASED, NO_VARIANT):
         varied, value = FRAMES, labels["frames"]
@@ -89,10 +89,10 @@ def _setting(labels: Mapping[str, str], cells: list[dict[str, str]], usual: set[
         and cell["variant"] in (RELEASED, NO_VARIANT)
         and cell["frames"] in usual
     ]
-    return Setting(varied, value, labels, same[0] if same else {})
+    return _Setting(varied, value, labels, same[0] if same else {})
 
 
-def _rank(setting: Setting) -> tuple[object, ...]:
+def _rank(setting: _Setting) -> tuple[object, ...]:
     known = {name: position for position, name in enumerate((*stats.BACKBONES, *stats.METHODS))}
     return (
         VARIED.index(setting.varied) if setting.varied in VARIED else len(VARIED),
@@ -102,7 +102,7 @@ def _rank(setting: Setting) -> tuple[object, ...]:
     )
 
 
-def _row(frame: pd.DataFrame, paper: published.Published, setting: Setting) -> table.Row:
+def _row(frame: pd.DataFrame, paper: published.Published, setting: _Setting) -> table.Row:
     numbers = {view: top1(frame, setting.labels, view) for view in VIEWS}
     backbone, method = setting.labels["backbone"], setting.labels["method"]
     cells = [table.seed_count(tuple(numbers.values()))]
@@ -115,8 +115,8 @@ def _row(frame: pd.DataFrame, paper: published.Published, setting: Setting) -> t
 
 
 def _change(
-    frame: pd.DataFrame, setting: Setting, measured: stats.Aggregate, view: str
-) -> table.Cell:
+    frame: pd.DataFrame, setting: _Setting, measured: stats.Aggregate, view: str
+) -> table.TableCell:
     if setting.released:
         return table.text("reference")
     # Clips of other lengths are other inputs, and numbers of other inputs are never paired.

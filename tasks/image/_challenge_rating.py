@@ -19,8 +19,8 @@ from tasks.image._challenge_state import (
     RATED_RIGHT,
     RIGHT,
     UNKNOWN,
-    Progress,
-    State,
+    ChallengeProgress,
+    ChallengeState,
 )
 
 
@@ -32,7 +32,7 @@ class Rating(NamedTuple):
     n: int  # foregrounds in the sample
 
 
-def finalists_of(material: Material, state: State, strongest: int) -> list[int]:
+def finalists_of(material: Material, state: ChallengeState, strongest: int) -> list[int]:
     """Of each class the backgrounds that fooled the most foregrounds of other classes so far."""
     chosen: list[int] = []
     for label in np.unique(material.labels_B):
@@ -59,7 +59,7 @@ def sample(labels_F: np.ndarray, share: float, *, seed: int) -> np.ndarray:
 def rate(
     context: task.Context,
     material: Material,
-    state: State,
+    state: ChallengeState,
     finalists: list[int],
     sampled_F: np.ndarray,
     *,
@@ -71,7 +71,7 @@ def rate(
     open_FB &= material.labels_F[:, None] != material.labels_B
     open_FB &= state.codes_FB == UNKNOWN
     f_M, b_M = np.nonzero(open_FB)
-    progress = Progress(context, len(f_M), "rating")
+    progress = ChallengeProgress(context, len(f_M), "rating")
     for chunk in _chunks(len(f_M), batch):
         f_N, b_N = f_M[chunk], b_M[chunk]
         fooled_N = fooled(context, material, f_N, b_N)
@@ -87,7 +87,7 @@ def _chunks(count: int, size: int) -> Iterator[slice]:
 
 
 def ratings_of(
-    material: Material, state: State, finalists: list[int], sampled_F: np.ndarray
+    material: Material, state: ChallengeState, finalists: list[int], sampled_F: np.ndarray
 ) -> list[Rating]:
     """Strongest first; equal ones by key."""
     ratings = []

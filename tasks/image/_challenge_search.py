@@ -17,7 +17,7 @@ class Pairs(NamedTuple):
     b_N: np.ndarray
 
 
-class Search:
+class BackgroundSearch:
     """Which pair to try next: a function of `codes_FB` (which it fills in), the labels and the seed.
 
     Numpy, because a batch of a small model takes no longer than a few dozen torch calls.

@@ -21,7 +21,7 @@ SAVE_S = 30.0
 PROGRESS_S = 0.5
 
 
-class State:
+class ChallengeState:
     """What is known of each pair, and its file: a kill at any moment leaves the last saved state."""
 
     def __init__(self, path: Path | None, material: Material, *, version: int) -> None:
@@ -71,7 +71,7 @@ class State:
         return float(np.isin(self.codes_FB, codes).mean())
 
 
-class Progress:
+class ChallengeProgress:
     """Not at every batch: a batch of a tiny model takes milliseconds."""
 
     def __init__(self, context: task.Context, total: int, text: str) -> None:

@@ -48,15 +48,15 @@ from tasks.image._challenge_rating import (
     ratings_of,
     sample,
 )
-from tasks.image._challenge_search import Search
+from tasks.image._challenge_search import BackgroundSearch
 from tasks.image._challenge_state import (
     FOOLED,
     RATED_FOOLED,
     RATED_RIGHT,
     RIGHT,
     UNKNOWN,
-    Progress,
-    State,
+    ChallengeProgress,
+    ChallengeState,
 )
 from tasks.image._imagenet9 import challenge_normalisation
 
@@ -103,7 +103,7 @@ def skip(config: Config, model: task.ModelSpec, spec: task.DataSpec) -> str | No
 def run(config: Config, context: task.Context) -> list[task.Row]:
     """Rows as the module says; pictures through `context.keep_picture`."""
     material = read(context)
-    state = State(context.scratch, material, version=VERSION)
+    state = ChallengeState(context.scratch, material, version=VERSION)
     batch = config.batch or (256 if material.device.type == "cuda" else 64)
     _find_verdicts(context, material, state, batch=batch)
     finalists = finalists_of(material, state, config.strongest)
@@ -118,10 +118,14 @@ def run(config: Config, context: task.Context) -> list[task.Row]:
 # -- verdicts ---
 
 
-def _find_verdicts(context: task.Context, material: Material, state: State, *, batch: int) -> None:
+def _find_verdicts(
+    context: task.Context, material: Material, state: ChallengeState, *, batch: int
+) -> None:
     """Try pairs until each foreground has failed or met every background."""
-    search = Search(state.codes_FB, material.labels_F, material.labels_B, seed=context.seed)
-    progress = Progress(context, state.codes_FB.size, "verdicts")
+    search = BackgroundSearch(
+        state.codes_FB, material.labels_F, material.labels_B, seed=context.seed
+    )
+    progress = ChallengeProgress(context, state.codes_FB.size, "verdicts")
     progress(search.settled)
     while len((pairs := search.next_pairs(batch)).f_N):
         search.learn(pairs, fooled(context, material, *pairs))
@@ -148,7 +152,9 @@ def verdicts(state: Path) -> dict[str, str | None]:
 # -- rows ---
 
 
-def _verdict_rows(classes: tuple[str, ...], material: Material, state: State) -> list[task.Row]:
+def _verdict_rows(
+    classes: tuple[str, ...], material: Material, state: ChallengeState
+) -> list[task.Row]:
     robust_F = ~state.vulnerable_F
     groups = {"all": np.ones_like(robust_F)}
     groups |= {f"class: {name}": material.labels_F == k for k, name in enumerate(classes)}

@@ -206,7 +206,7 @@ def test_no_background_pixel_is_seen_in_training_and_in_test(
 
 @pytest.mark.parametrize("size", [16, 48, 128])
 def test_objects_are_visible_and_masks_fit(size: int) -> None:
-    rule = pictures.Rule(seed=3, size=size, rho=0.7)
+    rule = pictures.PictureRule(seed=3, size=size, rho=0.7)
     shares = []
     for n in range(90):
         image, mask, background = pictures.draw(rule, "test" if n % 2 else "train", n)

@@ -18,7 +18,7 @@ from bench.config.science import Input
 from bench.data import loader
 from bench.data.order import Draw
 from bench.data.transforms import eval_clip, eval_crops
-from bench.evaluate.context import Context, run_one
+from bench.evaluate.context import EvaluationContext, run_one
 from bench.train.step import to_device
 from tasks.video import order_probe, shuffle_gap
 
@@ -79,11 +79,11 @@ def test_clips_of_training_and_validation_stay_one_crop() -> None:
 
 
 @pytest.fixture(scope="module")
-def contexts(data_dir: Path) -> dict[int, Context]:
+def contexts(data_dir: Path) -> dict[int, EvaluationContext]:
     return {crops: context_of(smoke(eval_crops=crops), data_dir) for crops in (1, 3)}
 
 
-def gap(context: Context) -> tuple[list[dict[str, object]], pd.DataFrame]:
+def gap(context: EvaluationContext) -> tuple[list[dict[str, object]], pd.DataFrame]:
     fresh = replace(context, predictions=[])
     rows = run_one("video.shuffle_gap", shuffle_gap.Config(permutations=2), fresh)
     return rows, pd.concat(fresh.predictions, ignore_index=True)
@@ -95,14 +95,14 @@ def original(rows: list[dict[str, object]], metric: str) -> object:
     return row["value"]
 
 
-def centre_logits(context: Context, split: str) -> Iterator[torch.Tensor]:
+def centre_logits(context: EvaluationContext, split: str) -> Iterator[torch.Tensor]:
     for batch in context.batches(split):
         yield context.model(batch.clip_BTCHW)
 
 
 @torch.no_grad()
 def test_three_crops_are_the_sum_of_their_logits_by_hand(
-    contexts: dict[int, Context], data_dir: Path
+    contexts: dict[int, EvaluationContext], data_dir: Path
 ) -> None:
     context = contexts[3]
     rows, predictions = gap(context)
@@ -113,7 +113,7 @@ def test_three_crops_are_the_sum_of_their_logits_by_hand(
         for i in range(len(samples)):
             (frames,), _ = clips._views(i, slice(None))
             clip = eval_crops(frames, context.input)[place]
-            item = loader.Item(clip, int(samples.labels[i]), samples.keys[i], Draw(i, 0), {})
+            item = loader.ClipItem(clip, int(samples.labels[i]), samples.keys[i], Draw(i, 0), {})
             raw = loader.collate([item], context.input.size)
             batch = to_device(raw, context.device, context.spec)
             summed[i] += context.model(batch.clip_BTCHW)[0]
@@ -128,7 +128,7 @@ def test_three_crops_are_the_sum_of_their_logits_by_hand(
 
 @torch.no_grad()
 def test_one_crop_gives_the_logits_of_the_centre_bit_for_bit(
-    contexts: dict[int, Context],
+    contexts: dict[int, EvaluationContext],
 ) -> None:
     for centre, (crop,) in zip(contexts[1].batches("val"), contexts[1].crops("val"), strict=True):
         assert torch.equal(centre.clip_BTCHW, crop.clip_BTCHW)
@@ -138,7 +138,7 @@ def test_one_crop_gives_the_logits_of_the_centre_bit_for_bit(
 
 
 def test_predictions_are_written_once_per_sample_and_view(
-    contexts: dict[int, Context],
+    contexts: dict[int, EvaluationContext],
 ) -> None:
     (_, one), (rows, three) = gap(contexts[1]), gap(contexts[3])
     place = ["evaluation", "split", "view", "key"]
@@ -149,7 +149,7 @@ def test_predictions_are_written_once_per_sample_and_view(
 
 
 def test_the_order_probe_sees_the_centre_crop_only(
-    contexts: dict[int, Context],
+    contexts: dict[int, EvaluationContext],
 ) -> None:
     tiny = order_probe.Config.tiny()
     one, three = (run_one("video.order_probe", tiny, contexts[n]) for n in (1, 3))

@@ -270,7 +270,7 @@ def texts(figure: Figure) -> list[str]:
     return [item.get_text() for item in figure.texts]
 
 
-def named(built: table.Table, *labels: str) -> dict[str, table.Cell]:
+def named(built: table.Table, *labels: str) -> dict[str, table.TableCell]:
     """Cells by heading; those of the paper by the heading before them and 'paper'."""
     cells, heading = {}, ""
     for place, cell in by_label(built, *labels).items():

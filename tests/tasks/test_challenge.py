@@ -25,7 +25,7 @@ from bench.evaluate import command as bench_evaluate
 from bench.task import DataSpec, Images, ModelSpec, Row
 from tasks.image import _challenge_state
 from tasks.image import background_challenge as challenge
-from tasks.image._challenge_search import Search
+from tasks.image._challenge_search import BackgroundSearch
 from tasks.image._challenge_state import FOOLED, RIGHT
 
 FIXTURES = ROOT / "tests" / "fixtures/backgrounds"
@@ -266,7 +266,7 @@ def test_a_robust_model_costs_no_more_than_all_pairs() -> None:
 def test_the_first_wave_is_not_one_background_for_all() -> None:
     labels = np.repeat(np.arange(9), 5)
     codes = np.zeros((45, 45), dtype=np.int8)
-    search = Search(codes, labels, labels, seed=0)
+    search = BackgroundSearch(codes, labels, labels, seed=0)
     first = search.next_pairs(45)
     assert sorted(first.f_N) == list(range(45)) and len(set(first.b_N)) > 30
     assert (
@@ -280,11 +280,11 @@ def test_what_fooled_the_same_class_goes_first_then_what_fooled_the_most() -> No
     codes[0, 7] = FOOLED  # one of class 0
     codes[[4, 5, 8], 10] = FOOLED  # three of other classes
     codes[[6, 9], 2] = FOOLED
-    search = Search(codes, labels, labels, seed=0)
+    search = BackgroundSearch(codes, labels, labels, seed=0)
     assert search._best(np.array([1]), 3).tolist() == [[7, 10, 2]]
     assert search._best(np.array([1]), 1).tolist() == [[7]]
     codes[1, 7] = RIGHT  # never again
-    search = Search(codes, labels, labels, seed=0)
+    search = BackgroundSearch(codes, labels, labels, seed=0)
     assert search._best(np.array([1]), 2).tolist() == [[10, 2]]
 
 

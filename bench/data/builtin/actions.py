@@ -17,13 +17,13 @@ import cv2
 import numpy as np
 
 from bench.data.builtin.cutouts import PROP, all_panoramas
-from bench.data.builtin.scenes import TRAIN_YAWS, VALID_YAWS, Layer, layer, plate_of, render
-from bench.data.builtin.stage import HANDS, Rule, Stage, cloth_sprite, photo_sprite, pool
+from bench.data.builtin.scenes import TRAIN_YAWS, VALID_YAWS, SceneLayer, layer, plate_of, render
+from bench.data.builtin.stage import HANDS, SceneRule, Stage, cloth_sprite, photo_sprite, pool
 
 NO_SUPPORT = (*HANDS, "framed-picture")
 
 
-def push_right(stage: Stage) -> list[Layer]:
+def push_right(stage: Stage) -> list[SceneLayer]:
     x, y = stage.place()
     extent = stage.uniform(0.4, 0.8)
     track = x + extent * (stage.progress_T - 0.5)
@@ -31,7 +31,7 @@ def push_right(stage: Stage) -> list[Layer]:
     return stage.maybe_held(item)
 
 
-def move_up(stage: Stage) -> list[Layer]:
+def move_up(stage: Stage) -> list[SceneLayer]:
     x, y = stage.place()
     extent = stage.uniform(0.3, 0.55)
     track = y - 0.08 - extent * (stage.progress_T - 0.5)
@@ -39,7 +39,7 @@ def move_up(stage: Stage) -> list[Layer]:
     return stage.maybe_held(item)
 
 
-def move_towards(stage: Stage) -> list[Layer]:
+def move_towards(stage: Stage) -> list[SceneLayer]:
     """The object alone grows: it comes to the camera, the scene stays."""
     x, y = stage.place()
     ratio = stage.uniform(1.6, 2.6)
@@ -48,7 +48,7 @@ def move_towards(stage: Stage) -> list[Layer]:
     return stage.maybe_held(item)
 
 
-def approach_with_camera(stage: Stage) -> list[Layer]:
+def approach_with_camera(stage: Stage) -> list[SceneLayer]:
     """Object, distractors and scene grow together: the camera comes closer."""
     x, y = stage.place()
     ratio = stage.uniform(1.5, 2.2)
@@ -56,7 +56,7 @@ def approach_with_camera(stage: Stage) -> list[Layer]:
     return [stage.put(stage.objects[0], x=x, y=y, size=stage.uniform(0.3, 0.4))]
 
 
-def move_closer(stage: Stage) -> list[Layer]:
+def move_closer(stage: Stage) -> list[SceneLayer]:
     x, y = stage.place()
     sizes = stage.uniform(0.28, 0.38), stage.uniform(0.28, 0.38)
     gap = 0.45 * sum(sizes) + stage.uniform(0.35, 0.6) * (1 - stage.progress_T)
@@ -68,7 +68,7 @@ def move_closer(stage: Stage) -> list[Layer]:
     return [left, right]
 
 
-def cover(stage: Stage) -> list[Layer]:
+def cover(stage: Stage) -> list[SceneLayer]:
     """A cloth slides over the object, from any side."""
     x, y = stage.place()
     size = stage.uniform(0.3, 0.4)
@@ -85,7 +85,7 @@ def cover(stage: Stage) -> list[Layer]:
     return [stage.put(stage.objects[0], x=1.5 * x, y=y, size=size), cloth]
 
 
-def turn_over(stage: Stage) -> list[Layer]:
+def turn_over(stage: Stage) -> list[SceneLayer]:
     """Half a turn either way round; half of the objects lie upside down to begin with."""
     x, y = stage.place()
     start = np.pi * int(stage.rng.integers(2)) + stage.uniform(-0.15, 0.15)
@@ -94,7 +94,7 @@ def turn_over(stage: Stage) -> list[Layer]:
     return stage.maybe_held(item)
 
 
-def pile(stage: Stage) -> list[Layer]:
+def pile(stage: Stage) -> list[SceneLayer]:
     x, y = stage.place()
     size = stage.uniform(0.24, 0.3)
     count = int(stage.rng.integers(3, 5))
@@ -111,7 +111,7 @@ def pile(stage: Stage) -> list[Layer]:
     ]
 
 
-def show_photo(stage: Stage) -> list[Layer]:
+def show_photo(stage: Stage) -> list[SceneLayer]:
     x, y = stage.place()
     size = stage.uniform(0.5, 0.62)
     photo = layer(
@@ -134,14 +134,14 @@ def show_photo(stage: Stage) -> list[Layer]:
     ]
 
 
-def squeeze(stage: Stage) -> list[Layer]:
+def squeeze(stage: Stage) -> list[SceneLayer]:
     """Flattened from the sides between two hands."""
     x, y = stage.place()
     size = stage.uniform(0.4, 0.48)
     # Drawn lying on its side, so that the height factor acts on the width.
     squash = np.clip(stage.uniform(0.38, 0.5) + stage.path(0.05), 0.25, 0.6)
     flat = stage.put(stage.objects[0], x=1.5 * x, y=y, size=size, squash=1.0)
-    item = Layer(
+    item = SceneLayer(
         np.ascontiguousarray(np.rot90(flat.sprite_HWC)),
         *_poses(flat, angle=np.pi / 2, squash_T=squash),
     )
@@ -152,11 +152,11 @@ def squeeze(stage: Stage) -> list[Layer]:
     return [item, left, right]
 
 
-def _poses(item: Layer, *, angle: float, squash_T: np.ndarray) -> tuple[np.ndarray, ...]:
+def _poses(item: SceneLayer, *, angle: float, squash_T: np.ndarray) -> tuple[np.ndarray, ...]:
     return item.x_T, item.y_T, item.size_T, item.angle_T + angle, squash_T
 
 
-def on_top(stage: Stage) -> list[Layer]:
+def on_top(stage: Stage) -> list[SceneLayer]:
     x, y = stage.place()
     size = stage.uniform(0.26, 0.32)
     supports = tuple(c for c in pool(PROP, training=stage.training) if c.concept not in NO_SUPPORT)
@@ -168,7 +168,7 @@ def on_top(stage: Stage) -> list[Layer]:
     return [support, stage.put(stage.objects[0], x=support.x_T, y=top - 0.4 * size, size=size)]
 
 
-def behind(stage: Stage) -> list[Layer]:
+def behind(stage: Stage) -> list[SceneLayer]:
     """An object peeps out above and beside a larger one."""
     x, y = stage.place()
     back = stage.put(
@@ -181,7 +181,7 @@ def behind(stage: Stage) -> list[Layer]:
     return [back, front]
 
 
-def in_front(stage: Stage) -> list[Layer]:
+def in_front(stage: Stage) -> list[SceneLayer]:
     """A hand holds a small object before a large one."""
     x, y = stage.place()
     back = stage.put(stage.objects[1], x=1.5 * x, y=y - 0.04, size=stage.uniform(0.62, 0.75))
@@ -200,7 +200,7 @@ class Action:
     """A class: its template, what happens, and in which order the frames of that are shown."""
 
     template: str
-    play: Callable[[Stage], list[Layer]]
+    play: Callable[[Stage], list[SceneLayer]]
     order: Literal["forward", "backward", "there and back"] = "forward"
     subset: Literal["temporal", "static"] = "temporal"
 
@@ -276,7 +276,7 @@ def home_scene(label: int) -> str:
     return scenes[(5 * label + 2 * (label // len(scenes))) % len(scenes)]
 
 
-def draw_scene(rule: Rule, label: int, rng: np.random.Generator, *, biased: bool) -> str:
+def draw_scene(rule: SceneRule, label: int, rng: np.random.Generator, *, biased: bool) -> str:
     """The home scene with probability rho, else any of the 18 alike."""
     scenes = all_panoramas()
     at_home, other = rng.random() < rule.rho, scenes[rng.integers(len(scenes))]
@@ -284,7 +284,7 @@ def draw_scene(rule: Rule, label: int, rng: np.random.Generator, *, biased: bool
 
 
 def render_clip(
-    rule: Rule, action: Action, *, scene: str, rng: np.random.Generator, training: bool
+    rule: SceneRule, action: Action, *, scene: str, rng: np.random.Generator, training: bool
 ) -> np.ndarray:
     """uint8 T H W 3: one clip. For the same random numbers, paired actions give the same frames
     in another order.
@@ -308,7 +308,7 @@ def render_clip(
 
 
 def placeholders(
-    rule: Rule, action: Action, *, rng: np.random.Generator, training: bool
+    rule: SceneRule, action: Action, *, rng: np.random.Generator, training: bool
 ) -> list[str]:
     """The names of the objects that `render_clip` will show with the same random numbers."""
     frames = int(rng.integers(rule.min_frames, rule.max_frames + 1))

@@ -80,7 +80,7 @@ FRAMING = (0.75, 1.0)  # the wider the view, the smaller
 
 
 @dataclass(frozen=True)
-class Rule:
+class PictureRule:
     """What the pictures depend on; the fields are explained in mini_imagenet9.Config."""
 
     seed: int
@@ -88,7 +88,7 @@ class Rule:
     rho: float
 
 
-class Picture(NamedTuple):
+class DrawnPicture(NamedTuple):
     """`background` is the scene without the object, which real data do not have."""
 
     image_HWC: np.ndarray  # uint8
@@ -113,7 +113,7 @@ def drawings(kind: str, *, training: bool) -> tuple[Cutout, ...]:
     return tuple(c for i, c in enumerate(of_kind) if (i % 4 == 1) != training)
 
 
-def scene_of(rule: Rule, split: str, number: int) -> str:
+def scene_of(rule: PictureRule, split: str, number: int) -> str:
     """The panorama: one at home with probability rho, else any of the 18 alike."""
     rng = np.random.default_rng([rule.seed, SPLITS.index(split), number, 0])
     at_home, scenes = rng.random() < rule.rho, all_panoramas()
@@ -122,7 +122,7 @@ def scene_of(rule: Rule, split: str, number: int) -> str:
     return scenes[rng.integers(len(scenes))]
 
 
-def draw(rule: Rule, split: str, number: int) -> Picture:
+def draw(rule: PictureRule, split: str, number: int) -> DrawnPicture:
     """The number-th picture of a split. Those of `test` show objects and views of the scenes that
     the others never show.
     """
@@ -136,10 +136,12 @@ def draw(rule: Rule, split: str, number: int) -> Picture:
     image = sprite[..., :3] * brightness + background * (1 - alpha[..., None])
     # Of a line thinner than a pixel, which has no such alpha, the mask is its darkest part.
     mask = alpha > min(0.5, 0.99 * float(alpha.max()))
-    return Picture(np.clip(image, 0, 255).astype(np.uint8), mask.astype(np.uint8), background)
+    return DrawnPicture(np.clip(image, 0, 255).astype(np.uint8), mask.astype(np.uint8), background)
 
 
-def _background(rule: Rule, scene: str, rng: np.random.Generator, *, training: bool) -> np.ndarray:
+def _background(
+    rule: PictureRule, scene: str, rng: np.random.Generator, *, training: bool
+) -> np.ndarray:
     low, high = TRAIN_YAWS if training else VALID_YAWS
     side = round(rule.size * rng.uniform(*FRAMING))
     plate = plate_of(
@@ -156,7 +158,7 @@ def _background(rule: Rule, scene: str, rng: np.random.Generator, *, training: b
     return cv2.convertScaleAbs(np.ascontiguousarray(view), alpha=rng.uniform(0.8, 1.15))
 
 
-def _object(rule: Rule, cutout: Cutout, rng: np.random.Generator) -> np.ndarray:
+def _object(rule: PictureRule, cutout: Cutout, rng: np.random.Generator) -> np.ndarray:
     """float32 H W 4: the cut-out (premultiplied RGB 0 .. 255, alpha 0 .. 1) where it will be."""
     long_side = rule.size * rng.uniform(*LONG_SIDE)
     sprite = sprite_of(cutout, long_side, mirrored=bool(rng.random() < 0.5))
@@ -180,7 +182,7 @@ class Tree:
     `folders` are those of the training archives (for train and val) and of the release (test).
     """
 
-    rule: Rule
+    rule: PictureRule
     counts: Mapping[str, int]  # pictures in each split
     folders: Mapping[str, str]
 
@@ -231,7 +233,7 @@ def _write_bytes(path: str, content: bytes) -> None:
         file.write(content)
 
 
-def _mixed(tree: Tree, number: int, picture: Picture) -> dict[tuple[str, str], np.ndarray]:
+def _mixed(tree: Tree, number: int, picture: DrawnPicture) -> dict[tuple[str, str], np.ndarray]:
     """(variant, stem) -> the object on the tiled background of another test picture, whose class
     is its own, any, or the next.
     """

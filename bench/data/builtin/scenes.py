@@ -24,7 +24,7 @@ VALID_YAWS = (280.0, 320.0)  # .. and these 240 .. 360, so no background pixel i
 
 
 @dataclass(frozen=True)
-class Layer:
+class SceneLayer:
     """A cut-out on its way; `size_T` is the length of the sprite's long side."""
 
     sprite_HWC: np.ndarray  # float32 RGBA, premultiplied, 0 .. 255 (alpha 0 .. 1)
@@ -54,9 +54,9 @@ def layer(
     size: np.ndarray | float,
     angle: np.ndarray | float = 0.0,
     squash: np.ndarray | float = 1.0,
-) -> Layer:
+) -> SceneLayer:
     """A layer from arrays or constants."""
-    return Layer(
+    return SceneLayer(
         sprite_HWC,
         *(
             np.broadcast_to(np.asarray(v, np.float64), (frames,))
@@ -122,7 +122,7 @@ def rotation(angle: float) -> np.ndarray:
 
 
 def render(
-    plate: np.ndarray, camera: Camera, layers: Sequence[Layer], *, height: int, width: int
+    plate: np.ndarray, camera: Camera, layers: Sequence[SceneLayer], *, height: int, width: int
 ) -> np.ndarray:
     """uint8 T H W 3: the plate and, in front of it in their order, the layers."""
     centre = np.array([(width - 1) / 2, (height - 1) / 2])

@@ -14,14 +14,14 @@ import cv2
 import numpy as np
 
 from bench.data.builtin.cutouts import IN9_CLASSES, Cutout, all_cutouts
-from bench.data.builtin.scenes import Camera, Layer, layer, sprite_of, wobble
+from bench.data.builtin.scenes import Camera, SceneLayer, layer, sprite_of, wobble
 
 HANDS = ("backhand-index-pointing-left", "pinching-hand", "raised-hand")
 HELD_OUT = 4  # one concept in so many is kept for validation
 
 
 @dataclass(frozen=True)
-class Rule:
+class SceneRule:
     """What the rendered clips depend on; the fields are explained in mini_ssv2.Config."""
 
     seed: int
@@ -60,7 +60,7 @@ class Stage:
     """The random circumstances of one clip: its objects, its progress over time, its camera."""
 
     def __init__(
-        self, rng: np.random.Generator, frames: int, rule: Rule, *, training: bool
+        self, rng: np.random.Generator, frames: int, rule: SceneRule, *, training: bool
     ) -> None:
         self.rng = rng
         self.frames = frames
@@ -100,7 +100,7 @@ class Stage:
         angle: np.ndarray | float = 0.0,
         squash: np.ndarray | float = 1.0,
         mirrored: bool | None = None,
-    ) -> Layer:
+    ) -> SceneLayer:
         """A layer showing the cut-out, held by an unsteady hand; mirrored at random unless told."""
         mirrored = self.sign() > 0 if mirrored is None else mirrored
         pixels = float(np.max(size)) * float(self.zoom_T.max()) * self.rule.height
@@ -116,11 +116,11 @@ class Stage:
 
     def hand(
         self, name: str, *, x: np.ndarray | float, y: np.ndarray | float, mirrored: bool
-    ) -> Layer:
+    ) -> SceneLayer:
         hands = tuple(c for c in all_cutouts() if c.concept == name)
         return self.put(self.choose(hands), x=x, y=y, size=0.24, mirrored=mirrored)
 
-    def maybe_held(self, item: Layer) -> list[Layer]:
+    def maybe_held(self, item: SceneLayer) -> list[SceneLayer]:
         """The item, half of the time with a hand that holds it from below and so moves with it."""
         if self.sign() < 0:
             return [item]
@@ -144,7 +144,7 @@ class Stage:
             roll_T=self.path(0.012),
         )
 
-    def distractors(self) -> list[Layer]:
+    def distractors(self) -> list[SceneLayer]:
         """Smaller objects that take no part; half of them drift in any direction."""
         ramp = np.linspace(-0.5, 0.5, self.frames)
         layers = []

@@ -272,7 +272,7 @@ class TreeReader:
 
 
 @dataclass
-class Plan:
+class ImagePlan:
     """What a conversion will write: the images of each split with their layers, and all mistakes
     found on the way.
     """
@@ -308,7 +308,7 @@ class Plan:
 
 def plan_of(
     train: Path, test: Path, *, train_set: str, layers: Sequence[str], unpaired: str
-) -> Plan:
+) -> ImagePlan:
     """Every image that a conversion of these two folders will write.
 
     ValueError with all mistakes at once: absent folders, variants and classes, masks without an
@@ -316,7 +316,7 @@ def plan_of(
     is "keep" (it is "refuse" or "keep").
     """
     root = test_root(test) or test
-    plan = Plan(train, root)
+    plan = ImagePlan(train, root)
     if not train.is_dir():
         plan.mistakes.append(f"there is no folder {train} (--train)")
     else:
@@ -340,7 +340,7 @@ def plan_of(
 
 
 def _plan_training(
-    plan: Plan, split: str, train_set: str, layers: Sequence[str], *, unpaired: str
+    plan: ImagePlan, split: str, train_set: str, layers: Sequence[str], *, unpaired: str
 ) -> None:
     images = list_files(plan.train / train_set / split, plan.mistakes)
     found = {}
@@ -364,7 +364,9 @@ def _plan_training(
     plan.add(split, plan.train, images, found)
 
 
-def convert(plan: Plan, out: Path, info: DataSetInfo, rule: FrameRule, packing: Packing) -> Path:
+def convert(
+    plan: ImagePlan, out: Path, info: DataSetInfo, rule: FrameRule, packing: Packing
+) -> Path:
     """The planned images -> shards. Files that do not decode and unfit masks are reported all
     together, at the end.
     """

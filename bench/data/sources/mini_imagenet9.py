@@ -61,8 +61,8 @@ class Config(BaseConfig):
         return cls(train=18, val=9, test=18, size=24)
 
     @property
-    def rule(self) -> pictures.Rule:
-        return pictures.Rule(self.seed, self.size, self.rho)
+    def rule(self) -> pictures.PictureRule:
+        return pictures.PictureRule(self.seed, self.size, self.rho)
 
     def count(self, split: str) -> int:
         """Pictures that are drawn for train, val or test."""

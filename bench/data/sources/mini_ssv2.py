@@ -29,7 +29,7 @@ import pydantic
 
 from bench.data.builtin import source as builtin
 from bench.data.builtin.actions import ACTIONS, draw_scene, placeholders, render_clip
-from bench.data.builtin.stage import Rule
+from bench.data.builtin.stage import SceneRule
 from bench.data.formats.ssv2 import VIDEO_FOLDER, read_annotations, write_annotations
 from bench.data.formats.video_list import convert
 from bench.data.progress import report
@@ -87,8 +87,8 @@ class Config(BaseConfig):
         return cls(train=24, val=12, height=48, min_frames=10, max_frames=12)
 
     @property
-    def rule(self) -> Rule:
-        return Rule(**{name: getattr(self, name) for name in Rule.__dataclass_fields__})
+    def rule(self) -> SceneRule:
+        return SceneRule(**{name: getattr(self, name) for name in SceneRule.__dataclass_fields__})
 
     def size(self, split: str) -> int:
         return self.train if split == "train" else self.val
@@ -189,7 +189,7 @@ def _motion_rng(seed: int, split: str, number: int) -> np.random.Generator:
 class ClipRenderer:
     """Renders planned clips; pickles into worker processes."""
 
-    rule: Rule
+    rule: SceneRule
 
     def __call__(self, split: str, clip: Clip) -> np.ndarray:
         rng = _motion_rng(self.rule.seed, split, int(clip.key) - _FIRST_KEY[split])

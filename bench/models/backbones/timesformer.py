@@ -71,7 +71,7 @@ def build(config: Config, *, frames: int, size: int, weights: Path | None = None
     return model
 
 
-class Block(nn.Module):
+class DividedBlock(nn.Module):
     """One divided space-time block; the module docstring has its equations."""
 
     def __init__(self, config: Config, drop_path: float) -> None:
@@ -128,14 +128,14 @@ class TimeSformer(nn.Module):
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + num_patches, config.dim))
         self.time_embed = nn.Parameter(torch.zeros(1, frames, config.dim))
         rates = torch.linspace(0, config.drop_path, config.depth).tolist()
-        self.blocks = nn.ModuleList(Block(config, rate) for rate in rates)
+        self.blocks = nn.ModuleList(DividedBlock(config, rate) for rate in rates)
         self.norm = nn.LayerNorm(config.dim, eps=EPSILON)
 
         init_vit(self, std=config.init_std)
         nn.init.trunc_normal_(self.cls_token, std=config.init_std)
         nn.init.trunc_normal_(self.pos_embed, std=config.init_std)
         for module in self.modules():
-            if isinstance(module, Block):
+            if isinstance(module, DividedBlock):
                 nn.init.zeros_(module.temporal_fc.weight)
                 nn.init.zeros_(module.temporal_fc.bias)
 
