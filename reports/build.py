@@ -11,10 +11,8 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import re
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +22,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from bench import components, find, results
+from bench.store.files import write_bytes
 from reports import formats, page, stats, style, table, terminal
 from reports.commands import FIRST_SWEEP
 from reports.contracts import FigureModule, TableModule
@@ -113,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     reports = [_report(setting, tables, figures) for setting in settings(frame)]
     try:
         for path, content in _files(reports):
-            write(options.out / path, content)
+            write_bytes(options.out / path, content)
     except OSError as error:
         print(f"reports.build: cannot write the report: {error}", file=sys.stderr)
         return 2
@@ -150,23 +149,6 @@ def ordered(kind: str) -> list[str]:
     A broken file is never skipped. Raises InvalidComponent.
     """
     return sorted(find.names(kind), key=lambda name: (find.optional(kind, name, "ORDER"), name))
-
-
-def write(path: Path, content: bytes) -> None:
-    """Write a whole file or leave the previous one: a reader never sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        # mkstemp makes files private; a report is as readable as any new file.
-        mask = os.umask(0)
-        os.umask(mask)
-        Path(temporary).chmod(0o666 & ~mask)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def _parser() -> argparse.ArgumentParser:

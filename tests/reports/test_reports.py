@@ -498,22 +498,6 @@ def test_a_folder_that_cannot_be_written_is_bad_input(
     assert "cannot write" in capsys.readouterr().err
 
 
-def test_a_failed_write_leaves_the_previous_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "a.md"
-    build.write(path, b"old")
-
-    def fail(self: Path, target: Path) -> Path:
-        raise OSError("disk full")
-
-    monkeypatch.setattr(Path, "replace", fail)
-    with pytest.raises(OSError, match="disk full"):
-        build.write(path, b"new")
-    assert [entry.name for entry in tmp_path.iterdir()] == ["a.md"]
-    assert path.read_bytes() == b"old"
-
-
 NEW_TABLE = """
 from reports import table
 
