@@ -15,7 +15,6 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from makers import assert_same, make_run, smoke_config, trainer_of
-from real_videos import data, videos  # noqa: F401  fixtures
 from worlds import as_ranks, in_world
 
 from bench import results
@@ -45,14 +44,14 @@ def cell(folder: Path, shards: Path, **changes: Any) -> RunDir:
     return make_run(folder, config, shards.parent, log_every=1)
 
 
-def test_training_stops_at_a_bad_sample_unless_told_otherwise(tmp_path: Path, data: Path) -> None:  # noqa: F811
+def test_training_stops_at_a_bad_sample_unless_told_otherwise(tmp_path: Path, data: Path) -> None:
     (key,) = break_clips(data, "train", 1)
     run = cell(tmp_path, data)
     assert run_cell(run.path) == State.FAILED
     assert key in run.error.read_text() and "BadSample" in run.error.read_text()
 
 
-def test_training_skips_and_counts(tmp_path: Path, data: Path) -> None:  # noqa: F811
+def test_training_skips_and_counts(tmp_path: Path, data: Path) -> None:
     bad = break_clips(data, "train", 2)
     run = cell(tmp_path, data, **{"train.on_bad_sample": "skip"})
     assert run_cell(run.path) == State.DONE
@@ -71,7 +70,7 @@ def test_training_skips_and_counts(tmp_path: Path, data: Path) -> None:  # noqa:
 
 def test_skipping_survives_an_interruption(
     tmp_path: Path,
-    data: Path,  # noqa: F811
+    data: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     break_clips(data, "train", 2)
@@ -108,7 +107,7 @@ def counted(path: Path) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_two_ranks_count_what_one_counts(tmp_path: Path, data: Path) -> None:  # noqa: F811
+def test_two_ranks_count_what_one_counts(tmp_path: Path, data: Path) -> None:
     break_clips(data, "train", 2)
     run = cell(tmp_path, data, **{"train.on_bad_sample": "skip", "evaluations": {}})
     alone = cell(tmp_path / "alone", data, **{"train.on_bad_sample": "skip", "evaluations": {}})
@@ -117,14 +116,14 @@ def test_two_ranks_count_what_one_counts(tmp_path: Path, data: Path) -> None:  #
     assert as_ranks(2, partial(counted, run.path)) == [trainer.batches.bad_samples()] * 2
 
 
-def test_data_of_which_nothing_decodes_stop_a_skipping_cell(tmp_path: Path, data: Path) -> None:  # noqa: F811
+def test_data_of_which_nothing_decodes_stop_a_skipping_cell(tmp_path: Path, data: Path) -> None:
     break_clips(data, "train", 24)
     run = cell(tmp_path, data, **{"train.on_bad_sample": "skip"})
     assert run_cell(run.path) == State.FAILED
     assert "samples in a row cannot be decoded" in run.error.read_text()
 
 
-def test_evaluation_counts_it_as_wrong_and_says_so(tmp_path: Path, data: Path) -> None:  # noqa: F811
+def test_evaluation_counts_it_as_wrong_and_says_so(tmp_path: Path, data: Path) -> None:
     (key,) = break_clips(data, "val", 1)
     run = cell(tmp_path, data)
     assert run_cell(run.path) == State.DONE
@@ -158,14 +157,14 @@ def results_of(run: RunDir) -> pd.DataFrame:
     return pd.DataFrame(results._cell_rows(run.path.parent, manifest, cell_, ""))
 
 
-def test_data_that_mostly_do_not_decode_are_no_measurement(tmp_path: Path, data: Path) -> None:  # noqa: F811
+def test_data_that_mostly_do_not_decode_are_no_measurement(tmp_path: Path, data: Path) -> None:
     break_clips(data, "val", 3)
     run = cell(tmp_path, data)
     assert run_cell(run.path) == State.FAILED
     assert "of 12 samples of split val cannot be decoded" in run.error.read_text()
 
 
-def test_the_replacement_is_a_function_of_the_draw(data: Path) -> None:  # noqa: F811
+def test_the_replacement_is_a_function_of_the_draw(data: Path) -> None:
     break_clips(data, "train", 5)
     config = smoke_config(**{"data.frames": "video"})
     samples = open_split(config, Resources(data_dir=str(data.parent)), "train")

@@ -1,4 +1,4 @@
-"""Fixtures: a data folder whose shards hold videos, and a copy of the shards to be damaged."""
+"""Fixtures of this room: a data folder whose shards hold videos, and a copy of the shards to be damaged."""
 
 from __future__ import annotations
 
