@@ -24,7 +24,7 @@ from bench.speed._measuring import Clock, SpeedRow, Tell, measure_ceiling, peak_
 from bench.task import Config, DataSpec
 from bench.train import labels
 from bench.train.learner import build
-from bench.train.loop import Optimisation, be_deterministic, compiled
+from bench.train.step import Optimisation, be_deterministic, compiled
 
 SETS = {
     "plain": ("classify",),

@@ -21,7 +21,7 @@ from bench.speed import command as speed
 from bench.store.rundir import RunDir
 from bench.train import environment
 from bench.train.learner import build
-from bench.train.loop import Optimisation, compiled
+from bench.train.step import Optimisation, compiled
 
 TINY = ["--frames=4", "--size=16", "--classes=5", "--threads=1", "--device=cpu"] + [
     f"--model={option}" for option in ("patch=8", "dim=16", "depth=2", "heads=2")
