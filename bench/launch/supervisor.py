@@ -35,7 +35,7 @@ from bench.store.rundir import RunDir, State
 COMMAND = (sys.executable, "-m", "bench.run")
 """What computes a cell, less its run directory."""
 CLAIM_WAIT_S = 10.0  # the client writes the claim once it knows our process id
-KILL_AFTER_S = 10.0  # ranks that were told to end because another one died
+KILL_AFTER_S = 5.0  # ranks that were told to end because another one died
 LEAVE_WITHIN_S = 60.0  # ranks after rank 0, which is the last to have work
 SIGNAL_WAIT_S = 2.0  # a signal for the whole job reaches its processes one after the other
 VERDICT_WAIT_S = 15.0  # for the node whose rank failed first to say so

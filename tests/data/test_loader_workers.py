@@ -149,7 +149,7 @@ def test_data_that_a_worker_cannot_read(
     monkeypatch.setenv("BENCH_RUN_UNDER_TEST", str(run.path))
     text = assert_fails(run, start(run), patience=120)  # the start of all processes is in it
     assert words in text and "in DataLoader worker process" in text
-    assert re.search(r"File .*bench/data/shards\.py", text)  # the worker's own traceback
+    assert re.search(r"File .*bench/data/shards/read\.py", text)  # the worker's own traceback
     assert run.read_outcome()["kind"] == Failure.BUG
 
 
