@@ -43,7 +43,7 @@ def test_done_is_done(runs: Path, data_dir: Path, capsys: pytest.CaptureFixture[
 @pytest.mark.slow
 def test_what_was_stopped_goes_on(runs: Path, data_dir: Path) -> None:
     run = RunDir(runs / "f6610609f9f23c97")
-    stopped = run.read_ended()["step"]
+    stopped = run.read_outcome()["step"]
     assert run.state() == State.PREEMPTED and stopped == 24
     assert sweep(runs, data_dir, *LONG) == 0
     assert run.state() == State.DONE
