@@ -329,7 +329,7 @@ def test_the_whole_command(
     memory = rows["raw", "worker memory"]
     assert memory["after_clips"][-1] >= 64 and len(memory["workers_bytes"]) == 5
     lines = capsys.readouterr().out.splitlines()
-    assert sum(line.startswith("raw ") for line in lines) == 14
+    assert sum(line.startswith("raw ") for line in lines) == 15
     assert saved["workers"] == 1 and {"code", "versions"} <= set(saved["environment"])
 
 
