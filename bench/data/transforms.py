@@ -160,7 +160,7 @@ def eval_squares(frames_THWC: np.ndarray, config: Input) -> tuple[np.ndarray, ..
     return tuple(frames_THWC[:, box.top : box.bottom, box.left : box.right] for box in boxes)
 
 
-def _crop(frames_THWC: np.ndarray, scale: float, y: float, x: float) -> rand_augment.Box:
+def _crop(frames_THWC: np.ndarray | Tensor, scale: float, y: float, x: float) -> rand_augment.Box:
     """The square that, of frames resized to a short side of `size * scale`, would show `size` pixels
     at fraction (y, x). To crop first and resize then costs the crop alone, for the same picture.
     """
@@ -262,11 +262,9 @@ def centre_crop(images_BHWC: Tensor, config: Input) -> Tensor:
     Where the crop has the right size, exactly; else resized on the device (bilinear, antialiased,
     rounded to uint8), which differs from OpenCV's resizing in single grey levels.
     """
-    height, width = images_BHWC.shape[1:3]
-    side = max(1, min(round(min(height, width) / config.eval_scale), height, width))
-    top, left = round(0.5 * (height - side)), round(0.5 * (width - side))
-    crops = images_BHWC[:, top : top + side, left : left + side]
-    if side == config.size:
+    box = _crop(images_BHWC, config.eval_scale, 0.5, 0.5)
+    crops = images_BHWC[:, box.top : box.bottom, box.left : box.right]
+    if crops.shape[1] == config.size:
         return crops
     planes = rearrange(crops, "b h w c -> b c h w").float()
     size = (config.size, config.size)
