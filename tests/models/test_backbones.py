@@ -16,7 +16,6 @@ import timm
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from bench import find, task
@@ -388,19 +387,6 @@ def test_a_released_file_evaluates_without_a_config(
 
 
 # Image weights ------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def vit_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a random ViT-Ti under the name of a pretrained one."""
-    torch.manual_seed(1)
-    folder = tmp_path_factory.mktemp("weights")
-    model = timm.create_model(VIT)
-    with torch.no_grad():
-        for parameter in model.parameters():  # so that norms and biases count too
-            parameter.add_(0.05 * torch.randn_like(parameter))
-    save_file(model.state_dict(), folder / f"{VIT}.safetensors")
-    return folder
 
 
 def inflated(module: ModuleType, folder: Path, *, frames: int, size: int, **options: Any) -> Any:

@@ -175,19 +175,6 @@ VIT = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"
 VIT_CONFIG = timesformer.Config(patch=16, dim=192, depth=12, heads=3, init=VIT)
 
 
-@pytest.fixture(scope="module")
-def vit_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a random ViT-Ti under the name of a pretrained one."""
-    torch.manual_seed(1)
-    folder = tmp_path_factory.mktemp("weights")
-    model = timm.create_model(VIT)
-    with torch.no_grad():
-        for parameter in model.parameters():  # so that norms and biases count too
-            parameter.add_(0.05 * torch.randn_like(parameter))
-    save_file(model.state_dict(), folder / f"{VIT}.safetensors")
-    return folder
-
-
 @pytest.mark.parametrize("size", [224, 96])
 def test_inflated_model_on_a_repeated_frame_is_the_image_model(vit_folder: Path, size: int) -> None:
     image_model = timm.create_model(
