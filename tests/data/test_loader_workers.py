@@ -92,6 +92,13 @@ def until(what: Callable[[], object], patience: float) -> float:
     return time.monotonic() - begun
 
 
+def start_training(run: RunDir) -> subprocess.Popen[str]:
+    """Its supervisor, once the cell has taken some steps."""
+    supervisor = start(run)
+    until(lambda: training(run), 120)
+    return supervisor
+
+
 def assert_fails(run: RunDir, supervisor: subprocess.Popen[str], patience: float) -> str:
     """The run is FAILED, and nothing of it lives on; returns its error.txt."""
     until(run.error.exists, patience)
@@ -159,8 +166,7 @@ def test_a_worker_that_is_killed(
 ) -> None:
     run = cell(tmp_path, data, workers=workers, ranks=ranks)
     monkeypatch.setenv("BENCH_RUN_UNDER_TEST", str(run.path))
-    supervisor = start(run)
-    until(lambda: training(run), 120)
+    supervisor = start_training(run)
     victims = loader_workers(supervisor)
     assert len(victims) == workers * ranks
     os.kill(victims[-1], signal.SIGKILL)
@@ -175,8 +181,7 @@ def test_a_worker_without_memory(
 ) -> None:
     run = cell(tmp_path, data, workers=workers, ranks=ranks)
     monkeypatch.setenv("BENCH_RUN_UNDER_TEST", str(run.path))
-    supervisor = start(run)
-    until(lambda: training(run), 120)
+    supervisor = start_training(run)
     for pid in loader_workers(supervisor):
         resource.prlimit(pid, resource.RLIMIT_AS, (1, resource.RLIM_INFINITY))
     text = assert_fails(run, supervisor, PATIENCE_S)
@@ -186,8 +191,7 @@ def test_a_worker_without_memory(
 def test_signals_of_others_do_not_end_a_worker(data: Path, tmp_path: Path) -> None:
     """A terminal and SLURM signal all processes of a job; the workers must deliver what was begun."""
     run = cell(tmp_path, data, workers=1, ranks=1)
-    supervisor = start(run)
-    until(lambda: training(run), 120)
+    supervisor = start_training(run)
     (worker,) = loader_workers(supervisor)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
         os.kill(worker, number)
