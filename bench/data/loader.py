@@ -9,10 +9,13 @@ Where several ranks train one run, each loads its own `Part` of the same batches
 
 from __future__ import annotations
 
+import os
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
+from multiprocessing import queues
 from typing import Any, NamedTuple
 
 import cv2
@@ -357,5 +360,15 @@ def _iterate(batches: DataLoader[Any]) -> Iterator[Any]:
 
 def _start_worker(_: int) -> None:
     interrupt.end_with_parent()
+    # Else a batch that cannot be sent (no memory left to map it) is dropped, and awaited for ever.
+    queues.Queue._on_queue_feeder_error = staticmethod(_end_worker)  # type: ignore[attr-defined]
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+
+
+def _end_worker(error: BaseException, _: object) -> None:
+    """Ends this worker, which its parent notices within seconds."""
+    try:
+        traceback.print_exception(error)
+    finally:
+        os._exit(1)

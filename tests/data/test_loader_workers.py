@@ -23,14 +23,17 @@ import torch
 from makers import ROOT, final_weights, make_run, trainer_of
 from worlds import as_ranks, losses, only_trained
 
-from bench.data.shards.read import SAMPLES
+from bench.data import loader
+from bench.data.loader import StoredImages
+from bench.data.order import Draw
+from bench.data.shards.read import SAMPLES, open_split
 from bench.process.machine import process_started
 from bench.run.cell import run_cell
 from bench.store.failure import Failure
 from bench.store.rundir import RunDir, State
 
 pytestmark = pytest.mark.slow
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0  # tells "late" from "never"; on a quiet machine all of this takes less than 10
 
 
 def start(run: RunDir) -> subprocess.Popen[str]:
@@ -171,7 +174,8 @@ def test_a_worker_that_is_killed(
     assert len(victims) == workers * ranks
     os.kill(victims[-1], signal.SIGKILL)
     text = assert_fails(run, supervisor, PATIENCE_S)
-    assert f"DataLoader worker (pid {victims[-1]}) is killed by signal: Killed" in text
+    said = r"DataLoader worker \(pid(\(s\))? {}\) (is killed by signal: Killed|exited unexpectedly)"
+    assert re.search(said.format(victims[-1]), text)  # torch says the one or the other
     assert run.read_outcome()["kind"] == Failure.KILLED
 
 
@@ -186,6 +190,23 @@ def test_a_worker_without_memory(
         resource.prlimit(pid, resource.RLIMIT_AS, (1, resource.RLIM_INFINITY))
     text = assert_fails(run, supervisor, PATIENCE_S)
     assert run.read_outcome()["kind"] in (Failure.OOM, Failure.KILLED), text
+
+
+class Unsendable:
+    def __reduce__(self) -> str:
+        raise MemoryError("no memory to map the batch")
+
+
+class UnsendableImages(StoredImages):
+    def collate(self, items: list[Any]) -> Any:
+        return Unsendable()
+
+
+def test_a_batch_that_a_worker_cannot_send_is_not_awaited_for_ever(data: Path) -> None:
+    images = UnsendableImages(open_split(data, "train"))
+    batches = loader._loader(images, [[Draw(0, 0)]], workers=1, pin=False)
+    with pytest.raises(RuntimeError, match=r"DataLoader worker .* exited unexpectedly"):
+        next(loader._iterate(batches))
 
 
 def test_signals_of_others_do_not_end_a_worker(data: Path, tmp_path: Path) -> None:
