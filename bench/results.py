@@ -8,6 +8,7 @@ value and its reason, so that a table shows a hole instead of forgetting the cel
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import pandas as pd
 from PIL import Image
 from ruamel.yaml.error import YAMLError
 
+from bench.store.evaluations import EvaluationDir
 from bench.store.files import read_json
 from bench.store.rundir import RunDir, State, manifests
 
@@ -36,19 +38,23 @@ def load(runs: Path) -> pd.DataFrame:
     """Columns: COLUMNS plus one per axis of any sweep, and `model` where models without a run were
     evaluated. Empty when nothing was launched. Raises ValueError for a file that is broken.
 
-    `run_dir` is where `predictions` and `pictures` of a row are; `evaluations` are those
-    that its sweep planned, separated by spaces. `n_failed`: samples of the split that could not be
-    decoded and count as wrong; `train_replaced`: how often in training another sample took the
-    place of such a one.
+    `run_dir` is where `predictions` and `pictures` of a row are: the directory of its evaluation.
+    `signature` names the run; where sweeps ask for the same evaluation of it with other options, `+`
+    and a digest of what is asked tell them apart. `evaluations` are those that its sweep planned,
+    separated by spaces. `n_failed`: samples of the split that could not be decoded and count as wrong;
+    `train_replaced`: how often in training another sample took the place of such a one.
     """
     rows: list[dict[str, Any]] = []
-    for path in manifests(Path(runs)):
-        manifest = read_json(path)
-        if manifest is None:
-            raise ValueError(f"{path}: not readable; run the sweep again to rewrite it")
+    found = _manifests(Path(runs))
+    several = _measured_in_several_ways(found)
+    for manifest in found:
         planned = _planned(Path(runs), manifest)
         for cell in manifest["cells"]:
-            rows += _cell_rows(Path(runs), manifest, cell, planned)
+            name = cell["signature"]
+            if name in several:
+                name += f"+{_digest(sorted(cell.get('evaluations') or ()))}"
+            made = _cell_rows(Path(runs), manifest, cell, planned)
+            rows += [{**row, "signature": name} for row in made]
     for path in sorted((Path(runs) / EVALUATED).glob("*.json")):
         rows += _evaluated_rows(path)
     axes = {key: None for row in rows for key in row if key not in COLUMNS}
@@ -80,10 +86,16 @@ def search_of(frame: pd.DataFrame) -> list[dict[str, Any]]:
     stand beside them.
     """
     rows = frame[frame["sweep"] != EVALUATED]
-    folders = {Path(run_dir).parent for run_dir in rows["run_dir"].dropna()}
+    folders = {_runs_of(Path(run_dir)) for run_dir in rows["run_dir"].dropna()}
     settings = set(zip(rows["scale"], rows["overrides"], strict=True))
     studies = [study for folder in sorted(folders) for study in search(folder)]
     return [s for s in studies if (s["scale"], _overrides(s)) in settings]
+
+
+def _runs_of(run_dir: Path) -> Path:
+    """The folder of runs that one of its directories, or of an evaluation in it, is in."""
+    inside = run_dir.parent.name == "evaluations"
+    return run_dir.parents[2] if inside else run_dir.parent
 
 
 def _overrides(manifest: dict[str, Any]) -> str:
@@ -98,7 +110,7 @@ def predictions(run_dir: str | Path) -> pd.DataFrame:
 
     Empty where nothing was kept. Raises ValueError when the file is broken.
     """
-    path = RunDir(Path(run_dir)).predictions
+    path = EvaluationDir(Path(run_dir)).predictions
     if not path.exists():
         return pd.DataFrame(columns=list(PREDICTIONS))
     try:
@@ -134,10 +146,34 @@ def picture(run_dir: str | Path, evaluation: str, name: str) -> np.ndarray | Non
 
 
 def _picture_folder(run_dir: str | Path, evaluation: str) -> Path:
-    return RunDir(Path(run_dir)).pictures / evaluation
+    return EvaluationDir(Path(run_dir)).pictures / evaluation
 
 
 # --- rows ---
+
+
+def _manifests(runs: Path) -> list[dict[str, Any]]:
+    """Of all sweeps. ValueError for one that is broken."""
+    found = []
+    for path in manifests(runs):
+        manifest = read_json(path)
+        if manifest is None:
+            raise ValueError(f"{path}: not readable; run the sweep again to rewrite it")
+        found.append(manifest)
+    return found
+
+
+def _measured_in_several_ways(found: list[dict[str, Any]]) -> set[str]:
+    """The runs of which one evaluation is asked for with several digests."""
+    ways: dict[tuple[str, str], set[str]] = {}
+    for cell in (cell for manifest in found for cell in manifest["cells"]):
+        for identity, name in (cell.get("evaluations") or {}).items():
+            ways.setdefault((cell["signature"], name), set()).add(identity)
+    return {run for (run, _), identities in ways.items() if len(identities) > 1}
+
+
+def _digest(identities: list[str]) -> str:
+    return hashlib.sha256(" ".join(identities).encode()).hexdigest()[:4]
 
 
 def _planned(runs: Path, manifest: dict[str, Any]) -> str:
@@ -160,7 +196,8 @@ def _cell_rows(
     runs: Path, manifest: dict[str, Any], cell: dict[str, Any], planned: str
 ) -> list[dict[str, Any]]:
     run = RunDir(runs / cell["signature"])
-    result = run.read_result()
+    asked = cell.get("evaluations")  # a manifest of before does not say
+    names = planned if asked is None else " ".join(sorted(asked.values()))
     common = {
         "sweep": manifest["sweep"],
         "scale": manifest["scale"],
@@ -169,32 +206,62 @@ def _cell_rows(
         "seed": cell["seed"],
         "signature": cell["signature"],
         "run_dir": str(run.path),
-        "evaluations": planned,
+        "evaluations": names,
         "data": cell["data"],
     }
-    if result is None or cell.get("stale"):
-        state, reason = _hole(run, cell)
-        empty = dict.fromkeys(("evaluation", "split", "view", "subset", "metric"))
-        return [
-            {
-                **common,
-                "state": state,
-                "reason": reason,
-                **empty,
-                "value": np.nan,
-                "n": 0,
-                "n_failed": 0,
-            }
-        ]
-    traced = {
-        "state": str(State.DONE),
-        "reason": "",
-        "data_digest": result["data_digest"],
-        "provenance": result["provenance"],
-    }
-    # Before samples that cannot be decoded were counted, one of them was an error.
-    counts = {"n_failed": 0, "train_replaced": result.get("bad_samples", {}).get("replaced", 0)}
-    return [{**common, **traced, **counts, **row} for row in result["rows"]]
+    trained = None if cell.get("stale") else run.read_result()
+    rows = [] if trained is None else _measured_rows(run, trained, asked)
+    missing = [] if trained is None else _missing(run, asked or {}, rows)
+    if trained is not None and (rows or not missing):
+        # Before samples that cannot be decoded were counted, one of them was an error.
+        counts = {
+            "n_failed": 0,
+            "train_replaced": trained.get("bad_samples", {}).get("replaced", 0),
+        }
+        reason = _why_missing(run, missing) if missing else ""
+        known = {**common, "state": str(State.DONE), "reason": reason, **counts}
+        return [{**known, **row} for row in rows]
+    state, reason = _hole(run, cell, missing)
+    empty = dict.fromkeys(("evaluation", "split", "view", "subset", "metric"))
+    nothing = {"value": np.nan, "n": 0, "n_failed": 0}
+    return [{**common, "state": state, "reason": reason, **empty, **nothing}]
+
+
+def _measured_rows(
+    run: RunDir, trained: dict[str, Any], asked: dict[str, str] | None
+) -> list[dict[str, Any]]:
+    """What was measured of a run, as far as its sweep asks for it."""
+    rows: list[dict[str, Any]] = []
+    anew = set()
+    for identity in sorted(run.measured() if asked is None else run.measured() & asked.keys()):
+        folder = run.evaluation(identity)
+        found = folder.read_result()
+        if found is None or "rows" not in found:
+            raise ValueError(f"{folder.result}: not readable; delete it and run the sweep again")
+        anew.add(found["evaluation"])
+        made_from = {name: found[name] for name in ("data", "data_digest", "provenance")}
+        rows += [{"run_dir": str(folder.path), **made_from, **row} for row in found["rows"]]
+    # A run of before there were two identities has the rows of its evaluations in its one result.
+    wanted = None if asked is None else set(asked.values())
+    made_from = {name: trained.get(name) for name in ("data_digest", "provenance")}
+    return rows + [
+        {**made_from, **row}
+        for row in trained.get("rows", ())
+        if row["evaluation"] not in anew and (wanted is None or row["evaluation"] in wanted)
+    ]
+
+
+def _missing(run: RunDir, asked: dict[str, str], rows: list[dict[str, Any]]) -> list[str]:
+    """The names of the evaluations that have measured nothing."""
+    through = {asked[identity] for identity in run.measured() & asked.keys()}
+    return sorted(set(asked.values()) - through - {row["evaluation"] for row in rows})
+
+
+def _why_missing(run: RunDir, missing: list[str]) -> str:
+    names = ", ".join(missing)
+    if run.state() == State.FAILED:
+        return f"{names} failed: {_why_failed(run)}"
+    return f"{names} is not measured yet; run the sweep again (it trains nothing)"
 
 
 def _evaluated_rows(path: Path) -> list[dict[str, Any]]:
@@ -231,12 +298,14 @@ def _evaluated_rows(path: Path) -> list[dict[str, Any]]:
         ) from error
 
 
-def _hole(run: RunDir, cell: dict[str, Any]) -> tuple[str, str]:
+def _hole(run: RunDir, cell: dict[str, Any], missing: list[str]) -> tuple[str, str]:
     if cell["skip"]:
         return str(State.SKIPPED), cell["skip"]
     if cell.get("stale"):
         return str(State.STALE), cell["stale"]
     state = run.state()
+    if missing and state in (State.DONE, State.TRAINED):
+        return str(State.TRAINED), _why_missing(run, missing)
     if state == State.DONE:
         return str(State.FAILED), f"{run.result} is not readable"
     reasons = {

@@ -20,8 +20,8 @@ from reports import formats, stats, table
 
 TEMPLATE = Path(__file__).parent / "templates" / "page.html"
 STATES = (
-    "DONE", "RUNNING", "PENDING", "NEW", "PREEMPTED", "INTERRUPTED", "PRUNED", "STALE", "FAILED",
-    "SKIPPED",
+    "DONE", "TRAINED", "RUNNING", "PENDING", "NEW", "PREEMPTED", "INTERRUPTED", "PRUNED", "STALE",
+    "FAILED", "SKIPPED",
 )  # fmt: skip
 
 

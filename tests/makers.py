@@ -15,6 +15,7 @@ from bench.data.access import prepare_data
 from bench.evaluate.context import EvaluationContext, context_for
 from bench.grid.patch import merge, nest
 from bench.grid.plan import plan
+from bench.run.directory import create, read_config
 from bench.store.rundir import RunDir
 from bench.train import checkpoint
 from bench.train.learner import build
@@ -35,14 +36,12 @@ def make_run(folder: Path, config: RunConfig, data_dir: Path, **resources: Any) 
     places = parse_resources(
         {"data_dir": str(data_dir), "device": "cpu", "log_every": 1, **resources}
     )
-    run.create(config.dump(), places.model_dump(mode="json"), signature.digest(config.dump()))
+    create(run, config, places)
     return run
 
 
 def trainer_of(run: RunDir) -> Trainer:
-    return Trainer(
-        run, parse(run.read_config()), parse_resources(run.read_resources()), lambda _: None
-    )
+    return Trainer(run, read_config(run), parse_resources(run.read_resources()), lambda _: None)
 
 
 def final_weights(run: RunDir) -> dict[str, torch.Tensor]:

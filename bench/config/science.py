@@ -167,11 +167,22 @@ class RunConfig:
             "seed": self.seed,
         }
 
-    def components(self) -> dict[str, Component]:
-        """'kind name' -> component, for versions and contract checks."""
+    def dump_training(self, *, defaults: bool = True) -> dict[str, Any]:
+        """The part of `dump` that decides what is trained: what the signature signs."""
+        whole = self.dump(defaults=defaults)
+        del whole["evaluations"]
+        whole["input"] = {k: v for k, v in whole["input"].items() if k not in EVALUATION_INPUT}
+        return whole
+
+    def trained_components(self) -> dict[str, Component]:
+        """'kind name' -> component: what takes part in training."""
         parts = {f"source {self.data.name}": self.data, f"backbone {self.model.name}": self.model}
-        parts |= {f"objective {n}": c for n, c in self.objectives.items()}
-        return parts | {f"evaluation {n}": c for n, c in self.evaluations.items()}
+        return parts | {f"objective {n}": c for n, c in self.objectives.items()}
+
+    def components(self) -> dict[str, Component]:
+        """'kind name' -> component, for contract checks."""
+        named = {f"evaluation {n}": c for n, c in self.evaluations.items()}
+        return self.trained_components() | named
 
     def data_spec(self) -> DataSpec:
         return find.load("source", self.data.name).spec(self.data.config)
@@ -198,6 +209,9 @@ class RunConfig:
                     return f"{name}: {reason}"
         return None
 
+
+EVALUATION_INPUT = ("eval_crops", "eval_views", "average")
+"""Fields of `Input` that say how a trained model is evaluated, and nothing of how it is trained."""
 
 SECTIONS = ("data", "input", "model", "objectives", "train", "evaluations", "seed")
 NAMED = {"data": "source", "model": "backbone"}  # {name: ..., options}

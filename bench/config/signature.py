@@ -1,9 +1,13 @@
-"""Who a run is: its signature, and whether its stored config has drifted.
+"""Two identities: the signature says what is trained, a digest what is measured of it.
 
-The signature is the first 16 hex digits of SHA-256 over the science fields that differ from their
-defaults and over component versions above 1. Adding a field with a neutral default therefore
-changes no signature; *changing* a default would reuse an old run silently, so the full config is
-stored beside each run and `drift` compares it.
+The *signature* is the first 16 hex digits of SHA-256 over the training part of the config (data,
+training input, model, objectives, schedule, seed), as far as it differs from the defaults, and over
+component versions above 1. Adding a field with a neutral default therefore changes no signature;
+*changing* a default would reuse an old run silently, so the full training config is stored beside
+each run and `drift` compares it.
+
+An *evaluation* of a run is named `<name>-<digest>`: the digest is over its options, its VERSION and how
+clips are shown to it (`EVALUATION_INPUT`). Adding or changing one trains nothing again.
 """
 
 from __future__ import annotations
@@ -13,18 +17,44 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from bench.config.science import RunConfig
+from bench.config.science import EVALUATION_INPUT, Component, RunConfig
 
 
 def signature(config: RunConfig) -> str:
-    """16 hex digits; the name of the run's directory. Independent of YAML order, paths and
-    resources.
+    """16 hex digits; the name of the run's directory. Independent of YAML order, paths, resources and
+    of what is evaluated.
     """
-    versions = {part: c.version for part, c in config.components().items() if c.version != 1}
-    science = config.dump(defaults=False)
-    if versions:
-        science["versions"] = versions
-    return digest(science)[:16]
+    return _signed(config.dump_training(defaults=False), config.trained_components())
+
+
+def earlier_signature(config: RunConfig) -> str:
+    """The name that a run had as long as signatures also signed its evaluations."""
+    return _signed(config.dump(defaults=False), config.components())
+
+
+def _signed(science: dict[str, Any], components: Mapping[str, Component]) -> str:
+    versions = {part: c.version for part, c in components.items() if c.version != 1}
+    return digest(science | ({"versions": versions} if versions else {}))[:16]
+
+
+def asked_of(config: RunConfig) -> dict[str, dict[str, Any]]:
+    """'<name>-<digest>' -> {evaluation, version, options, input}, as JSON: what the config asks to be
+    measured of what it trains.
+    """
+    shown = config.input.model_dump(mode="json", include=set(EVALUATION_INPUT))
+    found = {}
+    for name, part in sorted(config.evaluations.items()):
+        what = {"evaluation": name, "version": part.version, "input": shown}
+        # like a signature, a digest does not know options that have their neutral default
+        hashed = {
+            "options": part.dump(defaults=False),
+            "input": config.input.model_dump(
+                mode="json", include=set(EVALUATION_INPUT), exclude_defaults=True
+            ),
+        }
+        identity = f"{name}-{digest(what | hashed)[:8]}"
+        found[identity] = what | {"options": part.dump(defaults=True)}
+    return found
 
 
 def digest(value: Any) -> str:
@@ -34,10 +64,10 @@ def digest(value: Any) -> str:
 
 
 def drift(stored: Mapping[str, Any], config: RunConfig) -> list[str]:
-    """What the stored config of a run says differently from the present one, e.g. after a default
-    was changed.
+    """What the stored config of a run says differently of its training from the present one, e.g.
+    after a default was changed.
     """
-    before, now = _leaves(stored), _leaves(config.dump())
+    before, now = _leaves(stored), _leaves(config.dump_training())
     return [
         f"{'.'.join(path)} was {before[path]!r}, is now {now[path]!r}"
         for path in sorted(before.keys() & now.keys())

@@ -181,14 +181,6 @@ class EvaluationContext:
         )
 
 
-def run_all(config: RunConfig, context: EvaluationContext) -> list[Row]:
-    """Every evaluation of a run, in name order. Rows carry the evaluation's name."""
-    rows: list[Row] = []
-    for name, part in sorted(config.evaluations.items()):
-        rows += run_one(name, part.config, context)
-    return rows
-
-
 def run_one(name: str, options: Any, context: EvaluationContext) -> list[Row]:
     context.evaluation = name
     context.model.eval()
@@ -212,7 +204,6 @@ def context_for(
     resources: Resources,
     model: nn.Module,
     report: Callable[[dict[str, Any]], None],
-    scratch: Path | None = None,
 ) -> EvaluationContext:
     """The context of a run's own evaluations."""
     planned = config.data_spec()
@@ -235,7 +226,6 @@ def context_for(
         open_split=opened,
         splits=spec.splits[1:],
         report=report,
-        scratch_folder=scratch,
     )
 
 

@@ -15,8 +15,9 @@ from bench import find
 from bench.config.signature import digest
 from bench.evaluate.context import EvaluationContext, provenance
 from bench.evaluate.model import TIMM, Subject
+from bench.store.evaluations import EvaluationDir
 from bench.store.files import replacing, write_json
-from bench.store.rundir import RunDir, evaluated_path
+from bench.store.rundir import evaluated_path
 from bench.task import Row
 
 
@@ -56,8 +57,9 @@ class _Kept:
         }
         slug = re.sub(r"[^A-Za-z0-9._=+-]+", "_", f"{self._result['model']}-{options.evaluation}")
         self._path = evaluated_path(options.runs, f"{slug}-{digest(self._result)[:8]}")
-        self._folder = RunDir(self._path.with_suffix(""))
-        context.scratch_folder = self._folder.scratch
+        self._folder = EvaluationDir(self._path.with_suffix(""))
+        self._scratch = self._folder.path / "scratch"
+        context.scratch_folder = self._scratch
 
     def write(self, rows: list[Row]) -> Path:
         write_pictures(self._folder.pictures, self._context)
@@ -66,7 +68,7 @@ class _Kept:
         write_predictions(self._folder.predictions, self._context)
         self._path.parent.mkdir(parents=True, exist_ok=True)
         write_json(self._path, {**self._result, "failed": self._context.failed, "rows": rows})
-        shutil.rmtree(self._folder.scratch, ignore_errors=True)
+        shutil.rmtree(self._scratch, ignore_errors=True)
         return self._path
 
 

@@ -121,7 +121,7 @@ def _run_subject(run: RunDir) -> Subject:
     return Subject(
         model=learner.classifier,
         media=spec.media,
-        input=config.input,
+        input=_shown(run, config.input),
         seed=config.seed,
         precision=config.train.precision,
         num_classes=spec.num_classes,
@@ -134,6 +134,13 @@ def _run_subject(run: RunDir) -> Subject:
         mean=spec.mean,
         std=spec.std,
     )
+
+
+def _shown(run: RunDir, trained: Input) -> Input:
+    """As clips were shown in its own evaluations, where those agree."""
+    shown = [entry["input"] for entry in (run.read_asked() or {}).values()]
+    alike = shown and all(one == shown[0] for one in shown)
+    return Input(**{**trained.model_dump(), **shown[0]}) if alike else trained
 
 
 def _released_subject(

@@ -280,7 +280,7 @@ def _common_resources(layers: list[Layer], mistakes: list[Mistake]) -> Resources
 
 
 def _cells(recipe: Recipe, axes: Axes, mistakes: list[Mistake]) -> list[Cell]:
-    seen: dict[str, Cell] = {}
+    seen: dict[tuple[str, ...], Cell] = {}
     unused = set(_options(recipe.settings.patch))
     for labels in list(label_sets(recipe.sweep, recipe.document, axes, mistakes)):
         layers = [axes[axis][label] for axis, label in labels.items() if label != "-"]
@@ -289,11 +289,13 @@ def _cells(recipe: Recipe, axes: Axes, mistakes: list[Mistake]) -> list[Cell]:
             continue
         for seed in recipe.seeds:
             cell = recipe.seeded(labels, *composed, seed=seed)
-            if cell.signature in seen:
-                twin = seen[cell.signature].labels
+            # what differs only in what is measured is trained once
+            same = (cell.signature, *identity.asked_of(cell.config))
+            if same in seen:
+                twin = seen[same].labels
                 mistakes.append(Mistake((), f"two cells are the same run: {labels} and {twin}"))
                 break
-            seen[cell.signature] = cell
+            seen[same] = cell
     mistakes += _unused(unused)
     return list(seen.values())
 

@@ -132,7 +132,7 @@ class RankGroup:
         """Write down how it ended, unless its processes did."""
         run = self.run
         causes = postmortem.causes(run, self.ranks, several=self.world > 1)
-        if run.result.exists() or (self._said_so() and all(cause.lost for cause in causes)):
+        if run.is_done() or (self._said_so() and all(cause.lost for cause in causes)):
             self._clear()
         elif run.error.exists() or _locked(run) or not self.place.owns(run):
             return  # said by the rank itself or by another node, or no longer ours
@@ -191,7 +191,7 @@ class RankGroup:
         elif cause.lost and self.place.nodes > 1:
             deadline = time.monotonic() + VERDICT_WAIT_S
             while time.monotonic() < deadline:
-                if self.run.error.exists() or self.run.result.exists():
+                if self.run.error.exists() or self.run.is_done():
                     return
                 time.sleep(0.2)
         self.run.write_outcome(
@@ -242,7 +242,7 @@ def supervise(
 
 def outcome_of(run: RunDir) -> State | None:
     """How the cell ended under its claim, or None."""
-    if run.result.exists():
+    if run.is_done():
         return State.DONE
     if run.error.exists():
         return State.FAILED

@@ -48,7 +48,12 @@ def note_start(run: RunDir, told: RankEnvironment, step: int) -> None:
     """Add a line to starts.jsonl. Raises NoProgress."""
     # Long evaluations go on from what they keep in `scratch`.
     kept = [path.stat().st_mtime for path in run.scratch.rglob("*") if path.is_file()]
-    here = {"claimed": told.claim, "step": step, "scratch": max(kept, default=None)}
+    here = {
+        "claimed": told.claim,
+        "step": step,
+        "scratch": max(kept, default=None),
+        "measured": len(run.measured()),
+    }
     before = [s for s in run.read_starts() if s.get("claimed") == told.claim]
     alike = [all(s.get(k) == v for k, v in here.items()) for s in before[-NO_PROGRESS_STARTS:]]
     if told.slurm and len(alike) == NO_PROGRESS_STARTS and all(alike):

@@ -1,6 +1,7 @@
-"""A cell from its run directory to its result: train, evaluate, write down how it ended.
+"""A cell from its run directory to its results: train, measure, write down how it ended.
 
-beginning.py and ending.py write what others read of a start; bench.train trains, bench.evaluate evaluates.
+beginning.py and ending.py write what others read of a start; bench.train trains, measuring.py makes the
+evaluations. A cell that is trained already is only measured.
 """
 
 from __future__ import annotations
@@ -14,20 +15,22 @@ from typing import Any
 
 import cv2
 import torch
+from torch import nn
 
 from bench.config.resources import Resources, parse_resources
-from bench.config.science import parse
+from bench.config.science import RunConfig
 from bench.data.access import prepare_data
-from bench.evaluate.context import context_for, provenance, run_all
-from bench.evaluate.kept import write_pictures, write_predictions
 from bench.process import interrupt
 from bench.process.environment import RankEnvironment
 from bench.run.beginning import describe, note_start
+from bench.run.directory import read_config
 from bench.run.ending import Ending
+from bench.run.measuring import measure
 from bench.run.progress import Progress, logging_to
 from bench.store.files import Busy, write_json
 from bench.store.rundir import RunDir, State
 from bench.train import checkpoint
+from bench.train.learner import build
 from bench.train.loop import Trainer
 from bench.train.world import World
 
@@ -40,7 +43,7 @@ def run_cell(path: str | Path) -> str:
     Exceptions end in the run directory, not in the caller.
     """
     run, world = RunDir(Path(path)), World.from_environment()
-    if run.result.exists():
+    if run.is_done():
         return str(State.DONE)
     with interrupt.listening():
         if not world.first:
@@ -76,16 +79,41 @@ def _run_to_end(run: RunDir, world: World) -> State:
 
 
 def _train_and_evaluate(run: RunDir, world: World, told: RankEnvironment, ending: Ending) -> None:
-    config = parse(run.read_config())
+    config = read_config(run)
     resources = parse_resources(run.read_resources())
     progress = Progress(run, world)
     torch.set_num_threads(resources.threads)
     cv2.setNumThreads(0)
-    device = world.device(resources)
     with interrupt.held_back():
         prepare_data(config, Path(resources.data_dir))
     started = time.monotonic()
-    with world.joined(run, device):
+    if run.result.exists():
+        model = _trained(run, config, told) if world.first else None
+    else:
+        model = _train(run, config, resources, world, told, ending, progress)
+    if model is None:
+        # Evaluating is a few per cent of the work: not worth another way to be wrong. The other
+        # devices are free (for the next cell, where a launcher can use them) from here on.
+        return
+    measure(run, config, resources, model, progress)
+    run.progress.unlink(missing_ok=True)
+    shutil.rmtree(run.scratch, ignore_errors=True)
+    keep_checkpoints(run, resources.keep)
+    log.info("done in %.0f s", time.monotonic() - started)
+
+
+def _train(
+    run: RunDir,
+    config: RunConfig,
+    resources: Resources,
+    world: World,
+    told: RankEnvironment,
+    ending: Ending,
+    progress: Progress,
+) -> nn.Module | None:
+    """To the end, from the last checkpoint. The trained model, on rank 0."""
+    started = time.monotonic()
+    with world.joined(run, world.device(resources)):
         ending.trainer = trainer = Trainer(run, config, resources, progress, world)
         env = describe(trainer, resources)
         trainer.resume()
@@ -93,44 +121,34 @@ def _train_and_evaluate(run: RunDir, world: World, told: RankEnvironment, ending
             note_start(run, told, trainer.step)
         trainer.fit()
         bad_samples = trainer.batches.bad_samples()
-    trained = time.monotonic()
     log.info("trained %d steps", trainer.total_steps)
     if not world.first:
-        # Evaluating is a few per cent of the work: not worth another way to be wrong. The other
-        # devices are free (for the next cell, where a launcher can use them) from here on.
-        return
-    evaluated = evaluate(trainer, resources, progress)
-    seconds = {"train": trained - started, "evaluate": time.monotonic() - trained}
-    of_training = {"data_digest": env["data_digest"], "bad_samples": bad_samples}
-    facts = {**of_training, "seconds": seconds, **_facts(trainer, env)}
-    write_json(run.result, {"signature": run.signature, **evaluated, **facts})
-    run.progress.unlink(missing_ok=True)
-    shutil.rmtree(run.scratch, ignore_errors=True)
-    keep_checkpoints(run, resources.keep)
-    log.info("done in %.0f s", time.monotonic() - started)
-
-
-def evaluate(trainer: Trainer, resources: Resources, progress: Progress) -> dict[str, Any]:
-    """Rows and where they come from. Raises Interrupted when told to stop."""
-
-    def report(update: dict[str, Any]) -> None:
-        interrupt.check()
-        progress(update)
-
-    run, config = trainer.run, trainer.config
-    context = context_for(
-        config, resources, trainer.learner.classifier, report, scratch=run.scratch
-    )
-    rows = run_all(config, context)
-    write_predictions(run.predictions, context)
-    write_pictures(run.pictures, context)
-    samples, media = trainer.batches.samples, config.data_spec().media
-    return {
-        "rows": rows,
-        "failed": {split: failed for split, failed in context.failed.items() if failed},
+        return None
+    facts = {
+        "signature": run.signature,
         "data": config.data.name,
-        "provenance": provenance(config.input, samples, media),
+        "data_digest": env["data_digest"],
+        "bad_samples": bad_samples,
+        "seconds": {"train": time.monotonic() - started},
+        **_facts(trainer, env),
     }
+    write_json(run.result, facts)
+    return trainer.learner.classifier
+
+
+def _trained(run: RunDir, config: RunConfig, told: RankEnvironment) -> nn.Module:
+    """The model of a run that was trained before, from its last checkpoint. ValueError without one."""
+    state = checkpoint.load(run.last)
+    if state is None:
+        raise ValueError(
+            f"{run.last} is gone (resources.keep) or cannot be read: what is to be measured needs the "
+            "weights; `bench.sweep --retrain` trains the run again"
+        )
+    note_start(run, told, state["step"])
+    learner = build(config, weights_dir=None)
+    learner.load_state_dict(state["learner"])
+    log.info("trained before; measuring what is missing")
+    return learner.classifier
 
 
 def _facts(trainer: Trainer, env: dict[str, Any]) -> dict[str, Any]:
@@ -152,5 +170,7 @@ def keep_checkpoints(run: RunDir, keep: str) -> None:
     if keep == "none":
         shutil.rmtree(run.last.parent, ignore_errors=True)
     elif keep == "weights" and (state := checkpoint.load(run.last)):
-        checkpoint.save(run.last, {name: state[name] for name in ("learner", "step")})
+        kept = {name: state[name] for name in ("learner", "step")}
+        if state.keys() != kept.keys():
+            checkpoint.save(run.last, kept)
         run.best.unlink(missing_ok=True)

@@ -29,6 +29,7 @@ from bench.config.resources import Resources
 from bench.grid.plan import plan
 from bench.launch import local as launcher
 from bench.launch.item import Item
+from bench.run.directory import create
 from bench.speed._measuring import Numbers, Show, SpeedColumn, SpeedRow, check_out, spread
 from bench.store import snapshot
 from bench.store.files import write_json
@@ -191,13 +192,13 @@ def measure_grid(cells: int, folder: Path, show: Show) -> list[SpeedRow]:
 
 def make_runs(sweep: Path, runs: Path) -> int:
     """A directory for each cell of the grid: half are DONE, half are to go on; returns how many."""
-    resources = Resources(device="cpu").model_dump(mode="json")
+    resources = Resources(device="cpu")
     cells = plan(sweep, "tiny").cells
     template: tuple[str, str] | None = None
     for number, cell in enumerate(cells):
-        run, digest = RunDir(runs / cell.signature), signature.digest(cell.config.dump())
+        run, digest = RunDir(runs / cell.signature), signature.digest(cell.config.dump_training())
         if template is None:
-            run.create(cell.config.dump(), resources, digest)
+            create(run, cell.config, resources)
             template = digest, run.config.read_text()
         else:  # only the digest is looked at, and writing YAML is slow
             run.path.mkdir(parents=True)

@@ -12,13 +12,14 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 from enum import Enum, StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench.process.machine import is_alive
+from bench.store.evaluations import EvaluationDir
 from bench.store.failure import Failure
 from bench.store.files import Busy, dump_yaml, load_yaml, lock, read_json, write_json, write_text
 
@@ -30,6 +31,7 @@ class State(StrEnum):
     PENDING = "PENDING"  # handed to a launcher, not started
     RUNNING = "RUNNING"
     DONE = "DONE"
+    TRAINED = "TRAINED"  # its weights are final; an evaluation that a sweep asks for is missing
     FAILED = "FAILED"  # an error was written
     PREEMPTED = "PREEMPTED"  # was told to stop, wrote its checkpoint; goes on from there
     INTERRUPTED = "INTERRUPTED"  # started, then died without a word; goes on from its checkpoint
@@ -61,7 +63,8 @@ class RunStatus(NamedTuple):
         return self.activity != Activity.IDLE
 
 
-_DIGEST = "# sha256 of the full config: "
+_DIGEST = "# sha256 of the training config: "
+_EARLIER_DIGEST = "# sha256 of the full config: "  # as long as signatures also signed evaluations
 
 
 class RunDir:
@@ -89,10 +92,6 @@ class RunDir:
         return self.path / "metrics.jsonl"
 
     @property
-    def predictions(self) -> Path:
-        return self.path / "predictions.parquet"
-
-    @property
     def last(self) -> Path:
         return self.path / "checkpoint/last.pt"
 
@@ -110,7 +109,22 @@ class RunDir:
 
     @property
     def result(self) -> Path:
+        """What training came to; that it exists means that the weights are final."""
         return self.path / "result.json"
+
+    @property
+    def asked(self) -> Path:
+        """What the client that started it last asks to be measured: see `read_asked`."""
+        return self.path / "evaluations.json"
+
+    @property
+    def evaluations(self) -> Path:
+        """A folder for each evaluation that is through, see `evaluation`."""
+        return self.path / "evaluations"
+
+    def evaluation(self, identity: str) -> EvaluationDir:
+        """`identity`: <name>-<digest>"""
+        return EvaluationDir(self.evaluations / identity)
 
     @property
     def progress(self) -> Path:
@@ -153,11 +167,6 @@ class RunDir:
         return self.path / "lock"
 
     @property
-    def pictures(self) -> Path:
-        """PNG files that evaluations keep for the figures: <evaluation>/<name>.png"""
-        return self.path / "pictures"
-
-    @property
     def scratch(self) -> Path:
         """State of evaluations that are not through yet."""
         return self.path / "scratch"
@@ -166,8 +175,15 @@ class RunDir:
     def signature(self) -> str:
         return self.path.name
 
-    def create(self, config: Mapping[str, Any], resources: Mapping[str, Any], digest: str) -> None:
-        """Write the config (once; it never changes) and the resources of the next start.
+    def create(
+        self,
+        config: Mapping[str, Any],
+        resources: Mapping[str, Any],
+        digest: str,
+        asked: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write the config (once; it never changes), the resources of the next start, and what it is
+        to measure.
 
         The digest in the first line lets a plan of thousands of cells check for drift without
         parsing them all.
@@ -176,12 +192,22 @@ class RunDir:
         if not self.config.exists():
             write_text(self.config, f"{_DIGEST}{digest}\n{dump_yaml(config)}")
         write_text(self.resources, dump_yaml(resources))
+        if asked is not None:
+            write_json(self.asked, asked)
 
     def config_digest(self) -> str | None:
         """The digest that `create` was given, or None when there is no config."""
+        line = self._first_line()
+        return None if line is None else line.removeprefix(_DIGEST).strip()
+
+    def signs_evaluations(self) -> bool:
+        """Whether its name was made when signatures also signed evaluations."""
+        return (self._first_line() or "").startswith(_EARLIER_DIGEST)
+
+    def _first_line(self) -> str | None:
         try:
             with self.config.open(encoding="utf-8") as handle:
-                return handle.readline().removeprefix(_DIGEST).strip()
+                return handle.readline()
         except FileNotFoundError:
             return None
 
@@ -193,6 +219,37 @@ class RunDir:
 
     def read_result(self) -> dict[str, Any] | None:
         return read_json(self.result)
+
+    def read_asked(self) -> dict[str, dict[str, Any]] | None:
+        """<name>-<digest> -> {evaluation, version, options, input}; None where nothing was written."""
+        return read_json(self.asked)
+
+    def measured(self) -> set[str]:
+        """The evaluations that are through, by <name>-<digest>."""
+        try:
+            with os.scandir(self.evaluations) as entries:
+                names = [entry.name for entry in entries]
+        except FileNotFoundError:
+            return set()
+        return {name for name in names if self.evaluation(name).result.exists()}
+
+    def is_done(self) -> bool:
+        """Whether it is trained, and all that was asked of its last start is measured."""
+        if not self.result.exists():
+            return False
+        asked = self.read_asked()
+        return not asked or asked.keys() <= self.measured()
+
+    def read_rows(self, asked: Collection[str] | None = None) -> list[dict[str, Any]]:
+        """What these evaluations (all) measured. Rows of a run that was made when training and
+        evaluations had one result are found for every evaluation that has no other.
+        """
+        identities = self.measured() if asked is None else self.measured() & set(asked)
+        results = [self.evaluation(identity).read_result() or {} for identity in sorted(identities)]
+        earlier = (self.read_result() or {}).get("rows", [])
+        anew = {found.get("evaluation") for found in results}
+        rows = [row for row in earlier if row["evaluation"] not in anew]
+        return rows + [row for found in results for row in found.get("rows", [])]
 
     def read_progress(self) -> dict[str, Any]:
         return read_json(self.progress) or {}
@@ -274,7 +331,7 @@ class RunDir:
 
     def status(self) -> RunStatus:
         """The state, and whether somebody is going to work on the cell, as far as files tell."""
-        if self.result.exists():
+        if self.is_done():
             return RunStatus(State.DONE, Activity.IDLE)
         if not self.config.exists():
             return RunStatus(State.NEW, Activity.IDLE)

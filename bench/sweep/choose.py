@@ -9,12 +9,13 @@ changed first, and what that could be is said. Between status.py and launching.p
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
 from bench.config.mistakes import Mistakes
 from bench.config.resources import Resources, parse_resources
+from bench.run.directory import create
 from bench.store.failure import Failure
 from bench.store.files import dump_yaml, write_text
 from bench.store.rundir import RunDir, State
@@ -32,20 +33,31 @@ class Choice:
 
 
 def choose(
-    statuses: list[CellStatus], *, retry: bool, force: bool, code: Callable[[], str | None]
+    statuses: list[CellStatus],
+    *,
+    retry: bool,
+    force: bool,
+    retrain: bool = False,
+    code: Callable[[], str | None],
 ) -> Choice:
     """The cells to submit, longest first as far as their objectives tell, so that the last slots
-    end together. A cell that is queued or running is never among them.
+    end together; those that are only measured come last. A cell that is queued or running is never
+    among them.
 
-    `code`: digest of the code as it is now; asked only where a cell failed with a bug.
+    `code`: digest of the code as it is now; asked only where a cell failed with a bug. `retrain`: also
+    those that kept no weights.
     """
     idle = [s for s in statuses if not s.busy]
     start: list[CellStatus] = []
     refused: list[tuple[CellStatus, str]] = []
     if force:
-        start = [s for s in idle if s.state != State.SKIPPED]
+        start = [s.afresh() for s in idle if s.state != State.SKIPPED]
     elif not retry:
-        start = [_as_asked(s) for s in idle if s.state not in FINAL]
+        for s in idle:
+            if s.weights_are_gone and not retrain:
+                refused.append((s, s.note))
+            elif s.state not in FINAL:
+                start.append(s.afresh() if s.weights_are_gone else _as_asked(s))
     else:
         ask = cache(code)
         for s in idle:
@@ -54,7 +66,7 @@ def choose(
                 start.append(decision)
             elif decision is not None:
                 refused.append((s, decision))
-    start.sort(key=lambda chosen: -len(chosen.cell.config.objectives))
+    start.sort(key=lambda chosen: (chosen.trained, -len(chosen.cell.config.objectives)))
     return Choice(start, refused)
 
 
@@ -85,15 +97,18 @@ def memory_note(s: CellStatus) -> str:
     return f"ran out of memory: micro_batch {s.micro_batch} instead of {asked}"
 
 
-def prepare(s: CellStatus, config: dict[str, object], digest: str) -> None:
-    """Write the run's config and resources; a halved micro_batch is marked, so that later starts
-    keep it.
+def prepare(same: Sequence[CellStatus]) -> None:
+    """Write the run's config, resources and what it is to measure: all that is missing of cells that
+    share it. A halved micro_batch is marked, so that later starts keep it.
     """
-    resources = s.resources.model_dump(mode="json")
-    s.run.create(config, resources, digest)
+    s = same[0]
+    if s.replaces is not None:
+        s.replaces.set_aside()
+    asked = {identity: entry for cell in same for identity, entry in cell.missing.items()}
+    create(s.run, s.cell.config, s.resources, asked)
     if s.micro_batch is not None:
         mark = f"{_REDUCED}{s.micro_batch} instead of {s.cell.resources.micro_batch}\n"
-        write_text(s.run.resources, mark + dump_yaml(resources))
+        write_text(s.run.resources, mark + dump_yaml(s.resources.model_dump(mode="json")))
 
 
 # -- by class of failure ---

@@ -37,6 +37,8 @@ _EPILOG = """examples:
   python -m bench.sweep sweeps/ablation.yaml --status --watch    the same, again and again until nothing runs
   python -m bench.sweep sweeps/ablation.yaml --cancel            stop it; the plain command goes on from the checkpoints
   python -m bench.sweep sweeps/ablation.yaml --set seeds=[0,1,2] two more seeds; finished cells are kept
+  python -m bench.sweep sweeps/ablation.yaml --set input.eval_crops=3
+                                                                 measure it with three crops; trains nothing again
   python -m bench.sweep sweeps/ablation.yaml --set objectives.video.order.weight=0.5
                                                                  another experiment, beside the first
 
@@ -117,6 +119,10 @@ def _add_launching(parser: argparse.ArgumentParser) -> None:
         "--retry", action="store_true",
         help="start only cells that ended badly, from their last checkpoint, and only where it can help: lost nodes "
         "always, time limits after progress, out of memory with half the micro_batch, bugs after a change",
+    )  # fmt: skip
+    parser.add_argument(
+        "--retrain", action="store_true",
+        help="also train cells again that kept no weights (resources.keep: none) and lack an evaluation",
     )  # fmt: skip
     parser.add_argument(
         "--force", action="store_true",

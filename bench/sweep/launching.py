@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 
-from bench.config import signature
 from bench.grid.plan import Plan
 from bench.launch.item import Item, OnChange
 from bench.store import snapshot
@@ -39,15 +40,17 @@ def launch(grid: Plan, statuses: list[CellStatus], options: Any, console: Consol
             return 2
     stale = [s for s in statuses if s.state == State.STALE and not options.force]
     _announce(choice, stale, console)
-    write_manifest(grid, options.runs, {s.run.signature: s.note for s in stale})
+    write_manifest(grid, options.runs, _after(statuses, choice))
     busy = [] if options.retry else [s for s in statuses if s.busy]
     waits = f"; {len(busy)} are queued or running already" if busy else ""
-    counts, count = count_text(statuses), len(choice.start)
-    console.print(f"{escape(grid.title)}: {counts}; launching {count} cells{waits}")
+    console.print(
+        f"{escape(grid.title)}: {count_text(statuses)}; launching {len(choice.start)} cells"
+        f"{measuring(choice.start)}{waits}"
+    )
     # The launcher waits for what other clients have started, but only its own kind can tell.
     busy = [s for s in busy if _is_slurms(s) == (options.launcher == "slurm")]
     if choice.start or busy:
-        _prepare(choice.start, options)
+        _prepare(choice.start)
         try:
             with cancel.known_client(options.runs, grid.name, options.launcher):
                 _run(grid, items_of(choice, busy), options, console)
@@ -66,6 +69,21 @@ def launch(grid: Plan, statuses: list[CellStatus], options: Any, console: Consol
     return _conclude(read_statuses(options.runs, grid.cells), console)
 
 
+def measuring(start: list[CellStatus]) -> str:
+    """ ": 3 to train, 2 to evaluate" where some of them are trained already."""
+    trained = sum(s.trained for s in start)
+    return f": {len(start) - trained} to train, {trained} to evaluate" if trained else ""
+
+
+def _after(statuses: list[CellStatus], choice: Choice) -> list[CellStatus]:
+    """The statuses, with the new directories of those that are started afresh."""
+    afresh = {s.replaces.path: s for s in choice.start if s.replaces is not None}
+    return [
+        replace(s, run=afresh[s.run.path].run, state=State.NEW) if s.run.path in afresh else s
+        for s in statuses
+    ]
+
+
 def _announce(choice: Choice, stale: list[CellStatus], console: Console) -> None:
     """What is started otherwise than asked, and what is not started at all."""
     for s in stale:
@@ -76,14 +94,19 @@ def _announce(choice: Choice, stale: list[CellStatus], console: Console) -> None
     show_refused(choice, console)
 
 
-def _prepare(cells: list[CellStatus], options: Any) -> None:
+def _prepare(cells: list[CellStatus]) -> None:
     """Data and run directories."""
     prepare_data(cells)
+    for same in by_run(cells):
+        choose.prepare(same)
+
+
+def by_run(cells: Iterable[CellStatus]) -> list[list[CellStatus]]:
+    """The cells of each run: several where they differ only in what is measured."""
+    found: dict[Path, list[CellStatus]] = {}
     for s in cells:
-        if options.force:
-            s.run.set_aside()
-        dump = s.cell.config.dump()
-        choose.prepare(s, dump, signature.digest(dump))
+        found.setdefault(s.run.path, []).append(s)
+    return list(found.values())
 
 
 def _is_slurms(s: CellStatus) -> bool:
@@ -91,7 +114,13 @@ def _is_slurms(s: CellStatus) -> bool:
 
 
 def choose_cells(statuses: list[CellStatus], options: Any) -> Choice:
-    return choose.choose(statuses, retry=options.retry, force=options.force, code=snapshot.name)
+    return choose.choose(
+        statuses,
+        retry=options.retry,
+        force=options.force,
+        retrain=options.retrain,
+        code=snapshot.name,
+    )
 
 
 def show_refused(choice: Choice, console: Console) -> None:
@@ -102,7 +131,8 @@ def show_refused(choice: Choice, console: Console) -> None:
 def items_of(choice: Choice, live: Iterable[CellStatus] = ()) -> list[Item]:
     from bench.launch.item import Item
 
-    return [Item(s.run, s.resources, label(s.cell)) for s in (*choice.start, *live)]
+    cells = [same[0] for same in by_run((*choice.start, *live))]
+    return [Item(s.run, s.resources, label(s.cell)) for s in cells]
 
 
 def _run(grid: Plan, items: list[Item], options: Any, console: Console) -> None:

@@ -15,6 +15,7 @@ STYLE = {
     State.DONE: "green",
     State.RUNNING: "cyan",
     State.PENDING: "blue",
+    State.TRAINED: "blue",
     State.FAILED: "bold red",
     State.STALE: "yellow",
     State.INTERRUPTED: "yellow",

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
+from bench.config import signature
 from bench.grid.plan import Plan
 from bench.store.files import write_json
-from bench.store.rundir import manifest_path
+from bench.store.rundir import State, manifest_path
+from bench.sweep.status import CellStatus
 
 
-def write_manifest(grid: Plan, runs: Path, stale: dict[str, str]) -> None:
-    """Which labels belong to which signatures, and which runs are stale; for bench.results."""
+def write_manifest(grid: Plan, runs: Path, statuses: Iterable[CellStatus]) -> None:
+    """Which labels belong to which directories and to which evaluations in them, and which runs are
+    stale; for bench.results.
+    """
     cells = [
         {
-            "labels": c.labels,
-            "seed": c.seed,
-            "signature": c.signature,
-            "skip": c.skip,
-            "stale": stale.get(c.signature),
-            "data": c.config.data.name,
+            "labels": s.cell.labels,
+            "seed": s.cell.seed,
+            "signature": s.run.signature,
+            "evaluations": {
+                identity: entry["evaluation"]
+                for identity, entry in signature.asked_of(s.cell.config).items()
+            },
+            "skip": s.cell.skip,
+            "stale": s.note if s.state == State.STALE else None,
+            "data": s.cell.config.data.name,
         }
-        for c in grid.cells
+        for s in statuses
     ]
     manifest = {
         "sweep": grid.sweep,
@@ -30,5 +39,4 @@ def write_manifest(grid: Plan, runs: Path, stale: dict[str, str]) -> None:
         "overrides": grid.overrides,
         "cells": cells,
     }
-    path = manifest_path(runs, grid.name)
-    write_json(path, manifest)
+    write_json(manifest_path(runs, grid.name), manifest)

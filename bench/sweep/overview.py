@@ -19,7 +19,6 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from bench.config.resources import Resources
 from bench.grid.plan import Plan
 from bench.store.rundir import RunDir, State, jobs_folder
 from bench.sweep.live import STYLE, clock, progress_text, time_left
@@ -27,7 +26,10 @@ from bench.sweep.status import CellStatus, count_text
 
 SHOWN_ROWS = 60
 _MEASURED_FOLDERS = 20
-_FIRST = (State.FAILED, State.RUNNING, State.INTERRUPTED, State.PREEMPTED, State.PENDING, State.STALE)  # fmt: skip
+_FIRST = (
+    State.FAILED, State.RUNNING, State.INTERRUPTED, State.PREEMPTED, State.PENDING, State.TRAINED,
+    State.STALE,
+)  # fmt: skip
 
 
 def overview(grid: Plan, statuses: list[CellStatus], missing: dict[str, str]) -> Group:
@@ -77,7 +79,7 @@ def table(grid: Plan, statuses: Iterable[CellStatus]) -> Table:
         labels = [escape(s.cell.labels.get(axis, "-")) for axis in grid.axes]
         state = f"[{STYLE.get(s.state, 'white')}]{s.text}[/]"
         details = [escape(row[name]) for name in names]
-        made.add_row(*labels, str(s.cell.seed), s.cell.signature, state, *details)
+        made.add_row(*labels, str(s.cell.seed), s.run.signature, state, *details)
     return made
 
 
@@ -155,46 +157,67 @@ def watch(
 class Cost:
     """Of the cells that are still to run; None where nothing has been measured."""
 
-    cells: int
+    train: int
+    evaluate: int
     device_hours: float | None
-    measured: int  # DONE cells that this comes from
+    measured: int  # cells that this comes from
     gigabytes: float | None
 
     def __str__(self) -> str:
-        if not self.cells:
-            return "nothing is left to run"
+        if not self.train + self.evaluate:
+            return "nothing is left to run: 0 to train, 0 to evaluate"
+        counts = f"{self.train} to train, {self.evaluate} to evaluate"
         if self.device_hours is None:
-            return f"{self.cells} cells to run; no cell is DONE yet, so no estimate of their time"
+            return f"{counts}; nothing like it is DONE yet, so no estimate of the time"
         disk = "" if self.gigabytes is None else f" and {_size(self.gigabytes)} of disk"
-        return (
-            f"{self.cells} cells to run: about {_hours(self.device_hours)}{disk}, "
-            f"as measured on {self.measured} DONE"
-        )
+        return f"{counts}: about {_hours(self.device_hours)}{disk}, as measured on {self.measured} DONE"
 
 
 def expected_cost(statuses: Iterable[CellStatus], remaining: list[CellStatus]) -> Cost:
-    """What the remaining cells will take, from those of the same plan that are DONE: from other
-    seeds of the same labels where there are any, else from all.
+    """What the remaining cells will take, from those of the same plan that were trained and measured:
+    from other seeds of the same labels where there are any, else from all.
     """
+    statuses, train = list(statuses), [s for s in remaining if not s.trained]
+    evaluate = len(remaining) - len(train)
     by_labels: dict[tuple[str, ...], list[float]] = {}
-    done = [s for s in statuses if s.state == State.DONE]
+    done = [s for s in statuses if s.state in (State.DONE, State.TRAINED)]
     for s in done:
-        hours = _device_hours(s.run, s.cell.resources)
+        hours = _device_hours(s)
         if hours is not None:
             by_labels.setdefault(tuple(s.cell.labels.values()), []).append(hours)
     everything = [hours for found in by_labels.values() for hours in found]
-    if not everything:
-        return Cost(len(remaining), None, 0, None)
-    total = sum(_mean(by_labels.get(tuple(s.cell.labels.values()), everything)) for s in remaining)
+    known = _evaluation_hours(done)
+    wanted = [str(e["evaluation"]) for s in remaining if s.trained for e in s.missing.values()]
+    if not everything or not set(wanted) <= known.keys():
+        return Cost(len(train), evaluate, None, 0, None)
+    total = sum(_mean(by_labels.get(tuple(s.cell.labels.values()), everything)) for s in train)
+    total += sum(_mean(known[name]) for name in wanted)
     sizes = [_bytes(s.run.path) for s in done[:: max(1, len(done) // _MEASURED_FOLDERS)]]
-    return Cost(len(remaining), total, len(everything), _mean(sizes) * len(remaining) / 1e9)
+    gigabytes = _mean(sizes) * len(train) / 1e9 if train else None
+    return Cost(len(train), evaluate, total, len(everything), gigabytes)
 
 
-def _device_hours(run: RunDir, resources: Resources) -> float | None:
-    seconds = (run.read_result() or {}).get("seconds")
+def _device_hours(s: CellStatus) -> float | None:
+    """Of its training, and of all that was measured of it."""
+    seconds = (s.run.read_result() or {}).get("seconds")
     if not isinstance(seconds, dict):
         return None
-    return sum(float(part) for part in seconds.values()) * resources.world / 3600
+    measured = sum(found["seconds"] for found in _evaluations(s.run))
+    return (sum(map(float, seconds.values())) * s.cell.resources.world + measured) / 3600
+
+
+def _evaluation_hours(done: Iterable[CellStatus]) -> dict[str, list[float]]:
+    """By evaluation, what it took."""
+    hours: dict[str, list[float]] = {}
+    for s in done:
+        for found in _evaluations(s.run):
+            hours.setdefault(found["evaluation"], []).append(found["seconds"] / 3600)
+    return hours
+
+
+def _evaluations(run: RunDir) -> list[dict[str, Any]]:
+    results = [run.evaluation(identity).read_result() for identity in sorted(run.measured())]
+    return [found for found in results if found and "seconds" in found]
 
 
 def _mean(values: list[float]) -> float:

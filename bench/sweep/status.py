@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from bench.config import signature
 from bench.config.resources import Resources
 from bench.grid.plan import Cell
 from bench.store.failure import Failure
 from bench.store.rundir import Activity, RunDir, State
+from bench.sweep.earlier import EarlierRuns
 
 FINAL = (State.DONE, State.STALE, State.SKIPPED)
 """States in which a cell is not submitted again without --force."""
@@ -35,6 +37,9 @@ class CellStatus:
     node: str = ""  # where it runs, as SLURM says
     job: str = ""  # SLURM's "123_4", while it has one
     micro_batch: int | None = None  # in place of the plan's, halved because memory ran out
+    # of what the cell asks to be measured, what is not there: see `signature.asked_of`
+    missing: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    replaces: RunDir | None = None  # a directory to be set aside when the cell is started
 
     @property
     def resources(self) -> Resources:
@@ -42,6 +47,22 @@ class CellStatus:
         if self.micro_batch is None:
             return self.cell.resources
         return self.cell.resources.model_copy(update={"micro_batch": self.micro_batch})
+
+    @property
+    def trained(self) -> bool:
+        """Whether starting it only measures."""
+        return self.run.result.exists()
+
+    @property
+    def weights_are_gone(self) -> bool:
+        """Whether what is missing cannot be measured because the run kept no weights."""
+        return self.state == State.TRAINED and not self.run.last.exists()
+
+    def afresh(self) -> CellStatus:
+        """The same cell, to be started in a new directory."""
+        new = RunDir(self.run.path.with_name(self.cell.signature))
+        asked = signature.asked_of(self.cell.config)
+        return replace(self, run=new, replaces=self.run, missing=asked)
 
     @property
     def text(self) -> str:
@@ -59,7 +80,8 @@ def read_statuses(runs: Path, cells: Iterable[Cell]) -> list[CellStatus]:
     ended.
     """
     present = _folders(runs)
-    found = [_from_files(runs, cell, present=cell.signature in present) for cell in cells]
+    earlier = EarlierRuns(runs, present)
+    found = [_from_files(runs, cell, present, earlier) for cell in cells]
     unsure = [i for i, s in enumerate(found) if s.activity == Activity.UNKNOWN]
     if unsure:
         resolved = _ask_slurm(runs, [found[i] for i in unsure])
@@ -68,14 +90,41 @@ def read_statuses(runs: Path, cells: Iterable[Cell]) -> list[CellStatus]:
     return [_checked(s) for s in found]
 
 
-def _from_files(runs: Path, cell: Cell, *, present: bool) -> CellStatus:
-    run = RunDir(runs / cell.signature)
+def _from_files(runs: Path, cell: Cell, present: set[str], earlier: EarlierRuns) -> CellStatus:
+    run, asked = RunDir(runs / cell.signature), signature.asked_of(cell.config)
     if cell.skip:
         return CellStatus(cell, run, State.SKIPPED, note=cell.skip)
-    if not present:
-        return CellStatus(cell, run, State.NEW)
+    measured: set[str] = set()
+    if cell.signature not in present:
+        before = earlier.find(cell.signature)
+        if before is None:
+            return CellStatus(cell, run, State.NEW, missing=asked)
+        run, measured = RunDir(runs / before.name), set(before.measured)
     status = run.status()
-    return CellStatus(cell, run, status.state, status.activity, *_ending(run, status.state))
+    measured |= run.measured()
+    missing = {identity: entry for identity, entry in asked.items() if identity not in measured}
+    found = CellStatus(cell, run, status.state, status.activity, missing=missing)
+    kind, note = _ending(run, status.state)
+    return _measured(replace(found, kind=kind, note=note))
+
+
+def _measured(s: CellStatus) -> CellStatus:
+    """Of a trained cell, whether it is DONE is said by what the plan asks for, not by what its last
+    start was asked for.
+    """
+    if s.busy or not s.trained:
+        return s
+    if not s.missing:
+        return replace(s, state=State.DONE, kind=None, note="")
+    if s.state != State.DONE:  # it failed, or was stopped, while it measured
+        return s
+    trained = replace(s, state=State.TRAINED)
+    names = ", ".join(sorted({str(entry["evaluation"]) for entry in s.missing.values()}))
+    if trained.weights_are_gone:
+        note = f"kept no weights, so {names} costs training it again: --retrain"
+    else:
+        note = f"to be measured: {names}"
+    return replace(trained, note=note)
 
 
 def _ask_slurm(runs: Path, statuses: list[CellStatus]) -> list[CellStatus]:
@@ -95,7 +144,7 @@ def _ask_slurm(runs: Path, statuses: list[CellStatus]) -> list[CellStatus]:
         if waits and status.activity == Activity.ACTIVE:
             note = f"waits in the queue ({status.reason})"
         found = replace(s, state=status.state, activity=status.activity, kind=kind, note=note)
-        resolved.append(replace(found, node=status.node, job=status.job))
+        resolved.append(_measured(replace(found, node=status.node, job=status.job)))
     return resolved
 
 
@@ -103,7 +152,7 @@ def _checked(s: CellStatus) -> CellStatus:
     """STALE, where a default has changed since the run was made."""
     if s.busy or s.state in (State.NEW, State.SKIPPED):
         return s
-    if s.run.config_digest() == signature.digest(s.cell.config.dump()):
+    if s.run.config_digest() == signature.digest(s.cell.config.dump_training()):
         return s
     changes = signature.drift(s.run.read_config(), s.cell.config)
     if not changes:

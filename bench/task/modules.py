@@ -193,7 +193,9 @@ class EvaluationModule(Protocol):
     """
 
     VERSION: int
-    """Raised when the same options would give other numbers; part of every run's signature."""
+    """Raised when the same options would give other numbers; part of the digest that names what was
+    measured, never of a run's signature.
+    """
     Config: type[task.Config]
     """Its options."""
     OUTPUTS: tuple[int, ...] = ()

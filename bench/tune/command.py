@@ -181,10 +181,11 @@ def _lead(study: Study, arguments: list[str], options: Any, console: Console) ->
 def _give_to_the_report(study: Study, options: Any) -> None:
     """The cells of the winner's sweep, mostly not run yet: the report shows the search beside them."""
     from bench.sweep.manifest import write_manifest
+    from bench.sweep.status import read_statuses
 
     settings = [text for text in study.search.settings if not text.startswith("seeds=")]
     grid = plan(study.folder / "winner.yaml", options.scale, settings)
-    write_manifest(grid, options.runs, {})
+    write_manifest(grid, options.runs, read_statuses(options.runs, grid.cells))
 
 
 def _workers(search: Search, where: str) -> int:

@@ -19,10 +19,11 @@ from optuna.trial import Trial
 from bench.config import signature
 from bench.grid.plan import Cell
 from bench.process import interrupt
+from bench.run.directory import create
 from bench.store.failure import Failure
 from bench.store.files import write_json
 from bench.store.rundir import Activity, RunDir, State
-from bench.sweep.status import read_statuses
+from bench.sweep.status import CellStatus, read_statuses
 from bench.tune.search import VALIDATION, Search
 from bench.tune.study import STOPPED, LeaseLost
 
@@ -49,19 +50,18 @@ def run_trial(search: Search, trial: Trial, cell: Cell, runs: Path, launch: Laun
     before = read_statuses(runs, [cell])[0]
     run = before.run
     curve = Curve(search, trial, run, may_prune=not before.busy)
-    if before.state in (State.SKIPPED, State.STALE):
+    if before.state in (State.SKIPPED, State.STALE) or before.weights_are_gone:
         return TrialOutcome("FAIL", error=f"{before.state}: {before.note}")
     if before.activity == Activity.UNKNOWN:  # SLURM has it and does not answer
         return TrialOutcome("FAIL", lost=f"{before.state}: {before.note}")
     if before.state != State.DONE:
-        dump = cell.config.dump()
-        run.create(dump, cell.resources.model_dump(mode="json"), signature.digest(dump))
+        create(run, cell.config, cell.resources, before.missing)
         try:
             launch(cell, run, curve.tick)
         except ValueError as error:  # more GPUs than there are, or a job that SLURM refuses
             return TrialOutcome("FAIL", error=str(error))
         except KeyboardInterrupt:
-            if not run.result.exists():
+            if not run.is_done():
                 return TrialOutcome("FAIL", lost=STOPPED)
     curve.read()
     return _outcome(search, cell, runs, curve)
@@ -70,7 +70,7 @@ def run_trial(search: Search, trial: Trial, cell: Cell, runs: Path, launch: Laun
 def _outcome(search: Search, cell: Cell, runs: Path, curve: Curve) -> TrialOutcome:
     after = read_statuses(runs, [cell])[0]
     if after.state == State.DONE:
-        value = _value(search, after.run, curve)
+        value = _value(search, after, curve)
         if value is None or not math.isfinite(value):
             text = f"{search.metric_name} is {value} in {after.run.path}"
             return TrialOutcome("FAIL", error=text)
@@ -83,13 +83,13 @@ def _outcome(search: Search, cell: Cell, runs: Path, curve: Curve) -> TrialOutco
     return TrialOutcome("FAIL", lost=text)
 
 
-def _value(search: Search, run: RunDir, curve: Curve) -> float | None:
+def _value(search: Search, done: CellStatus, curve: Curve) -> float | None:
     """The number that decides, of a cell that is DONE."""
     row = search.metric
     if row is None:
         return curve.last
     asked = {**row.model_dump(), "split": search.split}
-    rows = (run.read_result() or {}).get("rows", [])
+    rows = done.run.read_rows(signature.asked_of(done.cell.config))
     found = [r["value"] for r in rows if all(r.get(key) == asked[key] for key in asked)]
     return float(found[0]) if found and found[0] is not None else None
 

@@ -127,9 +127,10 @@ def test_evaluation_counts_it_as_wrong_and_says_so(tmp_path: Path, data: Path) -
     (key,) = break_clips(data, "val", 1)
     run = cell(tmp_path, data)
     assert run_cell(run.path) == State.DONE
-    result = run.read_result()
+    [gap] = [run.evaluation(one) for one in run.measured() if "shuffle_gap" in one]
+    result = gap.read_result()
     assert list(result["failed"]) == ["val"] and list(result["failed"]["val"]) == [key]
-    predictions = pd.read_parquet(run.predictions)
+    predictions = pd.read_parquet(gap.predictions)
     of_it = predictions[predictions["key"] == key]
     assert len(of_it) and (of_it["confidence"] == 0).all()
     assert all((np.asarray(top) == -1).all() for top in of_it["top5"])

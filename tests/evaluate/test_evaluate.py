@@ -8,11 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from makers import ROOT
+from makers import ROOT, make_run
 
 from bench import find
-from bench.config import signature
-from bench.config.resources import parse_resources
 from bench.evaluate import command as evaluate
 from bench.grid.plan import Cell, plan
 from bench.run.cell import run_cell
@@ -28,9 +26,7 @@ def first_cell(media: str) -> Cell:
 
 def trained(media: str, runs: Path, data_dir: Path) -> RunDir:
     cell = first_cell(media)
-    run = RunDir(runs / cell.signature)
-    places = parse_resources({"data_dir": str(data_dir), "device": "cpu"}).model_dump(mode="json")
-    run.create(cell.config.dump(), places, signature.digest(cell.config.dump()))
+    run = make_run(runs, cell.config, data_dir)
     assert run_cell(run.path) == State.DONE
     return run
 
@@ -63,9 +59,7 @@ def call(model: Path | str, data: Path, *more: str, name: str = "video.shuffle_g
 
 
 def own_rows(run: RunDir, name: str) -> list[dict[str, Any]]:
-    result = run.read_result()
-    assert result is not None
-    return [row for row in result["rows"] if row["evaluation"] == name]
+    return [row for row in run.read_rows() if row["evaluation"] == name]
 
 
 @pytest.mark.parametrize("name", [n for m in SWEEPS for n in first_cell(m).config.evaluations])
@@ -74,7 +68,7 @@ def test_a_run_evaluates_to_its_own_numbers(
 ) -> None:
     out, media = tmp_path / "rows.json", name.partition(".")[0]
     run = runs[media]
-    options = run.read_config()["evaluations"][name]
+    [options] = [e["options"] for e in (run.read_asked() or {}).values() if e["evaluation"] == name]
     chosen = [part for k, v in options.items() for part in ("--set", f"{k}={json.dumps(v)}")]
     assert call(run.path, located(media, data_dir), "--out", str(out), *chosen, name=name) == 0
     rows = json.loads(out.read_text())["rows"]

@@ -13,12 +13,11 @@ import pytest
 import safetensors.torch
 import timm
 import torch
-from makers import ROOT
+from makers import ROOT, make_run
 from PIL import Image
 
 from bench import find, results
-from bench.config import signature
-from bench.config.resources import Resources, parse_resources
+from bench.config.resources import Resources
 from bench.data.access import prepare_data
 from bench.data.imagenet9 import FOLDERS, IN9_OF_IMAGENET, MEAN, STD, VARIANTS
 from bench.evaluate import command as evaluate
@@ -35,9 +34,7 @@ SHIFT, CHALLENGE = "image.background_shift", "image.background_challenge"
 def run(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> RunDir:
     """The + TIME cell at the smallest scale, trained and evaluated."""
     cell = plan(ROOT / "sweeps/background.yaml", "smoke").cells[-1]
-    made = RunDir(tmp_path_factory.mktemp("runs") / cell.signature)
-    places = parse_resources({"data_dir": str(data_dir), "device": "cpu"}).model_dump(mode="json")
-    made.create(cell.config.dump(), places, signature.digest(cell.config.dump()))
+    made = make_run(tmp_path_factory.mktemp("runs"), cell.config, data_dir)
     assert run_cell(made.path) == State.DONE
     return made
 
@@ -85,10 +82,8 @@ def test_a_released_tree_gives_the_numbers_of_its_shards(
 
 
 def test_the_gap_is_the_difference_of_its_variants(run: RunDir) -> None:
-    result = run.read_result()
-    assert result is not None
     value = {
-        (r["view"], r["subset"]): r["value"] for r in result["rows"] if r["evaluation"] == SHIFT
+        (r["view"], r["subset"]): r["value"] for r in run.read_rows() if r["evaluation"] == SHIFT
     }
     for subset in ("all", "class: dog"):
         gap = value["mixed_same", subset] - value["mixed_rand", subset]
@@ -96,7 +91,8 @@ def test_the_gap_is_the_difference_of_its_variants(run: RunDir) -> None:
 
 
 def test_a_run_keeps_what_the_figures_need(run: RunDir) -> None:
-    kept = {str(p.relative_to(run.pictures)) for p in run.pictures.rglob("*.png")}
+    [folder] = [run.evaluation(one) for one in run.measured() if one.startswith(SHIFT)]
+    kept = {str(p.relative_to(folder.pictures)) for p in folder.pictures.rglob("*.png")}
     for label in range(len(FOLDERS)):
         for picture in (*VARIANTS, "fg_mask"):
             assert f"{SHIFT}/{label:02d}/{picture}.png" in kept

@@ -19,13 +19,13 @@ import pytest
 import torch
 from makers import ROOT
 
-from bench.config import signature
 from bench.config.resources import Resources
 from bench.grid.plan import plan
 from bench.launch import local as launcher
 from bench.launch.item import Item
 from bench.launch.local import Gpu
 from bench.process.machine import process_started
+from bench.run.directory import create
 from bench.store import snapshot
 from bench.store.failure import Failure
 from bench.store.files import read_json
@@ -414,8 +414,8 @@ def test_a_killed_rank_of_a_real_cell_fails_it_and_a_second_start_repairs_it(
 ) -> None:
     cell = plan(ROOT / "sweeps/ablation.yaml", "smoke", LONG).cells[0]
     resources = Resources(device="cpu", devices=2, data_dir=str(data_dir), checkpoint_steps=5)
-    run, dump = RunDir(tmp_path / cell.signature), cell.config.dump()
-    run.create(dump, resources.model_dump(mode="json"), signature.digest(dump))
+    run = RunDir(tmp_path / cell.signature)
+    create(run, cell.config, resources)
     item = Item(run, resources, "two ranks")
     killed: list[float] = []
 

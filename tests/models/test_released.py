@@ -19,8 +19,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from bench import find
-from bench.config import signature
 from bench.config.resources import parse_resources
+from bench.config.science import parse
 from bench.data.shards import read as shard_files
 from bench.evaluate import command as evaluate
 from bench.grid.plan import plan
@@ -35,6 +35,7 @@ from bench.models.weights import (
     state_dict_of,
 )
 from bench.run.cell import run_cell
+from bench.run.directory import create
 from bench.store.files import sha256_of
 from bench.store.rundir import RunDir, State
 
@@ -584,13 +585,12 @@ def test_the_record_of_a_named_file_is_kept_with_the_model(weights: Path) -> Non
 
 
 def test_a_run_writes_down_its_image_weights(weights: Path, data_dir: Path, tmp_path: Path) -> None:
-    config = plan(ROOT / "sweeps/ablation.yaml", "smoke").cells[0].config.dump()
+    raw = plan(ROOT / "sweeps/ablation.yaml", "smoke").cells[0].config.dump()
     model = VIT_CONFIG.model_copy(update={"init": f"{VIT}@deit.pth"})
-    config["model"] = {"name": "timesformer", **model.model_dump(mode="json")}
+    raw["model"] = {"name": "timesformer", **model.model_dump(mode="json")}
     places = {"data_dir": str(data_dir), "weights_dir": str(weights), "device": "cpu"}
     run = RunDir(tmp_path / "0123456789abcdef")
-    resources = parse_resources(places).model_dump(mode="json")
-    run.create(config, resources, signature.digest(config))
+    create(run, parse(raw), parse_resources(places))
     assert run_cell(run.path) == State.DONE
     assert json.loads(run.env.read_text())["weights"] == {
         "name": VIT,

@@ -154,7 +154,7 @@ def test_a_signal_in_the_evaluation(
     run = make_run(tmp_path, smoke_config(**DROPPING), data_dir)
     swallowed: list[Exception] = []
 
-    def stubborn(_config: Any, context: Any) -> Any:
+    def stubborn(_name: str, _options: Any, context: Any) -> Any:
         for done in range(5):
             if done == 2:
                 tell(signal.SIGTERM)
@@ -166,14 +166,13 @@ def test_a_signal_in_the_evaluation(
 
     monkeypatch.setenv("BENCH_JOB", "123_4")
     with monkeypatch.context() as patch:
-        patch.setattr("bench.run.cell.run_all", stubborn)
+        patch.setattr("bench.run.measuring.run_one", stubborn)
         assert run_cell(run.path) == State.PREEMPTED == run.state()
     assert not swallowed
     assert run.read_outcome()["goes_on"] and run.read_outcome()["job"] == "123_4"
     assert run_cell(run.path) == State.DONE
     assert_same(undisturbed, run)
-    one, other = undisturbed.read_result(), run.read_result()
-    assert one and other and one["rows"] == other["rows"]
+    assert undisturbed.read_rows() == run.read_rows() != []
 
 
 def test_twice_ctrl_c(
@@ -291,11 +290,12 @@ def test_no_progress(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     run = make_run(tmp_path, smoke_config("baseline", **{"train.epochs": 1}), data_dir)
-    lines = [{"step": step, "claimed": "batch", "scratch": None} for step in steps]
+    before = {"claimed": "batch", "scratch": None, "measured": 0}
+    lines = [{"step": step, **before} for step in steps]
     run.starts.write_text("".join(json.dumps(line) + "\n" for line in lines))
     monkeypatch.setenv("BENCH_JOB", job)
     monkeypatch.setenv("BENCH_CLAIM", claim)
-    monkeypatch.setattr("bench.run.cell.run_all", lambda *_: [])
+    monkeypatch.setattr("bench.run.measuring.run_one", lambda *_: [])
     assert run_cell(run.path) == state
     if state == State.FAILED:
         assert run.read_outcome()["kind"] == Failure.NO_PROGRESS

@@ -152,7 +152,7 @@ def test_from_the_download_to_the_evaluation(
     assert set(whole["n"]) == {VAL - in_val} and set(whole["n_failed"]) == {0}
     assert frame["provenance"].str.contains("1 temporal view x 3 crops").all()
 
-    run = frame["run_dir"].iloc[0]
+    run = str(runs / frame["signature"].iloc[0])
     evaluated = command(
         "bench.evaluate", "video.shuffle_gap", "--model", run, "--data", str(shards),
         "--runs", str(runs), "--views", "2", "--workers", "1", "--threads", "1",

@@ -18,6 +18,7 @@ from bench import results
 from bench.config import signature
 from bench.grid.plan import Cell, Plan, plan
 from bench.process.machine import process_started
+from bench.run import directory
 from bench.store.failure import Failure
 from bench.store.files import write_json
 from bench.store.rundir import Activity, RunDir, State
@@ -72,8 +73,7 @@ def made(folder: Path, number: int = 0, *settings: str, **claim: Any) -> RunDir:
 
 
 def create(run: RunDir, cell: Cell) -> None:
-    dump = cell.config.dump()
-    run.create(dump, cell.resources.model_dump(mode="json"), signature.digest(dump))
+    directory.create(run, cell.config, cell.resources)
 
 
 def began(run: RunDir, *steps: int) -> None:
@@ -133,7 +133,7 @@ def test_a_hole_in_the_results_has_its_reason(folder: Path) -> None:
     preempted.write_outcome(State.PREEMPTED, reason="SIGUSR2")
     pruned.write_outcome(State.PRUNED, step=40)
     failed.write_outcome(State.FAILED, Failure.OOM, traceback="OutOfMemoryError: 2 GiB")
-    manifest.write_manifest(grid, folder / "runs", {})
+    manifest.write_manifest(grid, folder / "runs", read_statuses(folder / "runs", grid.cells))
     reasons = results.load(folder / "runs").set_index("state")["reason"]
     assert "goes on from its checkpoint" in reasons["PREEMPTED"]
     assert reasons["PRUNED"] == "stopped by a search at step 40"
@@ -152,7 +152,9 @@ def test_the_plain_command_starts_what_is_not_done_and_not_live(folder: Path) ->
         (State.PENDING, True), (State.PRUNED, False), (State.NEW, False),
     ]  # fmt: skip
     assert choose(statuses).start == statuses[1:]
-    assert choose(statuses, force=True).start == statuses[1:]
+    afresh = choose(statuses, force=True).start
+    assert [s.run.path for s in afresh] == [s.run.path for s in statuses[1:]]
+    assert all(s.replaces is not None for s in afresh)
     assert choose(statuses, retry=True).start == []
 
 
@@ -224,8 +226,7 @@ def out_of_memory(folder: Path) -> CellStatus | str | None:
 
 
 def begin(start: CellStatus) -> None:
-    dump = start.cell.config.dump()
-    retry.prepare(start, dump, signature.digest(dump))
+    retry.prepare([start])
     start.run.claim({"launcher": "local", "code": CODE})
 
 
@@ -330,7 +331,7 @@ def test_status_of_many_cells_shows_failed_and_running_ones_first(
     for run, cell in zip(runs[:250], cells, strict=False):
         run.path.mkdir(parents=True)
         run.config.write_text(
-            f"# sha256 of the full config: {signature.digest(cell.config.dump())}"
+            f"# sha256 of the training config: {signature.digest(cell.config.dump_training())}"
         )
         run.result.write_text("{}")
     for run in runs[100:200]:
@@ -369,14 +370,18 @@ def test_the_plan_estimates_from_what_is_done(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command(folder, "--plan")
-    assert "3 cells to run; no cell is DONE yet" in capsys.readouterr().out
+    assert "3 to train, 0 to evaluate; nothing like it is DONE yet" in capsys.readouterr().out
     assert not (folder / "runs").exists()
     run = made(folder)
-    run.predictions.write_bytes(b"0" * 5_000_000)
-    run.result.write_text(json.dumps({"seconds": {"train": 3000.0, "evaluate": 600.0}}))
+    run.last.parent.mkdir()
+    run.last.write_bytes(b"0" * 5_000_000)
+    run.result.write_text(json.dumps({"seconds": {"train": 3600.0}}))
     command(folder, "--plan")
     out = capsys.readouterr().out
-    assert "2 cells to run: about 2.0 device-hours and 10 MB of disk, as measured on 1 DONE" in out
+    assert (
+        "2 to train, 0 to evaluate: about 2.0 device-hours and 10 MB of disk, as measured on 1 DONE"
+        in out
+    )
 
 
 # -- stopping ---

@@ -94,7 +94,6 @@ def test_a_run_directory_holds_what_the_design_says(finished: Path) -> None:
             run.config,
             run.env,
             run.metrics,
-            run.predictions,
             run.last,
             run.log,
             run.result,
@@ -103,7 +102,9 @@ def test_a_run_directory_holds_what_the_design_says(finished: Path) -> None:
         assert not run.error.exists() and not run.progress.exists()
         env = read_json(run.env)
         assert env and len(env["data_digest"]) == 64 and env["versions"]["torch"]
-        predictions = pd.read_parquet(run.predictions)
+        assert run.measured() == set(run.read_asked() or ())
+        [gap] = [run.evaluation(one) for one in run.measured() if "shuffle_gap" in one]
+        predictions = pd.read_parquet(gap.predictions)
         assert {"key", "label", "top5", "confidence", "view", "split"} <= set(predictions.columns)
         original = predictions[
             (predictions["split"] == "val") & (predictions["view"] == "original")
@@ -131,8 +132,9 @@ def test_the_long_frame_has_every_number_once(finished: Path) -> None:
 
 def test_predictions_rebuild_the_reported_accuracy(finished: Path) -> None:
     frame = results.load(finished)
-    for signature, group in frame.groupby("signature"):
-        predictions = pd.read_parquet(RunDir(finished / str(signature)).predictions)
+    gaps = frame[frame["evaluation"] == "video.shuffle_gap"]
+    for run_dir, group in gaps.groupby("run_dir"):
+        predictions = results.predictions(str(run_dir))
         chosen = predictions[(predictions["split"] == "val") & (predictions["view"] == "original")]
         top1 = (chosen["top5"].str[0] == chosen["label"]).mean()
         row = group.query(
@@ -303,7 +305,7 @@ def cell_pid(run: RunDir) -> int:
 def test_a_changed_default_is_stale_not_reused(tmp_path: Path) -> None:
     cell = plan(ABLATION, "smoke").cells[0]
     run = RunDir(tmp_path / cell.signature)
-    stored: dict[str, Any] = cell.config.dump()
+    stored: dict[str, Any] = cell.config.dump_training()
     stored["train"]["gamma"] = 0.5
     run.create(stored, {}, identity.digest(stored))
     run.result.write_text("{}")

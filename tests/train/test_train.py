@@ -101,8 +101,7 @@ def test_kill_minus_nine_and_start_again(tmp_path: Path, data_dir: Path) -> None
     assert kills >= 1
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     assert_same(straight, killed)
-    one, other = straight.read_result(), killed.read_result()
-    assert one and other and one["rows"] == other["rows"]
+    assert straight.read_rows() == killed.read_rows() != []
 
 
 def test_truncated_checkpoint_is_reported_and_not_fatal(tmp_path: Path, data_dir: Path) -> None:

@@ -1,0 +1,65 @@
+"""A cell's config in its run directory: how it is written and read.
+
+The directory's `config.yaml` says what is trained, once and for all; its `evaluations.json` says what the
+last client that started it wants measured of that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bench.config import signature
+from bench.config.resources import Resources
+from bench.config.science import EVALUATION_INPUT, Input, RunConfig, parse, parse_options
+from bench.store.rundir import RunDir
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One evaluation that a run is to make."""
+
+    identity: str  # <name>-<digest>
+    name: str
+    version: int
+    options: Any  # its Config
+    shown: Mapping[str, Any]  # the fields of `Input` that only concern evaluation
+
+    def input(self, trained: Input) -> Input:
+        """How clips are shown, of a model trained on `trained`."""
+        return Input(**{**trained.model_dump(), **self.shown})
+
+
+def create(
+    run: RunDir,
+    config: RunConfig,
+    resources: Resources,
+    asked: Mapping[str, Any] | None = None,
+) -> None:
+    """Write what defines the run (once), and the resources and evaluations of its next start; all
+    evaluations of the config where `asked` does not say which.
+    """
+    dump = config.dump_training()
+    wanted = signature.asked_of(config) if asked is None else asked
+    run.create(dump, resources.model_dump(mode="json"), signature.digest(dump), wanted)
+
+
+def read_config(run: RunDir) -> RunConfig:
+    """What is trained; of a directory of before there were two identities, with its evaluations."""
+    return parse(run.read_config())
+
+
+def read_asked(run: RunDir, config: RunConfig) -> list[Asked]:
+    """What is to be measured. ValueError where this code understands something else by it."""
+    found = run.read_asked()
+    if found is None:
+        found = signature.asked_of(config)
+    return [_asked(identity, entry) for identity, entry in sorted(found.items())]
+
+
+def _asked(identity: str, entry: Mapping[str, Any]) -> Asked:
+    name = entry["evaluation"]
+    options = parse_options("evaluation", name, entry["options"])
+    shown = {key: entry["input"][key] for key in EVALUATION_INPUT}
+    return Asked(identity, name, entry["version"], options, shown)

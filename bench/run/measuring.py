@@ -1,0 +1,86 @@
+"""What is measured of a cell's weights once they are final: each evaluation that was asked for and is
+not there yet, into a directory of its own.
+
+One that is through is never made again; a kill costs no more than the one at work, and of that only what it
+has not kept in its scratch file.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from bench.config.resources import Resources
+from bench.config.science import RunConfig
+from bench.evaluate.context import EvaluationContext, context_for, provenance, run_one
+from bench.evaluate.kept import write_pictures, write_predictions
+from bench.process import interrupt
+from bench.run.directory import Asked, read_asked
+from bench.run.progress import Progress
+from bench.store.files import write_json
+from bench.store.rundir import RunDir
+from bench.store.snapshot import code_version
+from bench.train import environment
+
+log = logging.getLogger("bench")
+
+
+def measure(
+    run: RunDir, config: RunConfig, resources: Resources, model: nn.Module, progress: Progress
+) -> None:
+    """Make what is missing of what was asked for. Raises Interrupted when told to stop."""
+    measured = run.measured()
+    missing = [asked for asked in read_asked(run, config) if asked.identity not in measured]
+    if not missing:
+        return
+
+    def report(update: dict[str, Any]) -> None:
+        interrupt.check()
+        progress(update)
+
+    context = context_for(config, resources, model, report)
+    for asked in missing:
+        _measure(run, config, resources, asked, context)
+
+
+def _measure(
+    run: RunDir, config: RunConfig, resources: Resources, asked: Asked, whole: EvaluationContext
+) -> None:
+    """One evaluation; its result is written last."""
+    begun, folder = time.monotonic(), run.evaluation(asked.identity)
+    context = replace(
+        whole,
+        input=asked.input(config.input),
+        scratch_folder=run.scratch / asked.identity,
+        predictions=[],
+        pictures={},
+    )
+    rows = run_one(asked.name, asked.options, context)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    write_predictions(folder.predictions, context)
+    write_pictures(folder.pictures, context)
+    samples = context.samples(context.splits[0])
+    device = environment.describe(context.device, threads=resources.threads)["device"]
+    result = {
+        "signature": run.signature,
+        "evaluation": asked.name,
+        "version": asked.version,
+        "options": asked.options.model_dump(mode="json"),
+        "input": asked.shown,
+        "data": config.data.name,
+        "data_digest": samples.digest,
+        "provenance": provenance(context.input, samples, context.spec.media),
+        "rows": rows,
+        "failed": {split: failed for split, failed in context.failed.items() if failed},
+        "seconds": time.monotonic() - begun,
+        "code": code_version(),
+        "device": device,
+    }
+    write_json(folder.result, result)
+    shutil.rmtree(run.scratch / asked.identity, ignore_errors=True)
+    log.info("measured %s in %.0f s", asked.name, result["seconds"])
