@@ -46,11 +46,11 @@ SlurmctldLogFile={folder}/slurmctld.log
 SlurmdLogFile={folder}/slurmd.log
 SlurmdParameters=config_overrides
 SchedulerParameters=sched_min_interval=0,batch_sched_delay=0
-KillWait=10
+KillWait=60
 NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} State=UNKNOWN
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
-_START_S = 20.0
+_PATIENCE_S = 120.0  # tells "late" from "never"; on a quiet machine all of this takes seconds
 
 
 def missing() -> str | None:
@@ -69,7 +69,9 @@ class Cluster:
 
     def ask(self, *command: str) -> str:
         """Standard output of a SLURM command, which must succeed."""
-        done = subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            command, env=self.env, capture_output=True, text=True, timeout=_PATIENCE_S
+        )
         if done.returncode:
             raise RuntimeError(f"{command}: {done.stderr}")
         return done.stdout
@@ -92,7 +94,7 @@ class Cluster:
         self.ask("scancel", "--state=PENDING", "--user", getpass.getuser())
         self.ask("scancel", "--signal=KILL", "--full", "--user", getpass.getuser())
         self.ask("scancel", "--user", getpass.getuser())
-        _wait(lambda: not self.ask("squeue", "-h").strip(), "the queue to be empty", 60)
+        _wait(lambda: not self.ask("squeue", "-h").strip(), "the queue to be empty")
 
 
 @contextmanager
@@ -105,11 +107,9 @@ def running(*, cpus: int = 8) -> Iterator[Cluster]:
         try:
             _start_munge(folder)
             for name in ("slurmctld", "slurmd"):
-                subprocess.run([_which(name) or name], env=env, check=True, timeout=30)
+                subprocess.run([_which(name) or name], env=env, check=True, timeout=_PATIENCE_S)
             cluster = Cluster(folder, env)
-            _wait(
-                lambda: "idle" in _quietly(cluster, "sinfo", "-h", "-o", "%T"), "the node", _START_S
-            )
+            _wait(lambda: "idle" in _quietly(cluster, "sinfo", "-h", "-o", "%T"), "the node")
             yield cluster
             with contextlib.suppress(RuntimeError):
                 cluster.clear()
@@ -157,7 +157,7 @@ def _start_munge(folder: Path) -> None:
     command += [f"--{option}={folder / path}" for option, path in options.items()]
     if os.getuid() == 0:
         command = ["runuser", "-u", "munge", "--", *command]
-    subprocess.run(command, check=True, capture_output=True, timeout=30)
+    subprocess.run(command, check=True, capture_output=True, timeout=_PATIENCE_S)
 
 
 def _free_ports(count: int) -> list[int]:
@@ -173,7 +173,7 @@ def _stop(pid_file: Path) -> None:
     try:
         pid = int(pid_file.read_text())
         os.kill(pid, signal.SIGTERM)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + _PATIENCE_S
         while time.monotonic() < deadline:
             os.kill(pid, 0)
             time.sleep(0.05)
@@ -193,9 +193,9 @@ def _quietly(cluster: Cluster, *command: str) -> str:
         return ""
 
 
-def _wait(condition: Callable[[], bool], what: str, patience_s: float) -> None:
-    deadline = time.monotonic() + patience_s
+def _wait(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + _PATIENCE_S
     while not condition():
         if time.monotonic() > deadline:
-            raise RuntimeError(f"waited {patience_s:.0f} s for {what}")
+            raise RuntimeError(f"waited {_PATIENCE_S:.0f} s for {what}")
         time.sleep(0.1)

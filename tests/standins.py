@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
@@ -25,12 +26,16 @@ def write(path: Path, value: object) -> None:
     part.replace(path)
 
 
-def wait_for(path: Path) -> None:
+def wait_until(condition: Callable[[], bool], what: object) -> None:
     deadline = time.monotonic() + 60
-    while not path.exists():
+    while not condition():
         if time.monotonic() > deadline:
-            raise TimeoutError(path)
+            raise TimeoutError(what)
         time.sleep(0.01)
+
+
+def wait_for(path: Path) -> None:
+    wait_until(path.exists, path)
 
 
 def act(word: str, run: Path, rank: int) -> None:
@@ -43,9 +48,16 @@ def act(word: str, run: Path, rank: int) -> None:
     elif word == "nap":
         time.sleep(0.15)
     elif word == "times":
-        times = {"begun": time.time(), "gpus": os.environ.get("CUDA_VISIBLE_DEVICES")}
+        act("begin", run, rank)
         time.sleep(0.15)
-        write(run / "times.json", {**times, "ended": time.time()})
+        act("end", run, rank)
+    elif word == "begin":
+        write(run / "begun.json", time.time())
+    elif word.startswith("meet"):  # meet3: until three cells of this folder have begun
+        wait_until(lambda: len(list(run.parent.glob("*/begun.json"))) >= int(word[4:]), word)
+    elif word == "end":
+        times = {"begun": json.loads((run / "begun.json").read_text()), "ended": time.time()}
+        write(run / "times.json", {**times, "gpus": os.environ.get("CUDA_VISIBLE_DEVICES")})
     elif word == "stubborn":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     elif word == "obey":

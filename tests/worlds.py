@@ -55,7 +55,7 @@ def as_ranks(world: int, work: Callable[[], Any]) -> list[Any]:
     ]
     for process in processes:
         process.start()
-    found = dict(answers.get(timeout=120) for _ in processes)
+    found = dict(answers.get(timeout=300) for _ in processes)
     for process in processes:
         process.join(60)
         assert process.exitcode == 0

@@ -115,7 +115,7 @@ def test_what_another_client_has_ended_meanwhile_is_not_started(
 
 def test_no_more_cells_than_slots(tmp_path: Path, two_cores: None) -> None:
     items = make_items(tmp_path, "abcde")
-    changes = launch(items, "times done", tmp_path)
+    changes = launch(items, "begin meet2 end done", tmp_path)
     assert max(len(now) for now in at_once(times(items))) == 2
     assert [name for name, state in changes if state == State.RUNNING] == list("abcde")
     assert [state for _, state in changes].count(State.DONE) == 5
@@ -133,7 +133,7 @@ def test_cells_of_several_processes_take_their_share(tmp_path: Path, two_cores: 
 
 def test_gpus_are_never_shared(tmp_path: Path, three_gpus: None) -> None:
     items = make_items(tmp_path, "abcdef", device="cuda")
-    launch(items, "times done", tmp_path)
+    launch(items, "begin meet3 end done", tmp_path)
     spans = times(items)
     assert {span["gpus"] for span in spans} == {"4", "5", "7"}
     for now in at_once(spans):

@@ -25,11 +25,8 @@ from bench.store.files import read_json, write_json
 from bench.store.rundir import RunDir, State
 
 STANDIN = (sys.executable, str(ROOT / "tests/standins.py"))
-# As `python -m bench.launch.supervisor`, with less patience.
-JOB = (
-    "import sys; from bench.launch import supervisor; supervisor.KILL_AFTER_S = 0.5;"
-    "supervisor.CLAIM_WAIT_S = 1.0; supervisor.SIGNAL_WAIT_S = 0.3; sys.exit(supervisor.main())"
-)
+PATIENCE_S = {"CLAIM_WAIT_S": 60.0, "KILL_AFTER_S": 60.0, "SIGNAL_WAIT_S": 60.0}
+"""A supervisor's, so that a busy machine changes no outcome. Tests in which it has to run out say so."""
 
 
 def make_run(folder: Path, **resources: Any) -> RunDir:
@@ -39,10 +36,17 @@ def make_run(folder: Path, **resources: Any) -> RunDir:
 
 
 class Supervised:
-    """A supervisor that was started as the local launcher does it."""
+    """A supervisor that was started as the local launcher does it. `patience`: see PATIENCE_S."""
 
-    def __init__(self, mode: str, *runs: RunDir, claimed: bool = True) -> None:
-        command = [sys.executable, "-c", JOB, "--command", shlex.join([*STANDIN, *mode.split()])]
+    def __init__(self, mode: str, *runs: RunDir, claimed: bool = True, **patience: float) -> None:
+        sets = [f"supervisor.{name} = {s}" for name, s in (PATIENCE_S | patience).items()]
+        job = [
+            "import sys; from bench.launch import supervisor",
+            *sets,
+            "sys.exit(supervisor.main())",
+        ]
+        command = [sys.executable, "-c", "; ".join(job)]
+        command += ["--command", shlex.join([*STANDIN, *mode.split()])]
         self.process = subprocess.Popen(
             [*command, *(str(run.path) for run in runs)],
             stderr=subprocess.PIPE,
@@ -106,7 +110,7 @@ def test_ranks_are_told_who_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_claim_of_another_is_left_alone(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     run.claim({"launcher": "slurm", "batch": "abc", "task": 0})
-    status, err = Supervised("done", run, claimed=False).end()
+    status, err = Supervised("done", run, claimed=False, CLAIM_WAIT_S=0.1).end()
     assert status == 0 and "left alone" in err
     assert not run.result.exists() and not run.outcome.exists()
 
@@ -116,7 +120,7 @@ def test_a_claim_of_another_is_left_alone(tmp_path: Path) -> None:
 
 def test_a_killed_rank_ends_the_cell_with_its_last_stack(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", devices=2)
-    supervised = Supervised("pids stack 0:stubborn hang", run)
+    supervised = Supervised("pids stack 0:stubborn hang", run, KILL_AFTER_S=0.1)
     other = pid_of(run, 0)
     until(run.rank_stack(1).exists)
     os.kill(pid_of(run, 1), signal.SIGKILL)
@@ -239,7 +243,7 @@ def test_a_stop_while_it_starts_loses_nothing(tmp_path: Path, devices: int) -> N
 
 def test_sigterm_from_elsewhere_is_a_failure(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
-    supervised = Supervised("pids hang", run)
+    supervised = Supervised("pids hang", run, SIGNAL_WAIT_S=0.1)
     os.kill(pid_of(run, 0), signal.SIGTERM)
     assert supervised.end()[0] == 1
     assert run.state() == State.FAILED and "SIGTERM" in run.error_line()

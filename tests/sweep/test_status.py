@@ -390,7 +390,7 @@ def test_the_plan_estimates_from_what_is_done(
 def test_cancel_tells_clients_and_supervisors(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    processes = [subprocess.Popen(["sleep", "60"]) for _ in range(2)]
+    processes = [subprocess.Popen(["sleep", "600"]) for _ in range(2)]
     client, supervisor = ({"pid": p.pid, "pid_started": process_started(p.pid)} for p in processes)
     made(folder, **supervisor)
     made(folder, 1, host="elsewhere", **supervisor).write_outcome(State.PREEMPTED)
@@ -401,7 +401,7 @@ def test_cancel_tells_clients_and_supervisors(
     )
     try:
         assert command(folder, "--cancel") == 0
-        assert [p.wait(10) for p in processes] == [-signal.SIGTERM] * 2
+        assert [p.wait(60) for p in processes] == [-signal.SIGTERM] * 2
     finally:
         for process in processes:
             process.kill()
