@@ -16,6 +16,7 @@ that of one crop. (Or their probabilities are averaged: `Input.average`.)
 A clip that cannot be decoded is wrong in every view, with no confidence: n counts it, and n_failed.
 
 Accuracies are quotients of counts: where no prediction depends on order, the gap is exactly 0.
+Only logits are asked for, so any model can be measured.
 """
 
 from __future__ import annotations
@@ -102,9 +103,8 @@ def _measure(
 
 def _logits(context: task.Context, crops: Sequence[task.Batch], orders: np.ndarray) -> torch.Tensor:
     """(B, K), averaged over the views and crops of clips with their frames in the given orders."""
-    model = context.model
     shown = (views.show(crop.clip_BTCHW, orders) for crop in crops)
-    logits = [model.classify(model.encode(clip_BTCHW)).float() for clip_BTCHW in shown]
+    logits = [context.model(clip_BTCHW).float() for clip_BTCHW in shown]
     return context.averaged(torch.stack(logits))
 
 

@@ -654,6 +654,30 @@ def test_shuffle_gap_of_a_model_blind_to_order_is_exactly_zero() -> None:
     assert value(rows, "shuffled", "all", "top1") == 1.0
 
 
+class OnlyLogits(nn.Module):
+    """Another's logits, and nothing else of a model."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, clip_BTCHW: Tensor) -> Tensor:
+        return self.model(clip_BTCHW)
+
+
+def test_shuffle_gap_asks_for_logits_only() -> None:
+    """The same rows, bit by bit, as of class feature and classifier."""
+    model = Classifier(awaken(tiny_backbone()), 5).eval()
+    batches = [numbered_batch()]
+    clip_BTCHW = batches[0].clip_BTCHW
+    assert torch.equal(model(clip_BTCHW), model.classify(model.encode(clip_BTCHW)))
+    whole, logits = (
+        shuffle_gap.run(shuffle_gap.Config(), FakeContext(given, batches))
+        for given in (model, OnlyLogits(model))
+    )
+    assert whole == logits and {row["view"] for row in whole} >= {"original", "gap"}
+
+
 def test_shuffle_gap_does_not_depend_on_the_batches() -> None:
     batches = coded_batches(40)
     split = [
