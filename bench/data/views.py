@@ -41,6 +41,12 @@ def permutation(rng: np.random.Generator, frames: int, *, allow_identity: bool) 
             return order
 
 
+def in_blocks(orders: np.ndarray, length: int) -> np.ndarray:
+    """Orders (..., n) of blocks of `length` frames in a row -> orders (..., n x length) of frames."""
+    frames = orders[..., None] * length + np.arange(length)
+    return frames.reshape(*orders.shape[:-1], -1)
+
+
 def num_shuffles(frames: int) -> int:
     """How many orders there are besides the identity."""
     return math.factorial(frames) - 1

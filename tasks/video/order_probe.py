@@ -7,6 +7,10 @@ probe must give the *original* index of the frame shown at each position, so onl
 permutation is uniform with the identity (excluding it would make the position informative), and
 fixed by seed and key.
 
+Of a model whose tokens are of several frames (tubelets) the order of the tubelets is asked: a clip
+of T frames has T / tubelet places, and what is permuted are tubelets, each with its frames as they
+were. A model whose tubelet is one frame gives the numbers that it always gave.
+
 The probe is scikit-learn's LogisticRegression on standardised features with a fixed C: it measures,
 it is not tuned. It is fitted on some clips of an evaluation split and scored on others
 (`test_fraction` of them, chosen by seed and key), never on other frames of a clip it was fitted on.
@@ -44,8 +48,8 @@ def skip(config: Config, model: task.ModelSpec, spec: task.DataSpec) -> str | No
     """An image has no frame order to probe."""
     if spec.media != "video" or model.frames < 2:
         return f"{spec.name} has no frame order"
-    if model.tubelet > 1:
-        return f"tokens of {model.tubelet} frames do not show the order of single frames"
+    if model.frames // model.tubelet < 2:
+        return f"tokens of {model.tubelet} frames: {model.frames} frames have no order to show"
     return None
 
 
@@ -77,7 +81,10 @@ def _probe_split(config: Config, context: task.Context, split: str) -> Iterator[
 def _collect(
     config: Config, context: task.Context, split: str
 ) -> tuple[list[str], dict[str, np.ndarray], dict[str, list[np.ndarray]]]:
-    """Of a split's first clips: keys, and per view frame orders (M, T), layer tokens (M, T, D)."""
+    """Of a split's first clips: keys, and per view orders (M, T) of T frames or tubelets, layer tokens
+    (M, T, D).
+    """
+    tubelet = context.model_spec.tubelet
     wanted = min(config.clips, context.count(split))
     keys: list[str] = []
     orders: dict[str, list[np.ndarray]] = {"ordered": [], "shuffled": []}
@@ -92,9 +99,10 @@ def _collect(
         if not taken:
             continue
         clip_BTCHW = clip_BTCHW[:taken]
-        shown_as = _orders(shown_keys[:taken], clip_BTCHW.shape[1], seed=context.seed)
+        places = clip_BTCHW.shape[1] // tubelet
+        shown_as = _orders(shown_keys[:taken], places, seed=context.seed)
         for view, orders_BT in shown_as.items():
-            shown = views.show(clip_BTCHW, orders_BT)
+            shown = views.show(clip_BTCHW, views.in_blocks(orders_BT, tubelet))
             stages = [tokens.mean(dim=2) for tokens in context.model.backbone.stages(shown)]
             orders[view].append(orders_BT)
             layers[view].append([stage.float().cpu().numpy() for stage in stages])

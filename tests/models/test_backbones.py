@@ -6,6 +6,7 @@ TimeSformer's own are in test_model.py, agreement with the releases in test_pari
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -277,8 +278,10 @@ def test_objectives_know_of_tubelets() -> None:
     assert order.Objective(order.Config(), spec).head.out_features == 2
     assert order.skip(order.Config(), spec, data) is None
     assert "tubelets" in (order.skip(order.Config(shuffle=True), spec, data) or "")
-    for module in (flow, order_probe):
-        assert "tokens of 2 frames" in (module.skip(module.Config.tiny(), spec, data) or "")
+    assert "tokens of 2 frames" in (flow.skip(flow.Config.tiny(), spec, data) or "")
+    probe = order_probe.Config.tiny()
+    assert order_probe.skip(probe, spec, data) is None
+    assert "tokens of 4 frames" in (order_probe.skip(probe, replace(spec, tubelet=4), data) or "")
 
 
 def upstream_motionformer(model: Any, classifier: nn.Module) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -551,6 +552,7 @@ class FakeContext:
     def __init__(self, model: nn.Module, batches: list[task.Batch], *, spec: task.DataSpec = VIDEO):
         self.model = model.eval()
         self.spec = spec
+        self.model_spec = SPEC
         self.splits = spec.splits[1:]
         self.seed = 0
         self.device = torch.device("cpu")
@@ -737,6 +739,31 @@ def test_order_probe_tells_content_from_position() -> None:
         assert abs(value(rows, view, f"layer_{layer:02d}", "frame_accuracy") - 1 / 8) < 0.1
     assert value(rows, "ordered", "layer_00", "chance") == 1 / 8
     assert {r["n"] for r in rows} == {32}
+
+
+class CodedTubelets(nn.Module):
+    """One stage: the number of the first frame of each pair, as one-hot; knows if a pair was torn."""
+
+    dim, patch, tubelet = 8, 8, 2
+
+    def stages(self, clip_BTCHW: Tensor) -> Iterator[Tensor]:
+        first_BT, second_BT = (clip_BTCHW[:, k::2, 0, 0, 0].long() for k in (0, 1))
+        assert torch.equal(first_BT + 1, second_BT), "frames of a tubelet stay as they were"
+        yield nn.functional.one_hot(first_BT, 8).float()[:, :, None]
+
+
+def test_order_probe_asks_for_the_order_of_tubelets() -> None:
+    clip = torch.zeros(32, 8, 3, 2, 2)
+    clip[:, :, 0, 0, 0] = torch.arange(8).float()
+    batch = task.Batch(clip, torch.zeros(32).long(), tuple(map(str, range(32))))
+    model = nn.Module()
+    model.backbone = CodedTubelets()
+    context = FakeContext(model, [batch])
+    context.model_spec = replace(SPEC, frames=8, tubelet=2)
+    rows = order_probe.run(order_probe.Config(), context)
+    for view in ("ordered", "shuffled"):
+        assert value(rows, view, "layer_00", "frame_accuracy") == 1.0
+        assert value(rows, view, "layer_00", "chance") == 1 / 4
 
 
 def test_order_probe_uses_no_more_clips_than_asked() -> None:
