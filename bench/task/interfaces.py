@@ -212,7 +212,10 @@ class Backbone(Protocol):
 
     def __call__(self, clip_BTCHW: Tensor) -> Features: ...
     def stages(self, clip_BTCHW: Tensor) -> Iterator[Tensor]:
-        """tokens_BTND after the embedding and after each block (depth + 1 of them), for probes."""
+        """tokens_BTND after the embedding and after each block (depth + 1 of them), for probes.
+
+        A generator that also returns what a call does saves probes of both a second pass.
+        """
         ...
 
 

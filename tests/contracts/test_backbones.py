@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -59,6 +60,24 @@ def test_stages_are_the_embedding_and_each_block(name: str) -> None:
         "stages yields the tokens after the embedding and after each block: depth + 1"
     )
     assert all(stage.shape == shape for stage in stages), "every stage is shaped as tokens_BTND"
+
+
+def returned(stages: Iterator[torch.Tensor]) -> Any:
+    """What a generator returns after its last value."""
+    while True:
+        try:
+            next(stages)
+        except StopIteration as end:
+            return end.value
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_stages_returns_are_the_features(name: str) -> None:
+    model, clip = built(name).eval(), clip_for(name)
+    features = returned(iter(model.stages(clip)))
+    if features is not None:  # it may return nothing: then probes call it once more
+        assert torch.equal(features.cls_BD, model(clip).cls_BD), "the same bits as of a call"
+        assert torch.equal(features.tokens_BTND, model(clip).tokens_BTND)
 
 
 @pytest.mark.parametrize("name", NAMES)

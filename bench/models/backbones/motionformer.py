@@ -11,7 +11,7 @@ its equations, is in `_trajectory_attention.py`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -144,16 +144,22 @@ class Motionformer(nn.Module):
         x_BLD, frames = self._embed(clip_BTCHW)
         for block in self.blocks:
             x_BLD = block(x_BLD, frames=frames)
-        x_BLD = self.pre_logits(self.norm(x_BLD))
-        return Features(x_BLD[:, 0], _patches(x_BLD, frames))
+        return self._features(x_BLD, frames)
 
-    def stages(self, clip_BTCHW: Tensor) -> Iterator[Tensor]:
-        """tokens_BTND after the embedding and each block (depth + 1 in all), not normalised."""
+    def stages(self, clip_BTCHW: Tensor) -> Generator[Tensor, None, Features]:
+        """tokens_BTND after the embedding and each block (depth + 1 in all), not normalised; returns
+        what `forward` does.
+        """
         x_BLD, frames = self._embed(clip_BTCHW)
         yield _patches(x_BLD, frames)
         for block in self.blocks:
             x_BLD = block(x_BLD, frames=frames)
             yield _patches(x_BLD, frames)
+        return self._features(x_BLD, frames)
+
+    def _features(self, x_BLD: Tensor, frames: int) -> Features:
+        x_BLD = self.pre_logits(self.norm(x_BLD))
+        return Features(x_BLD[:, 0], _patches(x_BLD, frames))
 
     def _embed(self, clip_BTCHW: Tensor) -> tuple[Tensor, int]:
         """Class token and patch tokens (B, 1 + T N, D), frame after frame; T."""

@@ -17,7 +17,7 @@ One block, for patch tokens z and the class token c (one per clip):
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -144,15 +144,21 @@ class TimeSformer(nn.Module):
         cls_BD, tokens_BTND = self._embed(clip_BTCHW)
         for block in self.blocks:
             cls_BD, tokens_BTND = block(cls_BD, tokens_BTND)
-        return Features(self.norm(cls_BD), self.norm(tokens_BTND))
+        return self._features(cls_BD, tokens_BTND)
 
-    def stages(self, clip_BTCHW: Tensor) -> Iterator[Tensor]:
-        """tokens_BTND after the embedding and each block (depth + 1 in all), not normalised."""
+    def stages(self, clip_BTCHW: Tensor) -> Generator[Tensor, None, Features]:
+        """tokens_BTND after the embedding and each block (depth + 1 in all), not normalised; returns
+        what `forward` does.
+        """
         cls_BD, tokens_BTND = self._embed(clip_BTCHW)
         yield tokens_BTND
         for block in self.blocks:
             cls_BD, tokens_BTND = block(cls_BD, tokens_BTND)
             yield tokens_BTND
+        return self._features(cls_BD, tokens_BTND)
+
+    def _features(self, cls_BD: Tensor, tokens_BTND: Tensor) -> Features:
+        return Features(self.norm(cls_BD), self.norm(tokens_BTND))
 
     def _embed(self, clip_BTCHW: Tensor) -> tuple[Tensor, Tensor]:
         B, T, _, H, W = clip_BTCHW.shape

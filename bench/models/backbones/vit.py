@@ -13,7 +13,7 @@ patches of the image permutes the tokens and changes nothing else. The class tok
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -96,19 +96,26 @@ class ViT(nn.Module):
         The class feature is what timm's classifier of this architecture would see: the class token,
         the mean of class and distillation token, or what is pooled where there is neither.
         """
-        tokens_BLD = self.vit.norm(self.vit.blocks(self._embed(clip_BTCHW, positions=positions)))
-        cls_BD = self.vit.forward_head(tokens_BLD, pre_logits=True)
-        # Where the mean of the tokens is the feature, the final norm is `fc_norm`, after pooling.
-        patches_BND = self.vit.fc_norm(self._patches(tokens_BLD))
-        return Features(cls_BD, patches_BND[:, None])
+        return self._features(self.vit.blocks(self._embed(clip_BTCHW, positions=positions)))
 
-    def stages(self, clip_BTCHW: Tensor) -> Iterator[Tensor]:
-        """tokens_BTND after the embedding and each block (depth + 1 in all), not normalised."""
+    def stages(self, clip_BTCHW: Tensor) -> Generator[Tensor, None, Features]:
+        """tokens_BTND after the embedding and each block (depth + 1 in all), not normalised; returns
+        what `forward` does.
+        """
         tokens_BLD = self._embed(clip_BTCHW, positions=True)
         yield self._patches(tokens_BLD)[:, None]
         for block in self.vit.blocks:
             tokens_BLD = block(tokens_BLD)
             yield self._patches(tokens_BLD)[:, None]
+        return self._features(tokens_BLD)
+
+    def _features(self, tokens_BLD: Tensor) -> Features:
+        """Of the last block's tokens."""
+        tokens_BLD = self.vit.norm(tokens_BLD)
+        cls_BD = self.vit.forward_head(tokens_BLD, pre_logits=True)
+        # Where the mean of the tokens is the feature, the final norm is `fc_norm`, after pooling.
+        patches_BND = self.vit.fc_norm(self._patches(tokens_BLD))
+        return Features(cls_BD, patches_BND[:, None])
 
     def _embed(self, clip_BTCHW: Tensor, *, positions: bool) -> Tensor:
         """tokens_BLD: class, distillation and register tokens, then the patches."""

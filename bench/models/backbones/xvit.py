@@ -20,7 +20,7 @@ The released classifier has dropout 0.5 before it: `train.dropout`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -188,16 +188,22 @@ class XViT(nn.Module):
         x_BTLD = self._embed(clip_BTCHW)
         for block in self.blocks:
             x_BTLD = block(x_BTLD)
-        x_BTLD = self.norm(x_BTLD)
-        return Features(self.temporal(x_BTLD[:, :, 0]), x_BTLD[:, :, 1:])
+        return self._features(x_BTLD)
 
-    def stages(self, clip_BTCHW: Tensor) -> Iterator[Tensor]:
-        """tokens_BTND after the embedding and each block (depth + 1 in all), not normalised."""
+    def stages(self, clip_BTCHW: Tensor) -> Generator[Tensor, None, Features]:
+        """tokens_BTND after the embedding and each block (depth + 1 in all), not normalised; returns
+        what `forward` does.
+        """
         x_BTLD = self._embed(clip_BTCHW)
         yield x_BTLD[:, :, 1:]
         for block in self.blocks:
             x_BTLD = block(x_BTLD)
             yield x_BTLD[:, :, 1:]
+        return self._features(x_BTLD)
+
+    def _features(self, x_BTLD: Tensor) -> Features:
+        x_BTLD = self.norm(x_BTLD)
+        return Features(self.temporal(x_BTLD[:, :, 0]), x_BTLD[:, :, 1:])
 
     def _embed(self, clip_BTCHW: Tensor) -> Tensor:
         """x_BTLD: class token first in every frame, with the frame's time like its patches."""
