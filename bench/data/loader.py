@@ -307,6 +307,15 @@ def evaluation_batches(
     return _iterate(_loader(clips, mine, workers=workers, pin=pin))
 
 
+def chosen_batches(
+    clips: Clips, chosen: Sequence[int], *, batch: int, workers: int, pin: bool
+) -> Iterator[RawBatch]:
+    """These samples once each, in this order."""
+    draws = [Draw(int(i), 0) for i in chosen]
+    batches = [draws[start : start + batch] for start in range(0, len(draws), batch)]
+    return _iterate(_loader(clips, batches, workers=workers, pin=pin))
+
+
 def evaluation_crops(
     crops: Crops, *, batch: int, workers: int, pin: bool
 ) -> Iterator[Sequence[RawBatch]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -69,6 +70,21 @@ def shuffled(frames: int, *, seed: int, key: str, draws: int) -> np.ndarray:
         if not any((order == earlier).all() for earlier in orders):
             orders.append(order)
     return np.stack(orders) if orders else np.empty((0, frames), dtype=np.int64)
+
+
+NAMED = ("original", "reversed", "shuffled")
+
+
+def named(view: str, frames: int, *, seed: int, keys: Sequence[str]) -> np.ndarray:
+    """The orders of a view in NAMED, as `show` takes them: (T,), or (B, T) where each of the samples
+    has its own. `shuffled` is the first of the orders that the function of that name draws.
+    """
+    if view == "original":
+        return original(frames)
+    if view == "reversed":
+        return backwards(frames)
+    assert view == "shuffled", f"no view {view!r}"
+    return np.concatenate([shuffled(frames, seed=seed, key=key, draws=1) for key in keys])
 
 
 def generator(seed: int, key: str) -> np.random.Generator:

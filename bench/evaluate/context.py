@@ -21,7 +21,8 @@ from bench.config.science import Input, RunConfig
 from bench.data import loader
 from bench.data.access import open_split
 from bench.data.transforms import centre_crop, normalise, normalise_exactly
-from bench.task import Batch, DataSpec, Images, ModelSpec, Row, Samples
+from bench.evaluate.features import FeatureStore, Work
+from bench.task import Batch, DataSpec, Images, ModelSpec, ProbeFeatures, Row, Samples
 from bench.train.step import autocast, to_device
 from bench.train.world import ALONE
 
@@ -58,6 +59,7 @@ class EvaluationContext:
     pictures: dict[str, np.ndarray] = field(default_factory=dict)  # "<evaluation>/<name>"
     # split -> key -> why it could not be decoded
     failed: dict[str, dict[str, str]] = field(default_factory=dict)
+    _store: FeatureStore = field(default_factory=FeatureStore, init=False, repr=False)
 
     @property
     def scratch(self) -> Path | None:
@@ -108,13 +110,49 @@ class EvaluationContext:
 
     def batches(self, split: str) -> Iterator[Batch]:
         """Every key exactly once, in stored order: the centre crop of each clip."""
+        yield from self._chosen_batches(split, np.arange(self.count(split)))
+
+    def _chosen_batches(self, split: str, chosen: np.ndarray) -> Iterator[Batch]:
+        """The centre crop of these samples, in this order."""
         clips = loader.Clips(self.open_split(split), self.input, resized=self._resized)
         pin = self.device.type == "cuda"
-        for raw in loader.evaluation_batches(
-            clips, batch=self.batch, workers=self.workers, pin=pin
+        for raw in loader.chosen_batches(
+            clips, chosen.tolist(), batch=self.batch, workers=self.workers, pin=pin
         ):
             self._note_failed(split, raw.failed)
             yield to_device(raw, self.device, self.spec)
+
+    @property
+    def training_split(self) -> str | None:
+        """The first split of the data, unless it is evaluated or is not there."""
+        first = self.spec.splits[0]
+        if first in self.splits:
+            return None
+        try:
+            self.open_split(first)
+        except (ValueError, OSError, KeyError):
+            return None
+        return first
+
+    def features(
+        self,
+        split: str,
+        views: Sequence[str] = ("original",),
+        *,
+        chosen: np.ndarray | None = None,
+    ) -> dict[str, ProbeFeatures]:
+        """Of these samples, or all of the split, in each of these orders: see bench.evaluate.features."""
+        work = Work(
+            split=split,
+            samples=self.open_split(split),
+            show=partial(self._chosen_batches, split),
+            seed=self.seed,
+            scratch=self.scratch_folder and self.scratch_folder / "features",
+            progress=lambda done, total: self.progress(done, total, f"{split}: features"),
+        )
+        if chosen is None:
+            chosen = np.arange(self.count(split))
+        return self._store.get(self.model, work, views, chosen)
 
     @property
     def _resized(self) -> bool:

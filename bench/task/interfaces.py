@@ -192,6 +192,21 @@ class Picture:
     layer: Callable[[str], np.ndarray]  # name -> as `Samples.layer`
 
 
+@dataclass(frozen=True)
+class ProbeFeatures:
+    """What a frozen model makes of some samples, shown in one order of their frames (`Context.features`)."""
+
+    # in the order of depth: "layer_00" (the embedding), ..., "final"; of a model that only
+    # classifies "logits"
+    layers: tuple[str, ...]
+    keys: tuple[str, ...]
+    labels_M: np.ndarray  # int64
+    seen_M: (
+        np.ndarray
+    )  # boolean; the others could not be decoded, what stands for them is a black clip
+    layer: Callable[[str], np.ndarray]  # name -> float32 (M, D)
+
+
 class Images(NamedTuple):
     """A batch of images as they are stored, for an evaluation that composes its own."""
 
@@ -305,6 +320,24 @@ class Context(Protocol):
 
     def samples(self, split: str) -> Samples:
         """The split itself, for what batches do not hold: layers."""
+        ...
+
+    @property
+    def training_split(self) -> str | None:
+        """The split that models of these data are trained on, where it is at hand."""
+        ...
+
+    def features(
+        self,
+        split: str,
+        views: Sequence[str] = ("original",),
+        *,
+        chosen: np.ndarray | None = None,
+    ) -> Mapping[str, ProbeFeatures]:
+        """Frozen features of the centre crop of these samples (indices; all without them), for each
+        of the orders of frames in `views` ("original", "reversed", "shuffled": one permutation, fixed by
+        seed and key). Computed once for all evaluations of a call: whoever asks second pays nothing.
+        """
         ...
 
     def images(self, split: str) -> Iterator[Images]:
