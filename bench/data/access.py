@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -40,8 +41,15 @@ def open_data(folder: Path) -> Released:
         name=index["source"],
         media=index.get("media", "video"),
         classes=tuple(index["classes"]),
+        reversals=_reversals(index["source"], index["classes"]),
         subsets={k: tuple(v) for k, v in index["subsets"].items()},
         splits=tuple(index["splits"]),
         layers={split: tuple(names) for split, names in index.get("layers", {}).items()},
     )
     return Released(spec, spec.splits[1:], partial(shards.open_split, folder))
+
+
+def _reversals(source: str, classes: Sequence[str]) -> tuple[tuple[int, int], ...]:
+    """As the source tells them; none where shards are of a source that is not here."""
+    told = source in find.names("source") and find.optional("source", source, "reversals_of")
+    return tuple(told(classes)) if told else ()

@@ -61,6 +61,8 @@ class DataSpec:
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     # split -> pictures that its samples have beside their own, of the same size: "fg_mask", ...
     layers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    # pairs of class ids; each is the other's reversal: its clips, played backwards, belong to it
+    reversals: tuple[tuple[int, int], ...] = ()
 
     @property
     def num_classes(self) -> int:
@@ -207,6 +209,10 @@ class ProbeFeatures:
     layer: Callable[[str], np.ndarray]  # name -> float32 (M, D)
 
 
+FeaturesByOrder = Mapping[str, ProbeFeatures]
+"""Of the same samples, for each order of their frames."""
+
+
 class Images(NamedTuple):
     """A batch of images as they are stored, for an evaluation that composes its own."""
 
@@ -333,7 +339,7 @@ class Context(Protocol):
         views: Sequence[str] = ("original",),
         *,
         chosen: np.ndarray | None = None,
-    ) -> Mapping[str, ProbeFeatures]:
+    ) -> FeaturesByOrder:
         """Frozen features of the centre crop of these samples (indices; all without them), for each
         of the orders of frames in `views` ("original", "reversed", "shuffled": one permutation, fixed by
         seed and key). Computed once for all evaluations of a call: whoever asks second pays nothing.

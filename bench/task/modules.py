@@ -75,6 +75,11 @@ class SourceModule(Protocol):
         `bench.prepare --check`. Without it they are those of `spec`.
         """
 
+    def reversals_of(self, classes: Sequence[str]) -> Sequence[tuple[int, int]]:
+        """Pairs of class ids of which each is the other's reversal, for shards of these data. Without
+        it there are none.
+        """
+
     def run(self, args: argparse.Namespace) -> Path:
         """What `python -m bench.prepare <name>` does: the data set on disk -> shards in `args.out`.
         ValueError for wrong use, BadData for data that fail. Without it there is no such command.

@@ -266,6 +266,17 @@ ACTIONS = _actions()
 """All classes; the position is the class id (alphabetical, as in SSv2)."""
 
 
+def _reversals() -> tuple[tuple[str, str], ...]:
+    forward = {action.play: action.name for action in ACTIONS if action.order == "forward"}
+    return tuple(
+        (forward[action.play], action.name) for action in ACTIONS if action.order == "backward"
+    )
+
+
+REVERSALS = _reversals()
+"""Names of the classes that are each other's reversal, the one that is played forward first."""
+
+
 def home_scene(label: int) -> str:
     """The panorama in which a class mostly plays. Two of the 18 serve a second class each, never
     its pair.

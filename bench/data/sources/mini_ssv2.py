@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ import numpy as np
 import pydantic
 
 from bench.data.builtin import source as builtin
-from bench.data.builtin.actions import ACTIONS, draw_scene, placeholders, render_clip
+from bench.data.builtin.actions import ACTIONS, REVERSALS, draw_scene, placeholders, render_clip
 from bench.data.builtin.stage import SceneRule
 from bench.data.formats.ssv2 import VIDEO_FOLDER, read_annotations, write_annotations
 from bench.data.formats.video_list import convert
@@ -101,8 +101,21 @@ DEFAULTS = Config().model_dump(include=set(LATER))
 def spec(config: Config) -> DataSpec:
     """Twenty classes in seven temporal pairs and six static ones."""
     return DataSpec(
-        name="mini_ssv2", media="video", classes=CLASSES, subsets=SUBSETS, splits=SPLITS
+        name="mini_ssv2",
+        media="video",
+        classes=CLASSES,
+        subsets=SUBSETS,
+        splits=SPLITS,
+        reversals=reversals_of(CLASSES),
     )
+
+
+def reversals_of(classes: Sequence[str]) -> tuple[tuple[int, int], ...]:
+    """Six of the seven temporal pairs: the frames of one are those of the other in reverse. (What is
+    only pretended is played there and back, which is its own reversal.)
+    """
+    ids = {name: i for i, name in enumerate(classes)}
+    return tuple((ids[forward], ids[backward]) for forward, backward in REVERSALS)
 
 
 def locate(config: Config, data_root: Path) -> Path:
