@@ -124,7 +124,7 @@ class Clips(Dataset[Any]):
     def _training_item(self, draw: Draw, run_seed: int) -> ClipItem:
         i = draw.index
         generator = rng(run_seed, "augment", draw.epoch, i)
-        indices = transforms.train_indices(self.samples.num_frames(i), self.config, generator)
+        indices = transforms.train_indices(self._num_frames(i), self.config, generator)
         frames = self._frames(i, indices)
         companions = self._companions(draw, frames)
         shown = np.concatenate([frames, *companions]) if companions else frames
@@ -162,6 +162,13 @@ class Clips(Dataset[Any]):
             clip, int(self.samples.labels[i]), self.samples.keys[i], draw, extras, failed
         )
 
+    def _num_frames(self, i: int) -> int:
+        """BadSample where counting takes decoding, which fails."""
+        try:
+            return self.samples.num_frames(i)
+        except ValueError as error:
+            raise BadSample(f"sample {self.samples.keys[i]}: {error}") from error
+
     def _frames(self, i: int, indices: np.ndarray) -> np.ndarray:
         """Decoded frames; BadSample."""
         try:
@@ -185,15 +192,15 @@ class Clips(Dataset[Any]):
         """The frames of these temporal views, decoded once and not yet cropped, V T H W 3; black
         ones, with the reason, where they cannot be decoded.
         """
-        indices_VT = transforms.eval_indices(self.samples.num_frames(i), self.config)[which]
         try:
+            indices_VT = transforms.eval_indices(self._num_frames(i), self.config)[which]
             if len(indices_VT) == 1:
                 return self._frames(i, indices_VT[0])[None], {}
             wanted, places_VT = np.unique(indices_VT, return_inverse=True)
             return self._frames(i, wanted)[places_VT.reshape(indices_VT.shape)], {}
         except BadSample as error:
-            size = self.config.size
-            black_VTHWC = np.zeros((*indices_VT.shape, size, size, 3), np.uint8)
+            size, views = self.config.size, len(range(self.config.eval_views)[which])
+            black_VTHWC = np.zeros((views, self.config.frames, size, size, 3), np.uint8)
             return black_VTHWC, {self.samples.keys[i]: str(error)}
 
     def _shown(self, square_THWC: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
-from makers import assert_same, make_run, smoke_config, trainer_of
+from makers import INPUT, Fake, assert_same, make_run, smoke_config, trainer_of
 from worlds import as_ranks, in_world
 
 from bench import results
@@ -177,3 +177,32 @@ def test_the_replacement_is_a_function_of_the_draw(data: Path) -> None:
     assert all(samples.keys[i // 2] in item.failed for i, item in enumerate(items))
     with pytest.raises(BadSample):
         loader.Clips(samples, config.input, run_seed=3)[Draw(0, 0)]
+
+
+class _Uncounted(Fake):
+    """Videos that are counted by decoding them, of which one does not decode."""
+
+    classes = ("a", "b", "c")
+
+    def num_frames(self, i: int) -> int:
+        if i == 1:
+            raise ValueError("k1.mp4 is broken")
+        return super().num_frames(i)
+
+
+@pytest.mark.parametrize("kind", [loader.Clips, loader.Crops])
+def test_a_sample_that_cannot_be_counted_is_one_that_cannot_be_decoded(
+    kind: type[loader.Clips],
+) -> None:
+    config = INPUT.model_copy(update={"eval_views": 2})
+    clips = kind(_Uncounted(3), config)
+    item = clips[Draw(1, 0)]
+    items = [item] if kind is loader.Clips else item
+    assert len(items) == (1 if kind is loader.Clips else 2)
+    for each in items:
+        assert each.failed == {"k1": "sample k1: k1.mp4 is broken"}
+        assert each.clip_THWC.shape == (4, 8, 8, 3) and not each.clip_THWC.any()
+    with pytest.raises(BadSample, match=r"k1\.mp4 is broken"):
+        loader.Clips(_Uncounted(3), config, run_seed=0)[Draw(1, 0)]
+    skipping = loader.Clips(_Uncounted(3), config, run_seed=0, skip_bad=True)
+    assert skipping[Draw(1, 0)].failed.keys() == {"k1"}
