@@ -30,7 +30,7 @@ from bench.data.shards.write import (
     write_failed,
 )
 
-EXTENSIONS = (".webm", ".mp4", ".avi", ".mkv")
+EXTENSIONS = (".webm", ".mp4", ".avi", ".mkv", ".mov")
 
 """In the folder of the shards: split, key and reason of each video that cannot be used."""
 _SAFE = re.compile(r"[A-Za-z0-9_~-]+(/[A-Za-z0-9_~-]+)*")
