@@ -15,6 +15,7 @@ import functools
 import io
 import itertools
 import logging
+import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +29,7 @@ _DECLARE_DURATION = ("matroska", "mov", "avi")
 _STRICT = {"vp9": "libvpx-vp9", "vp8": "libvpx"}
 # Frames outside an edit list are part of the file too.
 _OPTIONS = {"err_detect": "crccheck+bitstream+buffer", "ignore_editlist": "1"}
+_HEAD = 4096  # bytes of white space before a web page
 
 
 @dataclass
@@ -54,17 +56,31 @@ def examine(media: bytes, *, key: str) -> None:
         raise ValueError(f"video {key!r} {reason}")
 
 
-def _no_video(media: bytes) -> str | None:
-    if not media:
+def visible_damage(media: bytes | mmap.mmap) -> str | None:
+    """What is wrong with a file as far as its first bytes and its length tell, in words that follow
+    its name; None if nothing is. A memory map is read in a few places only.
+    """
+    declared = declared_bytes(media)
+    if reason := _no_video(media):
+        return reason
+    return _cut(media, declared) if declared > len(media) else None
+
+
+def _cut(media: bytes | mmap.mmap, declared: int) -> str:
+    return f"ends after {len(media):,} of {declared:,} declared bytes: truncated"
+
+
+def _no_video(media: bytes | mmap.mmap) -> str | None:
+    if not len(media):
         return "is empty (0 bytes)"
-    if media.lstrip()[:1] == b"<":
+    if media[:_HEAD].lstrip()[:1] == b"<":
         return f"is an HTML or XML page of {len(media):,} bytes, not a video: fetch it again"
     return None
 
 
 def _damage(media: bytes) -> str | None:
     declared = declared_bytes(media)
-    cut = f"ends after {len(media):,} of {declared:,} declared bytes: truncated"
+    cut = _cut(media, declared)
     is_cut = declared > len(media)
     try:
         found = _scan(media)
@@ -216,7 +232,7 @@ def _at_rate(found: _Found) -> str:
     return f" ({found.declared_end:.2f} s at {found.rate:.4g} fps)"
 
 
-def declared_bytes(media: bytes) -> int:
+def declared_bytes(media: bytes | mmap.mmap) -> int:
     """Size of the file by its own account (EBML segment, MP4 boxes, RIFF chunk); 0 if unknown."""
     if media[:4] == b"\x1aE\xdf\xa3":
         return _matroska_bytes(media)
@@ -228,7 +244,7 @@ def declared_bytes(media: bytes) -> int:
     return 0
 
 
-def _matroska_bytes(media: bytes) -> int:
+def _matroska_bytes(media: bytes | mmap.mmap) -> int:
     """End of the segment, the element after the EBML header."""
     start, length = _ebml_size(media, 4)
     segment = start + (length or 0)
@@ -238,7 +254,7 @@ def _matroska_bytes(media: bytes) -> int:
     return start + length if length is not None else 0
 
 
-def _ebml_size(media: bytes, at: int) -> tuple[int, int | None]:
+def _ebml_size(media: bytes | mmap.mmap, at: int) -> tuple[int, int | None]:
     """(Where the content starts, its length or None if unknown): the leading zeros of the first
     byte tell how many bytes there are, all ones mean unknown.
     """
@@ -250,7 +266,7 @@ def _ebml_size(media: bytes, at: int) -> tuple[int, int | None]:
     return at + width, None if value == (1 << 7 * width) - 1 else value
 
 
-def _boxes(media: bytes) -> Iterator[int]:
+def _boxes(media: bytes | mmap.mmap) -> Iterator[int]:
     """Ends of the top-level MP4 boxes."""
     at = 0
     while at + 8 <= len(media) and media[at + 4 : at + 8].isascii():
