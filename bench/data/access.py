@@ -24,19 +24,31 @@ def prepare_data(config: RunConfig, data_dir: Path) -> None:
         prepare(config.data.config, data_dir)
 
 
-def open_data(folder: Path) -> Released:
-    """Shards, or a data set where it lies as released. Raises ValueError with what was looked for."""
-    offered = {name: find.optional("source", name, "as_released") for name in find.names("source")}
-    readable = {name: as_released for name, as_released in offered.items() if as_released}
-    if folder.is_dir() and not (folder / shards.INDEX).is_file():
-        for as_released in readable.values():
-            if found := as_released(folder):
+def open_data(data: Path) -> Released:
+    """Shards, or a data set where it lies: a folder, or a file that lists it. Raises ValueError with
+    what was looked for.
+    """
+    asked = [name for name in find.names("source") if find.optional("source", name, "as_released")]
+    asked.sort(key=lambda name: find.optional("source", name, "ANY_OF_ITS_KIND"))  # those come last
+    if data.exists() and not (data / shards.INDEX).is_file():
+        for name in asked:
+            if found := find.load("source", name).as_released(data):
                 return found
+    return _open_shards(data, asked)
+
+
+def _open_shards(folder: Path, asked: list[str]) -> Released:
+    """`asked`: the sources that did not know the folder."""
     try:
+        if folder.is_file():
+            raise ValueError(f"{folder} is a file, and no list of videos")
         index = shards.read_index(folder)
     except ValueError as error:
-        known = ", ".join(readable)
-        raise ValueError(f"{error}. Nor is it a data set as released (known: {known})") from error
+        known = [f"{name} ({find.optional('source', name, 'LAYOUT')})" for name in asked]
+        listed = "".join(f"\n  {name.removesuffix(' ()')}" for name in known)
+        raise ValueError(
+            f"{error}. Nor is it a data set that is read where it lies:{listed}"
+        ) from error
     spec = DataSpec(
         name=index["source"],
         media=index.get("media", "video"),
@@ -46,7 +58,8 @@ def open_data(folder: Path) -> Released:
         splits=tuple(index["splits"]),
         layers={split: tuple(names) for split, names in index.get("layers", {}).items()},
     )
-    return Released(spec, spec.splits[1:], partial(shards.open_split, folder))
+    held_out = spec.splits[1:] or spec.splits  # of unsplit data there is nothing to train on
+    return Released(spec, held_out, partial(shards.open_split, folder))
 
 
 def _reversals(source: str, classes: Sequence[str]) -> tuple[tuple[int, int], ...]:

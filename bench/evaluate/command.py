@@ -4,7 +4,7 @@ predictions.
     python -m bench.evaluate video.shuffle_gap --model runs/<signature> --data DIR [--out FILE.json]
 
 The same modules run at the end of every cell (bench.run) and from this command line on any model
-(bench.evaluate.model), over shards or a data set as released. What the command line measures is kept in
+(bench.evaluate.model), over shards or a data set where it lies. What the command line measures is kept in
 `<runs>/evaluated/` too, where the report finds it.
 """
 
@@ -244,6 +244,8 @@ def _parser() -> argparse.ArgumentParser:
 examples:
   python -m bench.evaluate video.shuffle_gap --model runs/0123456789abcdef --data data/ssv2
   python -m bench.evaluate video.order_probe --model TimeSformer_TIME.pyth --data data/ssv2 --out probe.json
+  python -m bench.evaluate video.shuffle_gap --model MODEL --data UCF-101      a folder of class folders
+  python -m bench.evaluate video.shuffle_gap --model MODEL --data val.csv      a list of paths and labels
   python -m bench.evaluate image.background_shift --model timm:resnet50.a1_in1k --data bg_challenge
   python -m bench.evaluate image.background_challenge --model timm:deit_small_patch16_224@mine.pth \\
                            --data bg_challenge --official --name DeiT-S""",
@@ -260,7 +262,8 @@ examples:
         type=Path,
         required=True,
         metavar="DIR",
-        help="shards made by bench.prepare, or bg_challenge as it was released",
+        help="shards made by bench.prepare, any labelled videos (a folder of class folders, or a list of "
+        "paths and labels), or bg_challenge as it was released",
     )
     parser.add_argument(
         "--set",

@@ -44,6 +44,10 @@ class SourceModule(Protocol):
     """Raised when the same options would give other samples; part of every run's signature."""
     Config: type[task.Config]
     """What the samples are; no paths."""
+    LAYOUT: str = ""
+    """How what `as_released` takes lies on disk, in words: said where nothing is recognised."""
+    ANY_OF_ITS_KIND: bool = False
+    """Whether `as_released` takes any data of a kind, and so is asked after those that know theirs."""
 
     @abstractmethod
     def spec(self, config: Any) -> task.DataSpec:
@@ -66,7 +70,7 @@ class SourceModule(Protocol):
         """
 
     def as_released(self, folder: Path) -> task.Released | None:
-        """The data set where it lies as its authors released it, or None if this is not it.
+        """The data set in this folder (or file) as its authors released it, or None if this is not it.
         ValueError says what is wrong with it. Without it `bench.evaluate --data` takes shards only.
         """
 

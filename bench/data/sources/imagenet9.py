@@ -31,6 +31,7 @@ from bench.task import Config as BaseConfig
 from bench.task import DataSpec, Released
 
 VERSION = 1
+LAYOUT = "the unpacked release, bg_challenge or the folder that holds it"
 TrainSet = Literal["original", "in9l", "mixed_same", "mixed_rand", "mixed_next", "only_fg", "no_fg"]
 Layer = Literal["only_bg_t", "only_bg_b", "no_fg", "only_fg", "fg_mask"]
 DEFAULT_LAYERS: tuple[Layer, ...] = ("only_bg_t",)
