@@ -18,7 +18,7 @@ from typing import Any
 from bench import components, find
 from bench.data.progress import report
 from bench.data.shards.check import check
-from bench.data.shards.read import BadData, index_digest, open_split
+from bench.data.shards.read import BadData, index_digest, open_split, read_index
 from bench.data.shards.sheet import draw_sheet
 from bench.data.shards.write import SHOWN
 from bench.task import SourceModule
@@ -32,6 +32,8 @@ examples:
   python -m bench.prepare kinetics400 --videos k400 --annotations k400/annotations \\
                                --store jpeg --short-side 256 --out data/kinetics400
   python -m bench.prepare diving48 --videos rgb --annotations diving48 --out data/diving48
+  python -m bench.prepare videos --videos UCF-101 --hold-out 0.2 --out data/videos     your own: class folders
+  python -m bench.prepare videos --videos my/list.csv --store jpeg --out data/videos   or a list
   python -m bench.prepare imagenet9 --train archives --test bg_challenge --out data/imagenet9
   python -m bench.prepare ssv2 --out data/ssv2 --check         verify what is there
   python -m bench.prepare ssv2 --out data/ssv2 --check --deep  and decode every clip
@@ -161,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             verify(args.out, source, deep=args.deep, workers=args.workers, failures=args.failures)
         )
         if args.sheet:
-            draw_sheet(args.out, "train", args.sheet)
+            draw_sheet(args.out, next(iter(read_index(args.out)["splits"])), args.sheet)
     except (ValueError, OSError) as error:
         print(f"python -m bench.prepare: {error}", file=sys.stderr)
         return 1 if isinstance(error, BadData) else 2

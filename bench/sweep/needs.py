@@ -12,10 +12,10 @@ from bench.sweep.status import CellStatus
 
 def missing_files(cells: Iterable[Cell]) -> dict[str, str]:
     """Data and weights that this machine lacks and the suite cannot make: {what: what to do}."""
-    found: dict[tuple[str, str], str | None] = {}
+    found: dict[tuple[str, ...], str | None] = {}
     for cell in cells:
         data, model, places = cell.config.data, cell.config.model, cell.resources
-        key = data.name, places.data_dir
+        key: tuple[str, ...] = data.name, places.data_dir, repr(data.config)
         if key not in found:
             missing = find.optional("source", data.name, "missing")
             found[key] = missing and missing(data.config, Path(places.data_dir))
@@ -25,7 +25,7 @@ def missing_files(cells: Iterable[Cell]) -> dict[str, str]:
             found[key] = missing and missing(model.config, Path(places.weights_dir))
     # Several backbones can lack the same file: said once.
     by_text: dict[str, str] = {}
-    for (name, _), text in found.items():
+    for (name, *_), text in found.items():
         if text:
             by_text.setdefault(text, name)
     return {name: text for text, name in by_text.items()}

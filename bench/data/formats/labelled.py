@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench.data.formats.video_list import safe_key
+from bench.data.shards.read import BadData
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 ALL = "all"
@@ -85,7 +86,7 @@ class LabelledVideos:
         return self.classes.index(label) if label in self.classes else int(label)
 
     def require_all(self, source: Path, *, allowed: int = 0) -> None:
-        """ValueError if more than `allowed` of the listed videos are not there."""
+        """BadData if more than `allowed` of the listed videos are not there."""
         if len(self.missing) > allowed:
             total = len(self.missing) + sum(map(len, self.files.values()))
             wrong = Mistaken(source)
@@ -176,13 +177,11 @@ class Mistaken:
         self.mistakes.append(f"{text}{where}")
 
     def refuse(self, remedy: str = "") -> None:
-        """ValueError with all of them, if there are any."""
+        """BadData with all of them, if there are any."""
         if self.mistakes:
             listed = "\n  ".join(self.mistakes)
             after = f"\n{remedy}" if remedy else ""
-            raise ValueError(
-                f"the labelled videos of {self.source} are refused:\n  {listed}{after}"
-            )
+            raise BadData(f"the labelled videos of {self.source} are refused:\n  {listed}{after}")
 
 
 def collect(
@@ -193,7 +192,7 @@ def collect(
     wrong: Mistaken,
 ) -> LabelledVideos:
     """Items -> the data set. `names` are the classes by id, where a file gives them; without it they
-    are the labels in alphabetical order, or for numbers "0", "1", ... ValueError: all that is wrong.
+    are the labels in alphabetical order, or for numbers "0", "1", ... BadData: all that is wrong.
     """
     present = [item for item in items if item.path]
     classes = _classes(items, names, wrong)

@@ -126,7 +126,7 @@ def open(config: Config, data_root: Path, split: str) -> ShardSamples:
 
 
 def as_released(folder: Path) -> Released | None:
-    """Labelled videos in a folder, or those that a list names; None if there are none. ValueError
+    """Labelled videos in a folder, or those that a list names; None if there are none. BadData
     lists all that is wrong with the labels, and listed videos that are not there.
     """
     videos = read_videos(folder)
@@ -147,7 +147,7 @@ def as_released(folder: Path) -> Released | None:
 
 def read_videos(data: Path, root: Path | None = None) -> LabelledVideos | None:
     """What a folder or a list says of videos; None if it says nothing. `root`: where the relative
-    paths of a list start from. ValueError lists all that is wrong.
+    paths of a list start from. BadData lists all that is wrong.
     """
     if data.is_file() and data.suffix.lower() not in LISTS:
         return None
