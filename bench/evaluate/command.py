@@ -33,8 +33,9 @@ from bench.data import progress
 from bench.data.access import open_data
 from bench.evaluate.context import EvaluationContext, Normalisation, run_one
 from bench.evaluate.kept import _Kept
-from bench.evaluate.model import Subject, subject_of
+from bench.evaluate.model import load_named
 from bench.grid.patch import parse_settings
+from bench.models.named import NamedModel
 from bench.process.machine import available_cores
 from bench.store.files import write_json
 from bench.task import DataSpec, Row
@@ -46,7 +47,7 @@ _Group = argparse._ArgumentGroup
 def context_over(
     name: str,
     options: Any,
-    subject: Subject,
+    named: NamedModel,
     data: Path,
     resources: Resources,
     *,
@@ -55,22 +56,22 @@ def context_over(
 ) -> EvaluationContext:
     """A context over the data set in `data`, checked against the model. ValueError: a mismatch."""
     found = open_data(data)
-    spec = replace(found.spec, mean=subject.mean, std=subject.std)
-    _refuse_mismatch(name, subject, spec, data)
-    model_spec = model_spec_of(subject.model.backbone, subject.input, spec, subject.num_classes)
+    spec = replace(found.spec, mean=named.mean, std=named.std)
+    _refuse_mismatch(name, named, spec, data)
+    model_spec = model_spec_of(named.model.backbone, named.input, spec, named.num_classes)
     skip = find.optional("evaluation", name, "skip")
     if reason := skip and skip(options, model_spec, spec):
         raise ValueError(f"{name} cannot run here: {reason}")
-    as_stored = _official_way(name, subject) if official else None
+    as_stored = _official_way(name, named) if official else None
     target = ALONE.device(resources)
     context = EvaluationContext(
-        model=subject.model.to(target).eval(),
+        model=named.model.to(target).eval(),
         spec=spec,
         model_spec=model_spec,
-        input=subject.input,
+        input=named.input,
         device=target,
-        seed=subject.seed,
-        precision="fp32" if official else subject.precision,
+        seed=named.seed,
+        precision="fp32" if official else named.precision,
         batch=batch,
         workers=resources.workers,
         open_split=cache(found.open),
@@ -83,26 +84,26 @@ def context_over(
     return context
 
 
-def _refuse_mismatch(name: str, subject: Subject, spec: DataSpec, data: Path) -> None:
+def _refuse_mismatch(name: str, named: NamedModel, spec: DataSpec, data: Path) -> None:
     """ValueError unless the evaluation can read the model's classes as those of the data."""
-    if subject.media != spec.media:
-        raise ValueError(f"the model sees {subject.media}s, {data} holds {spec.media}s")
+    if named.media != spec.media:
+        raise ValueError(f"the model sees {named.media}s, {data} holds {spec.media}s")
     outputs = (spec.num_classes, *find.optional("evaluation", name, "OUTPUTS"))
-    if subject.num_classes not in outputs:
+    if named.num_classes not in outputs:
         raise ValueError(
-            f"the model has {subject.num_classes} classes, {data} ({spec.name}) has "
+            f"the model has {named.num_classes} classes, {data} ({spec.name}) has "
             f"{' or '.join(map(str, outputs))}: not the data this model was trained for"
         )
 
 
-def _official_way(name: str, subject: Subject) -> Normalisation:
+def _official_way(name: str, named: NamedModel) -> Normalisation:
     """The normalisation of the evaluation's released evaluator; ValueError if there is none."""
     official = find.optional("evaluation", name, "official_normalisation")
-    found: Normalisation | None = official and official(subject.num_classes)
+    found: Normalisation | None = official and official(named.num_classes)
     if found is None:
         raise ValueError(
-            f"--official: {name} has no official way to show {subject.media}s to a model of "
-            f"{subject.num_classes} classes; leave it out"
+            f"--official: {name} has no official way to show {named.media}s to a model of "
+            f"{named.num_classes} classes; leave it out"
         )
     return found
 
@@ -125,8 +126,8 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     options = _parser().parse_args(components.take(arguments))
     try:
-        config, subject, context = _set_up(options)
-        kept = _Kept(options, config, subject, context)
+        config, named, context = _set_up(options)
+        kept = _Kept(options, config, named, context)
         with _progress() as context.report:
             rows = run_one(options.evaluation, config, context)
     except (ValueError, OSError) as error:
@@ -142,9 +143,9 @@ def main(arguments: list[str] | None = None) -> int:
             "model": str(options.model),
             "data": str(options.data),
             "version": find.load("evaluation", options.evaluation).VERSION,
-            "crops": subject.input.eval_crops,
+            "crops": named.input.eval_crops,
             "official": options.official,
-            **subject.made_by,
+            **named.made_by,
         }
         write_json(options.out, {**made_by, "rows": rows})
     return 0
@@ -169,7 +170,7 @@ def _progress() -> Iterator[Callable[[dict[str, Any]], None]]:
         yield report
 
 
-def _set_up(options: argparse.Namespace) -> tuple[Any, Subject, EvaluationContext]:
+def _set_up(options: argparse.Namespace) -> tuple[Any, NamedModel, EvaluationContext]:
     """Everything that can be wrong with the command, before any work."""
     find.load("evaluation", options.evaluation)
     patch, backbone = _settings(options)
@@ -177,7 +178,7 @@ def _set_up(options: argparse.Namespace) -> tuple[Any, Subject, EvaluationContex
     resources = Resources(device=options.device, workers=options.workers, threads=options.threads)
     torch.set_num_threads(options.threads)
     try:
-        subject = subject_of(
+        named = load_named(
             options.model,
             frames=options.frames,
             size=options.size,
@@ -187,17 +188,17 @@ def _set_up(options: argparse.Namespace) -> tuple[Any, Subject, EvaluationContex
         )
     except RuntimeError as error:  # torch's own words for tensors that do not fit
         raise ValueError(str(error)) from error
-    subject = replace(subject, input=_shown(subject.input, options))
+    named = replace(named, input=_shown(named.input, options))
     context = context_over(
         options.evaluation,
         config,
-        subject,
+        named,
         options.data,
         resources,
         batch=options.batch,
         official=options.official,
     )
-    return config, subject, context
+    return config, named, context
 
 
 def _shown(settings: Input, options: argparse.Namespace) -> Input:

@@ -14,7 +14,8 @@ from PIL import Image
 from bench import find
 from bench.config.signature import digest
 from bench.evaluate.context import EvaluationContext, provenance
-from bench.evaluate.model import TIMM, Subject
+from bench.evaluate.model import TIMM
+from bench.models.named import NamedModel
 from bench.store.evaluations import EvaluationDir
 from bench.store.files import replacing, write_json
 from bench.store.rundir import evaluated_path
@@ -40,7 +41,11 @@ class _Kept:
     """The file among the runs that the report reads, named by model and by all that was asked."""
 
     def __init__(
-        self, options: argparse.Namespace, config: Any, subject: Subject, context: EvaluationContext
+        self,
+        options: argparse.Namespace,
+        config: Any,
+        named: NamedModel,
+        context: EvaluationContext,
     ) -> None:
         samples = context.samples(context.splits[0])
         self._context = context
@@ -53,7 +58,7 @@ class _Kept:
             "data_digest": samples.digest,
             "provenance": provenance(context.input, samples, context.spec.media, options.official),
             "official": options.official,
-            "made_by": subject.made_by,
+            "made_by": named.made_by,
         }
         slug = re.sub(r"[^A-Za-z0-9._=+-]+", "_", f"{self._result['model']}-{options.evaluation}")
         self._path = evaluated_path(options.runs, f"{slug}-{digest(self._result)[:8]}")

@@ -4,20 +4,18 @@
     a file, or a folder       `bench.models.released`: everything is read from the tensors
     timm:<name>[@<file>]      `bench.models.pretrained`: any image classifier
 
-Nothing else is asked for: a `Subject` also says how its input must look.
+Nothing else is asked for: a `NamedModel` also says how its input must look.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-from torch import nn
+from typing import Any
 
 from bench.config.science import Input, parse
 from bench.models import pretrained, released
+from bench.models.named import NamedModel
 from bench.store.files import sha256_of
 from bench.store.rundir import RunDir
 from bench.train import checkpoint
@@ -26,22 +24,7 @@ from bench.train.learner import build
 TIMM = "timm:"
 
 
-@dataclass(frozen=True)
-class Subject:
-    """A model to evaluate and what is known of its input."""
-
-    model: nn.Module  # as `bench.task.Model`
-    media: Literal["video", "image"]
-    input: Input
-    seed: int
-    precision: str
-    num_classes: int
-    made_by: dict[str, Any]  # what to write down about the model
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-
-
-def subject_of(
+def load_named(
     model: str,
     *,
     frames: int | None = None,
@@ -49,7 +32,7 @@ def subject_of(
     backbone: Mapping[str, Any] | None = None,
     weights: Path | None = None,
     by_position: bool = False,
-) -> Subject:
+) -> NamedModel:
     """runs/<signature>, a released checkpoint (a file, or a folder of `save_pretrained`), or
     timm:<name>[@<file>], whose weights are else looked up in `weights` and in timm's caches.
 
@@ -65,17 +48,17 @@ def subject_of(
             "and --backbone are for released checkpoints"
         )
     if model.startswith(TIMM):
-        return _timm_subject(model, weights=weights, by_position=by_position)
+        return _timm_model(model, weights=weights, by_position=by_position)
     path = Path(model)
     run = RunDir(path)
     if run.config.exists():
-        return _run_subject(run)
+        return _run_model(run)
     if not path.exists():
         raise ValueError(
             f"--model {model}: neither a run directory nor a checkpoint file; an image model of "
             f"timm is named {TIMM}<name>[@<file>]"
         )
-    return _released_subject(path, frames=frames, size=size, backbone=backbone or {})
+    return _released_model(path, frames=frames, size=size, backbone=backbone or {})
 
 
 def _complete(model: str) -> str | None:
@@ -85,12 +68,12 @@ def _complete(model: str) -> str | None:
     return "a run, with a config of its own" if RunDir(Path(model)).config.exists() else None
 
 
-def _timm_subject(model: str, *, weights: Path | None, by_position: bool) -> Subject:
+def _timm_model(model: str, *, weights: Path | None, by_position: bool) -> NamedModel:
     name, _, file = model.removeprefix(TIMM).partition("@")
     loaded = pretrained.load(
         name, file=Path(file) if file else None, folder=weights, by_position=by_position
     )
-    return Subject(
+    return NamedModel(
         model=pretrained.ImageClassifier(loaded.model),
         media="image",
         input=Input(frames=1, size=loaded.size),
@@ -103,7 +86,7 @@ def _timm_subject(model: str, *, weights: Path | None, by_position: bool) -> Sub
     )
 
 
-def _run_subject(run: RunDir) -> Subject:
+def _run_model(run: RunDir) -> NamedModel:
     config = parse(run.read_config())
     learner = build(config, weights_dir=None)
     state = checkpoint.load(run.last)
@@ -118,7 +101,7 @@ def _run_subject(run: RunDir) -> Subject:
         )
     learner.load_state_dict(state["learner"])
     spec = config.data_spec()
-    return Subject(
+    return NamedModel(
         model=learner.classifier,
         media=spec.media,
         input=_shown(run, config.input),
@@ -143,14 +126,14 @@ def _shown(run: RunDir, trained: Input) -> Input:
     return Input(**{**trained.model_dump(), **shown[0]}) if alike else trained
 
 
-def _released_subject(
+def _released_model(
     path: Path, *, frames: int | None, size: int | None, backbone: Mapping[str, Any]
-) -> Subject:
+) -> NamedModel:
     state = released.read(path)
     found = released.describe(state, settings=released.read_settings(path))
     loaded = released.build(state, found, backbone, frames=frames, size=size)
     built = loaded.description
-    return Subject(
+    return NamedModel(
         model=loaded.model,
         media="video",
         input=Input(frames=built.frames, size=built.size),

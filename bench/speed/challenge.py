@@ -33,8 +33,9 @@ from bench.config.seeds import rng
 from bench.data.imagenet9 import CLASSES, FG_MASK, MEAN, STD
 from bench.evaluate import command as evaluate
 from bench.evaluate.context import EvaluationContext, run_one
-from bench.evaluate.model import Subject, subject_of
+from bench.evaluate.model import load_named
 from bench.models.classifier import Classifier
+from bench.models.named import NamedModel
 from bench.process.machine import available_cores
 from bench.speed._measuring import (
     Clock,
@@ -141,10 +142,10 @@ def context_of(m: ChallengeMeasurement) -> EvaluationContext:
     Raises ValueError for a model or data that do not go together.
     """
     options = find.load("evaluation", EVALUATION).Config()
-    subject = _small_vit() if m.model in TRAINED else subject_of(m.model)
+    named = _small_vit() if m.model in TRAINED else load_named(m.model)
     resources = Resources(device=m.device, workers=0, threads=m.threads)
     context = evaluate.context_over(
-        EVALUATION, options, subject, Path(m.data), resources, batch=64, official=True
+        EVALUATION, options, named, Path(m.data), resources, batch=64, official=True
     )
     opened = context.open_split
     if m.foregrounds is None:
@@ -174,13 +175,13 @@ class _FewerForegrounds:
         return self._chosen if name == FG_MASK else self._samples.with_layer(name)
 
 
-def _small_vit() -> Subject:
+def _small_vit() -> NamedModel:
     """The backbone of the mini scale, untrained."""
     vit = find.load("backbone", "vit")
     torch.manual_seed(0)
     config = vit.Config(patch=8, dim=64, depth=4, heads=4, drop_path=0.0, init_std=0.1)
     model = Classifier(vit.build(config, frames=1, size=SIZE), len(CLASSES))
-    return Subject(
+    return NamedModel(
         model, "image", Input(frames=1, size=SIZE), 0, "fp32", len(CLASSES), {}, MEAN, STD
     )
 

@@ -26,7 +26,7 @@ from worlds import DROPPING, as_ranks, only_trained, rank_environment
 
 from bench.data import loader
 from bench.data.access import prepare_data
-from bench.evaluate.model import subject_of
+from bench.evaluate.model import load_named
 from bench.process import interrupt
 from bench.process.interrupt import EXIT_PREEMPTED, Interrupted
 from bench.run.cell import keep_checkpoints, run_cell
@@ -320,10 +320,10 @@ def test_checkpoints_that_stay(
     folder = run.last.parent
     assert ({p.name for p in folder.iterdir()} if folder.exists() else set()) == left
     if left:
-        assert subject_of(str(run.path)).made_by["signature"]
+        assert load_named(str(run.path)).made_by["signature"]
     else:
         with pytest.raises(ValueError, match="checkpoints were deleted"):
-            subject_of(str(run.path))
+            load_named(str(run.path))
 
 
 # -- real processes ---
