@@ -27,6 +27,7 @@ ROOMS = {
     "bench.data.sources": "sources",
     "bench.data.decoders": "decoders",
     "bench.models.backbones": "backbones",
+    "bench.models.adapters": "adapters",
     "reports.tables": "tables",
     "reports.figures": "figures",
 }

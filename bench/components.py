@@ -1,6 +1,6 @@
 """`--components DIR`: folders with components of the user's own, for every command that loads some.
 
-A folder has rooms of the suite's names: tasks/, sources/, decoders/, backbones/, tables/, figures/
+A folder has rooms of the suite's names: tasks/, sources/, decoders/, backbones/, adapters/, tables/, figures/
 and sweeps/, each optional. BENCH_COMPONENTS lists the same folders for child processes; there
 bench/__init__.py lets Python import from them, and bench.find looks into them.
 """
@@ -21,8 +21,8 @@ def option() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument(
         "--components", action="append", default=[], type=Path, metavar="DIR",
-        help="a folder with components of your own in tasks/, sources/, decoders/, backbones/, tables/, figures/ "
-        f"or sweeps/; may be repeated (also: the environment variable {COMPONENTS})",
+        help="a folder with components of your own in tasks/, sources/, decoders/, backbones/, adapters/, tables/, "
+        f"figures/ or sweeps/; may be repeated (also: the environment variable {COMPONENTS})",
     )  # fmt: skip
     return parser
 

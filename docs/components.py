@@ -22,10 +22,10 @@ HEAD = """\
 Made from the protocols by `python docs/components.py`; edit those, not this page.
 
 A component is one Python file, and its path is its name. What the file must and may offer is below, for each kind; in
-the code these are protocols in `bench.task`, `bench.data.decoders` and `reports.contracts`. Whoever loads a component
-gets it checked: what is missing or wrong is one message with the file, every such member and the signature wanted, and
-the command ends with status 2. Parameters before a `*` are given by position, so their names are free; further ones
-need defaults. `task` is `bench.task`.
+the code these are protocols in `bench.task`, `bench.models.named`, `bench.data.decoders` and `reports.contracts`.
+Whoever loads a component gets it checked: what is missing or wrong is one message with the file, every such member and
+the signature wanted, and the command ends with status 2. Parameters before a `*` are given by position, so their names
+are free; further ones need defaults. `task` is `bench.task`.
 
 How to write one, step by step: [CONTRIBUTING](../CONTRIBUTING.md). `python -m pytest tests/contracts` tests every
 component that is found.
@@ -34,6 +34,7 @@ TITLES = {
     "source": "Data set",
     "decoder": "Decoder",
     "backbone": "Backbone",
+    "adapter": "Adapter",
     "objective": "Objective",
     "evaluation": "Evaluation",
     "benchmark": "Benchmark",

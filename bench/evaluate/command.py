@@ -33,9 +33,9 @@ from bench.data import progress
 from bench.data.access import open_data
 from bench.evaluate.context import EvaluationContext, Normalisation, run_one
 from bench.evaluate.kept import _Kept
-from bench.evaluate.model import load_named
+from bench.evaluate.model import forms, load_named
 from bench.grid.patch import parse_settings
-from bench.models.named import NamedModel
+from bench.models.named import Asked, NamedModel
 from bench.process.machine import available_cores
 from bench.store.files import write_json
 from bench.task import DataSpec, Row
@@ -180,11 +180,13 @@ def _set_up(options: argparse.Namespace) -> tuple[Any, NamedModel, EvaluationCon
     try:
         named = load_named(
             options.model,
-            frames=options.frames,
-            size=options.size,
-            backbone=backbone,
-            weights=options.weights_dir,
-            by_position=options.by_position,
+            Asked(
+                frames=options.frames,
+                size=options.size,
+                backbone=backbone,
+                by_position=options.by_position,
+                weights=options.weights_dir,
+            ),
         )
     except RuntimeError as error:  # torch's own words for tensors that do not fit
         raise ValueError(str(error)) from error
@@ -255,8 +257,7 @@ examples:
     parser.add_argument(
         "--model",
         required=True,
-        help="runs/<signature>, a released checkpoint file, a folder of save_pretrained, or "
-        "timm:<name>[@<weights file>]",
+        help=f"runs/<signature>, a released checkpoint (a file, or a folder of save_pretrained), or {forms()}",
     )
     parser.add_argument(
         "--data",

@@ -14,7 +14,7 @@ from PIL import Image
 from bench import find
 from bench.config.signature import digest
 from bench.evaluate.context import EvaluationContext, provenance
-from bench.evaluate.model import TIMM
+from bench.evaluate.model import label
 from bench.models.named import NamedModel
 from bench.store.evaluations import EvaluationDir
 from bench.store.files import replacing, write_json
@@ -50,7 +50,7 @@ class _Kept:
         samples = context.samples(context.splits[0])
         self._context = context
         self._result = {
-            "model": options.name or _label(options.model),
+            "model": options.name or label(options.model),
             "evaluation": options.evaluation,
             "version": find.load("evaluation", options.evaluation).VERSION,
             "options": config.model_dump(mode="json"),
@@ -75,11 +75,3 @@ class _Kept:
         write_json(self._path, {**self._result, "failed": self._context.failed, "rows": rows})
         shutil.rmtree(self._scratch, ignore_errors=True)
         return self._path
-
-
-def _label(model: str) -> str:
-    """How a table names a model that was given no name: without the folders of its files."""
-    if not model.startswith(TIMM):
-        return Path(model).name
-    name, at, file = model.partition("@")
-    return f"{name}{at}{Path(file).name}"

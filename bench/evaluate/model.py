@@ -1,89 +1,71 @@
-"""The model of `bench.evaluate`, from whatever names it: a run, a released checkpoint, a timm model.
+"""The model of `bench.evaluate`, from whatever names it: a run, a released checkpoint, an adapter.
 
     runs/<signature>          `bench.train.learner`, filled from the run's last checkpoint
     a file, or a folder       `bench.models.released`: everything is read from the tensors
-    timm:<name>[@<file>]      `bench.models.pretrained`: any image classifier
+    <adapter>:<name>          `bench.models.adapters`: models of timm and of others, one file each
 
 Nothing else is asked for: a `NamedModel` also says how its input must look.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+from bench import find
 from bench.config.science import Input, parse
-from bench.models import pretrained, released
-from bench.models.named import NamedModel
+from bench.models import released
+from bench.models.named import AdapterModule, Asked, NamedModel
 from bench.store.files import sha256_of
 from bench.store.rundir import RunDir
 from bench.train import checkpoint
 from bench.train.learner import build
 
-TIMM = "timm:"
+RELEASED = ("frames", "size", "backbone")
+"""What may be asked of a released checkpoint: what its tensors do not show, how to show it clips."""
 
 
-def load_named(
-    model: str,
-    *,
-    frames: int | None = None,
-    size: int | None = None,
-    backbone: Mapping[str, Any] | None = None,
-    weights: Path | None = None,
-    by_position: bool = False,
-) -> NamedModel:
+def load_named(model: str, asked: Asked | None = None) -> NamedModel:
     """runs/<signature>, a released checkpoint (a file, or a folder of `save_pretrained`), or
-    timm:<name>[@<file>], whose weights are else looked up in `weights` and in timm's caches.
+    <adapter>:<name>.
 
-    `frames`, `size` and `backbone` (fields of its Config) say of a released checkpoint what its
-    tensors do not show, or how to show clips to it; `by_position` is explained in
-    `pretrained.load`. Raises ValueError with the remedy.
+    Raises ValueError, with the remedy, when there is no such model or it takes no such options.
     """
-    if by_position and not model.startswith(TIMM):
-        raise ValueError("--by-position is for --model timm:<name>@<file>")
-    if (frames or size or backbone) and (kind := _complete(model)):
-        raise ValueError(
-            f"--model {model} is {kind}; --frames, --size, --heads "
-            "and --backbone are for released checkpoints"
-        )
-    if model.startswith(TIMM):
-        return _timm_model(model, weights=weights, by_position=by_position)
+    asked = asked or Asked()
     path = Path(model)
     run = RunDir(path)
     if run.config.exists():
+        asked.refuse_but((), model, "a run, with a config of its own")
         return _run_model(run)
-    if not path.exists():
+    if path.exists():
+        asked.refuse_but(RELEASED, model, "a released checkpoint")
+        return _released_model(path, asked)
+    adapter, colon, name = model.partition(":")
+    if not colon:
         raise ValueError(
-            f"--model {model}: neither a run directory nor a checkpoint file; an image model of "
-            f"timm is named {TIMM}<name>[@<file>]"
+            f"--model {model}: neither a run directory nor a checkpoint file; models of others "
+            f"begin with {', '.join(f'{known}:' for known in find.names('adapter'))}"
         )
-    return _released_model(path, frames=frames, size=size, backbone=backbone or {})
+    try:
+        found: AdapterModule = find.load("adapter", adapter)
+    except find.UnknownComponent as error:
+        raise ValueError(f"--model {model}: there is no such file, and {error}") from error
+    asked.refuse_but(find.optional("adapter", adapter, "OPTIONS"), model, f"one of {adapter}:")
+    return found.load(name, asked)
 
 
-def _complete(model: str) -> str | None:
-    """What kind of model needs no options, in words."""
-    if model.startswith(TIMM):
-        return "a model of timm, which knows its input"
-    return "a run, with a config of its own" if RunDir(Path(model)).config.exists() else None
+def label(model: str) -> str:
+    """How a table names a model that was given no name: without the folders of its files."""
+    adapter, colon, name = model.partition(":")
+    if not colon or Path(model).exists():
+        return Path(model).name
+    architecture, at, file = name.partition("@")
+    shown = f"{architecture}@{Path(file).name}" if at else Path(name).name
+    return f"{adapter}:{shown}"
 
 
-def _timm_model(model: str, *, weights: Path | None, by_position: bool) -> NamedModel:
-    name, _, file = model.removeprefix(TIMM).partition("@")
-    loaded = pretrained.load(
-        name, file=Path(file) if file else None, folder=weights, by_position=by_position
-    )
-    return NamedModel(
-        model=pretrained.ImageClassifier(loaded.model),
-        media="image",
-        input=Input(frames=1, size=loaded.size),
-        seed=0,
-        precision="fp32",
-        num_classes=loaded.num_classes,
-        made_by={**loaded.record, "size": loaded.size, "mean": loaded.mean, "std": loaded.std},
-        mean=loaded.mean,
-        std=loaded.std,
-    )
+def forms() -> str:
+    """The adapters and what they take, for the help of a command."""
+    return "; ".join(f"{n}:{find.load('adapter', n).FORM}" for n in find.names("adapter"))
 
 
 def _run_model(run: RunDir) -> NamedModel:
@@ -126,12 +108,10 @@ def _shown(run: RunDir, trained: Input) -> Input:
     return Input(**{**trained.model_dump(), **shown[0]}) if alike else trained
 
 
-def _released_model(
-    path: Path, *, frames: int | None, size: int | None, backbone: Mapping[str, Any]
-) -> NamedModel:
+def _released_model(path: Path, asked: Asked) -> NamedModel:
     state = released.read(path)
     found = released.describe(state, settings=released.read_settings(path))
-    loaded = released.build(state, found, backbone, frames=frames, size=size)
+    loaded = released.build(state, found, asked.backbone, frames=asked.frames, size=asked.size)
     built = loaded.description
     return NamedModel(
         model=loaded.model,

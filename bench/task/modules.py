@@ -5,7 +5,8 @@ A component is one file, and the file is a module that keeps one of these protoc
 its docstring says what happens without it. `bench.find.load` checks a module against its protocol
 once, when it is loaded; `find.optional` reads what may be missing. docs/components.md is made of
 this file. Decoders, tables and figures do without torch, which this package imports: their protocols
-are in `bench.data.decoders` and `reports.contracts`.
+are in `bench.data.decoders` and `reports.contracts`. What an adapter returns stands higher than this
+package, and so does its protocol: `bench.models.named`.
 
 Parameters before the `*` are given by position, so their names are free. A module may take more
 parameters than it must, if they have defaults.

@@ -15,6 +15,7 @@ RECIPES = {
     "source": "a data set",
     "decoder": "a decoder",
     "backbone": "a backbone",
+    "adapter": "an adapter",
     "objective": "an objective",
     "evaluation": "an evaluation",
     "benchmark": "a benchmark",
