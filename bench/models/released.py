@@ -13,7 +13,6 @@ its own (`RELEASED`: released prefix -> prefix in its module).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,12 +24,12 @@ from bench import find
 from bench.config.mistakes import Mistake, Mistakes
 from bench.config.science import parse_options
 from bench.models.classifier import Classifier
+from bench.models.preprocessing import read_json, read_processor
 from bench.models.weights import load_checked, load_fitted, read_tensors, state_dict_of
 from bench.task import BackboneModule
 
 # What `save_pretrained` of transformers writes into a folder.
 SAVED_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-SAVED_SETTINGS = ("preprocessor_config.json", "config.json")
 
 
 @dataclass(frozen=True)
@@ -84,15 +83,9 @@ def read_settings(path: Path) -> dict[str, Any]:
     Model and image processor in one; which of it counts, `describe_settings` of the backbone knows.
     """
     folder = weights_file(Path(path)).parent
-    settings: dict[str, Any] = {}
-    for file in (folder / name for name in SAVED_SETTINGS):
-        if file.is_file():
-            try:
-                found = json.loads(file.read_text(encoding="utf-8"))
-            except ValueError as error:
-                raise ValueError(f"{file} is not valid JSON ({error}); copy it again") from error
-            settings |= found if isinstance(found, dict) else {}
-    return settings
+    processor = read_processor(folder)
+    config = folder / "config.json"
+    return (processor[1] if processor else {}) | (read_json(config) if config.is_file() else {})
 
 
 def plain(loaded: Any) -> dict[str, Tensor]:

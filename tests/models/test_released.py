@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -222,6 +223,20 @@ def test_settings_beside_the_weights_give_what_tensors_do_not_show(saved: Path) 
     assert alone.config["heads"] == 1 and alone.mean == (0.45,) * 3
     given = released.describe(state, heads=2, settings=released.read_settings(saved))
     assert given.config["heads"] == 2
+
+
+def test_the_processor_file_of_version_5_counts_before_the_older_one(
+    saved: Path, tmp_path: Path
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    folder = Path(shutil.copytree(saved, tmp_path / "new"))
+    mean, std = (0.3, 0.2, 0.1), (0.6, 0.5, 0.4)
+    transformers.TimesformerVideoProcessor(
+        image_mean=list(mean), image_std=list(std)
+    ).save_pretrained(folder)
+    assert (folder / "video_preprocessor_config.json").is_file()
+    found = released.describe(released.read(folder), settings=released.read_settings(folder))
+    assert (found.mean, found.std) == (mean, std)
 
 
 def test_an_older_folder_with_a_pickle_loads_too(saved: Path, tmp_path: Path) -> None:
