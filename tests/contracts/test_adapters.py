@@ -22,7 +22,12 @@ def example(name: str) -> NamedModel:
     adapter: AdapterModule = find.load("adapter", name)
     torch.manual_seed(0)
     with TemporaryDirectory() as folder:
-        return adapter.load(adapter.example(Path(folder)), Asked())
+        try:
+            written = adapter.example(Path(folder))
+        except ValueError as error:
+            assert "pip install" in str(error), "example fails only where a library is missing"
+            pytest.skip(str(error))
+        return adapter.load(written, Asked())
 
 
 def clip_for(made: NamedModel) -> torch.Tensor:
