@@ -33,12 +33,13 @@ from bench.data import progress
 from bench.data.access import open_data
 from bench.evaluate.context import EvaluationContext, Normalisation, run_one
 from bench.evaluate.kept import _Kept
+from bench.evaluate.labels import labelled
 from bench.evaluate.model import forms, load_named
 from bench.grid.patch import parse_settings
 from bench.models.named import Asked, NamedModel
 from bench.process.machine import available_cores
 from bench.store.files import write_json
-from bench.task import DataSpec, Row
+from bench.task import DataSpec, Released, Row
 from bench.train.world import ALONE
 
 _Group = argparse._ArgumentGroup
@@ -48,16 +49,15 @@ def context_over(
     name: str,
     options: Any,
     named: NamedModel,
-    data: Path,
+    found: Released,
     resources: Resources,
     *,
     batch: int,
     official: bool = False,
 ) -> EvaluationContext:
-    """A context over the data set in `data`, checked against the model. ValueError: a mismatch."""
-    found = open_data(data)
+    """A context over opened data, checked against the model. ValueError: a mismatch."""
     spec = replace(found.spec, mean=named.mean, std=named.std)
-    _refuse_mismatch(name, named, spec, data)
+    _refuse_mismatch(name, named, spec)
     model_spec = model_spec_of(named.model.backbone, named.input, spec, named.num_classes)
     skip = find.optional("evaluation", name, "skip")
     if reason := skip and skip(options, model_spec, spec):
@@ -84,14 +84,18 @@ def context_over(
     return context
 
 
-def _refuse_mismatch(name: str, named: NamedModel, spec: DataSpec, data: Path) -> None:
-    """ValueError unless the evaluation can read the model's classes as those of the data."""
+def _refuse_other_media(named: NamedModel, spec: DataSpec) -> None:
     if named.media != spec.media:
-        raise ValueError(f"the model sees {named.media}s, {data} holds {spec.media}s")
+        raise ValueError(f"the model sees {named.media}s, the data ({spec.name}) are {spec.media}s")
+
+
+def _refuse_mismatch(name: str, named: NamedModel, spec: DataSpec) -> None:
+    """ValueError unless the evaluation can read the model's classes as those of the data."""
+    _refuse_other_media(named, spec)
     outputs = (spec.num_classes, *find.optional("evaluation", name, "OUTPUTS"))
     if named.num_classes not in outputs:
         raise ValueError(
-            f"the model has {named.num_classes} classes, {data} ({spec.name}) has "
+            f"the model has {named.num_classes} classes, the data ({spec.name}) have "
             f"{' or '.join(map(str, outputs))}: not the data this model was trained for"
         )
 
@@ -134,6 +138,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"python -m bench.evaluate: {error}", file=sys.stderr)
         return 2
     _show(rows)
+    print(f"classes matched {named.made_by['labels']}", file=sys.stderr)
     result = kept.write(rows)
     print(
         f"kept in {result}; python -m reports.build --runs {options.runs} shows it", file=sys.stderr
@@ -190,12 +195,16 @@ def _set_up(options: argparse.Namespace) -> tuple[Any, NamedModel, EvaluationCon
         )
     except RuntimeError as error:  # torch's own words for tensors that do not fit
         raise ValueError(str(error)) from error
+    found = open_data(options.data)
+    _refuse_other_media(named, found.spec)
+    mapped = find.optional("evaluation", options.evaluation, "OUTPUTS")
+    named = labelled(named, found.spec, mapped=mapped, file=options.labels)
     named = replace(named, input=_shown(named.input, options))
     context = context_over(
         options.evaluation,
         config,
         named,
-        options.data,
+        found,
         resources,
         batch=options.batch,
         official=options.official,
@@ -300,6 +309,13 @@ def _add_model_arguments(group: _Group) -> None:
         default=Path("data/weights"),
         metavar="DIR",
         help="where timm:<name> finds its weights (default: %(default)s, then timm's caches)",
+    )
+    group.add_argument(
+        "--labels",
+        type=Path,
+        metavar="FILE",
+        help="names of the model's classes in the order of its logits: a line each, or JSON (a list, or "
+        "id2label); matched to the data's by name (default: the model's own names, else by position)",
     )
     group.add_argument(
         "--by-position",

@@ -9,6 +9,7 @@ Nothing else is asked for: a `NamedModel` also says how its input must look.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from bench import find
@@ -20,6 +21,8 @@ from bench.store.rundir import RunDir
 from bench.train import checkpoint
 from bench.train.learner import build
 
+UNNAMED = re.compile(r"class \d+")
+"""How sources call classes whose names come with the data."""
 RELEASED = ("frames", "size", "backbone")
 """What may be asked of a released checkpoint: what its tensors do not show, how to show it clips."""
 
@@ -98,6 +101,7 @@ def _run_model(run: RunDir) -> NamedModel:
         },
         mean=spec.mean,
         std=spec.std,
+        class_names=None if any(map(UNNAMED.fullmatch, spec.classes)) else spec.classes,
     )
 
 
