@@ -56,6 +56,7 @@ def context_over(
     official: bool = False,
 ) -> EvaluationContext:
     """A context over opened data, checked against the model. ValueError: a mismatch."""
+    named = _of_one_media(named, found.spec)
     spec = replace(found.spec, mean=named.mean, std=named.std)
     _refuse_mismatch(name, named, spec)
     model_spec = model_spec_of(named.model.backbone, named.input, spec, named.num_classes)
@@ -84,14 +85,19 @@ def context_over(
     return context
 
 
-def _refuse_other_media(named: NamedModel, spec: DataSpec) -> None:
+def _of_one_media(named: NamedModel, spec: DataSpec) -> NamedModel:
+    """The model as it sees these data. ValueError if it cannot."""
+    if named.media == "any":
+        frames = named.input.frames if spec.media == "video" else 1
+        shown = Input(**{**named.input.model_dump(), "frames": frames})
+        return replace(named, media=spec.media, input=shown)
     if named.media != spec.media:
         raise ValueError(f"the model sees {named.media}s, the data ({spec.name}) are {spec.media}s")
+    return named
 
 
 def _refuse_mismatch(name: str, named: NamedModel, spec: DataSpec) -> None:
     """ValueError unless the evaluation can read the model's classes as those of the data."""
-    _refuse_other_media(named, spec)
     outputs = (spec.num_classes, *find.optional("evaluation", name, "OUTPUTS"))
     if named.num_classes not in outputs:
         raise ValueError(
@@ -196,7 +202,9 @@ def _set_up(options: argparse.Namespace) -> tuple[Any, NamedModel, EvaluationCon
     except RuntimeError as error:  # torch's own words for tensors that do not fit
         raise ValueError(str(error)) from error
     found = open_data(options.data)
-    _refuse_other_media(named, found.spec)
+    named = _of_one_media(named, found.spec)
+    if options.frames and found.spec.media == "image":
+        raise ValueError("--frames: an image has one frame; leave it out")
     mapped = find.optional("evaluation", options.evaluation, "OUTPUTS")
     named = labelled(named, found.spec, mapped=mapped, file=options.labels)
     named = replace(named, input=_shown(named.input, options))

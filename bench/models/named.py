@@ -52,7 +52,7 @@ class NamedModel:
     """A model to evaluate and what is known of its input."""
 
     model: nn.Module  # as `bench.task.Model`
-    media: Literal["video", "image"]
+    media: Literal["video", "image", "any"]
     input: Input
     seed: int
     precision: str

@@ -9,10 +9,12 @@ weights have changed under the same name before.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+from einops import rearrange
 from torch import Tensor, nn
 
 from bench import task
@@ -48,36 +50,82 @@ class Pretrained:
     record: dict[str, Any]
 
 
-class ImageClassifier(nn.Module):
-    """A `bench.task.Model` that can only classify: its features are timm's own affair."""
+class FrameEncoder(nn.Module):
+    """A `bench.task.Backbone` that sees one frame at a time: an image model of timm."""
+
+    tubelet = 1
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        timm_classifier: Any = model
-        self.backbone = timm_classifier
-        self.dim: int = timm_classifier.num_features
+        timm_model: Any = model
+        self.model = timm_model
+        self.dim: int = timm_model.num_features
+        self._lacks = _lacks(timm_model)
+
+    def forward(self, clip_BTCHW: Tensor) -> task.Features:
+        """The mean over frames of what timm classifies, and the last map of features.
+
+        Raises ValueError where timm's model does not offer them.
+        """
+        self._require_features()
+        frames_NCHW, shape = clip_BTCHW.flatten(0, 1), clip_BTCHW.shape[:2]
+        features = self.model.forward_features(frames_NCHW)
+        pooled_ND = self.model.forward_head(features, pre_logits=True)
+        (last,) = self._maps(clip_BTCHW, indices=1, norm=True)
+        return task.Features(pooled_ND.unflatten(0, shape).mean(dim=1), last)
+
+    def stages(self, clip_BTCHW: Tensor) -> Iterator[Tensor]:
+        """tokens_BTND after each of timm's blocks; of a CNN the map of each stage, its pixels as
+        tokens, N and D as they are there.
+        """
+        self._require_features()
+        yield from self._maps(clip_BTCHW, indices=None, norm=False)
+
+    def _maps(self, clip_BTCHW: Tensor, **options: Any) -> list[Tensor]:
+        frames_NCHW = clip_BTCHW.flatten(0, 1)
+        maps = self.model.forward_intermediates(
+            frames_NCHW, output_fmt="NCHW", intermediates_only=True, **options
+        )
+        times = clip_BTCHW.shape[1]
+        return [rearrange(m, "(b t) d h w -> b t (h w) d", t=times) for m in maps]
+
+    def _require_features(self) -> None:
+        if self._lacks:
+            raise ValueError(
+                "this evaluation needs class feature and patch tokens, and this timm model gives "
+                f"logits only: {self._lacks}"
+            )
+
+
+def _lacks(model: Any) -> str | None:
+    """What keeps the features of a timm model from being read, or None."""
+    if not hasattr(model, "forward_intermediates"):
+        return "timm offers no intermediate features of it"
+    if not isinstance(model.get_classifier(), nn.Linear):
+        return "its classifier is not one linear layer"
+    return None
+
+
+class ImageClassifier(nn.Module):
+    """A `bench.task.Model`: a classifier of timm, on images and, frame by frame, on clips."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.backbone = FrameEncoder(model)
+        self.dim = self.backbone.dim
 
     def forward(self, clip_BTCHW: Tensor) -> Tensor:
-        """Normalised images (T = 1) -> logits_BK. Raises ValueError for clips of several frames."""
-        if (frames := clip_BTCHW.shape[1]) != 1:
-            raise ValueError(
-                f"a timm classifier sees one image, got clips of {frames} frames; evaluate it on "
-                "images (image.background_shift, image.background_challenge)"
-            )
-        return self.backbone(clip_BTCHW[:, 0])
+        """logits_BK, the mean of those of the frames: the order of frames changes nothing. Where the
+        classifier is linear they are also those of the mean feature.
+        """
+        logits_NK = self.backbone.model(clip_BTCHW.flatten(0, 1))
+        return logits_NK.unflatten(0, clip_BTCHW.shape[:2]).mean(dim=1)
 
     def encode(self, clip_BTCHW: Tensor, *, positions: bool = True) -> task.Features:
-        raise ValueError(_ONLY_LOGITS)
+        return self.backbone(clip_BTCHW)
 
     def classify(self, features: task.Features) -> Tensor:
-        raise ValueError(_ONLY_LOGITS)
-
-
-_ONLY_LOGITS = (
-    "this evaluation needs class feature and patch tokens, and a timm:<name> model gives logits "
-    "only: image.background_shift and image.background_challenge need no more. For features, train "
-    "the ViT in a sweep (backbone `vit`, with `timm` and `init`) and evaluate runs/<signature>"
-)
+        return self.backbone.model.get_classifier()(features.cls_BD)
 
 
 def load(

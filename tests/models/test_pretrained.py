@@ -220,18 +220,50 @@ def test_by_position_is_refused_where_the_order_is_another(tmp_path: Path) -> No
 # As evaluations see it ----------------------------------------------------------------------------
 
 
-def test_image_classifier_takes_clips_of_one_frame_and_gives_logits(tmp_path: Path) -> None:
-    model = _model(CNN)
+@pytest.mark.parametrize("name", [VIT, CNN, "test_convnext"])
+@torch.no_grad()
+def test_clips_are_seen_frame_by_frame(name: str, tmp_path: Path) -> None:
+    model = _model(name)
     classifier = ImageClassifier(
-        load(CNN, file=_save(model, tmp_path / "a.safetensors"), folder=None).model
+        load(name, file=_save(model, tmp_path / "a.safetensors"), folder=None).model
     )
-    clip = torch.randn(2, 1, 3, 64, 64)
-    assert torch.equal(classifier(clip), model(clip[:, 0]))
+    size = 160 if name == VIT else 64
+    clip = torch.randn(2, 4, 3, size, size)
+    assert torch.equal(classifier(clip[:, :1]), model(clip[:, 0]))
+    each = torch.stack([model(frame) for frame in clip.unbind(1)])
+    torch.testing.assert_close(classifier(clip), each.mean(0))
+    torch.testing.assert_close(classifier(clip.flip(1)), classifier(clip))
     assert classifier.dim == model.num_features
-    with pytest.raises(ValueError, match="sees one image, got clips of 8 frames"):
-        classifier(clip.expand(2, 8, 3, 64, 64))
-    with pytest.raises(ValueError, match=r"image\.background_shift"):
-        classifier.encode(clip)
+
+
+@pytest.mark.parametrize("name", [VIT, CNN, "test_convnext"])
+@torch.no_grad()
+def test_features_are_timms_own_layer_by_layer(name: str) -> None:
+    model = _model(name)
+    classifier = ImageClassifier(model)
+    size = 160 if name == VIT else 64
+    clip = torch.randn(2, 3, 3, size, size)
+    features = classifier.encode(clip)
+    torch.testing.assert_close(
+        classifier.classify(features), classifier(clip), atol=1e-5, rtol=1e-4
+    )
+    pooled = model.forward_head(model.forward_features(clip[:, 1]), pre_logits=True)
+    assert features.cls_BD.shape == pooled.shape
+    stages = list(classifier.backbone.stages(clip))
+    assert len(stages) > 1
+    theirs = model.forward_intermediates(clip[:, 1], intermediates_only=True)
+    for ours, maps_BDHW in zip(stages, theirs, strict=True):
+        torch.testing.assert_close(ours[:, 1], maps_BDHW.flatten(2).transpose(1, 2))
+
+
+def test_what_has_no_single_linear_classifier_gives_logits_only() -> None:
+    name = "deit_tiny_distilled_patch16_224"
+    classifier = ImageClassifier(timm.create_model(name, img_size=32, depth=1).eval())
+    clip = torch.randn(1, 2, 3, 32, 32)
+    assert classifier(clip).shape == (1, 1000)
+    for ask in (classifier.encode, lambda c: next(classifier.backbone.stages(c))):
+        with pytest.raises(ValueError, match="logits only: its classifier is not one linear layer"):
+            ask(clip)
 
 
 # A real file --------------------------------------------------------------------------------------

@@ -2,6 +2,9 @@
 
 The weights are those of the file, else `<name>.{safetensors,pth,bin}` in --weights-dir, else what
 timm's own downloads left in its cache. Normalisation and size are timm's, or the file's own.
+
+On clips it is the frozen-frame baseline: logits of single frames, averaged, so that no order of them
+matters; its gap on shuffled frames is 0.
 """
 
 from __future__ import annotations
@@ -13,8 +16,9 @@ from bench.models import pretrained
 from bench.models.named import Asked, NamedModel
 from bench.models.weights import timm_model
 
-FORM = "<name>[@<weights file>]: an image classifier of timm"
-OPTIONS = ("by_position",)
+FORM = "<name>[@<weights file>]: an image classifier of timm; of a clip it sees frame by frame"
+OPTIONS = ("frames", "by_position")
+FRAMES = 8  # of a clip, where --frames says nothing
 
 
 def load(name: str, asked: Asked) -> NamedModel:
@@ -28,12 +32,18 @@ def load(name: str, asked: Asked) -> NamedModel:
     )
     return NamedModel(
         model=pretrained.ImageClassifier(loaded.model).eval(),
-        media="image",
-        input=Input(frames=1, size=loaded.size),
+        media="any",
+        input=Input(frames=asked.frames or FRAMES, size=loaded.size),
         seed=0,
         precision="fp32",
         num_classes=loaded.num_classes,
-        made_by={**loaded.record, "size": loaded.size, "mean": loaded.mean, "std": loaded.std},
+        made_by={
+            **loaded.record,
+            "size": loaded.size,
+            "mean": loaded.mean,
+            "std": loaded.std,
+            "on_clips": "logits of its frames, averaged",
+        },
         mean=loaded.mean,
         std=loaded.std,
     )
