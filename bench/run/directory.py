@@ -17,7 +17,7 @@ from bench.store.rundir import RunDir
 
 
 @dataclass(frozen=True)
-class Asked:
+class AskedEvaluation:
     """One evaluation that a run is to make."""
 
     identity: str  # <name>-<digest>
@@ -50,7 +50,7 @@ def read_config(run: RunDir) -> RunConfig:
     return parse(run.read_config())
 
 
-def read_asked(run: RunDir, config: RunConfig) -> list[Asked]:
+def read_asked(run: RunDir, config: RunConfig) -> list[AskedEvaluation]:
     """What is to be measured. ValueError where this code understands something else by it."""
     found = run.read_asked()
     if found is None:
@@ -58,8 +58,8 @@ def read_asked(run: RunDir, config: RunConfig) -> list[Asked]:
     return [_asked(identity, entry) for identity, entry in sorted(found.items())]
 
 
-def _asked(identity: str, entry: Mapping[str, Any]) -> Asked:
+def _asked(identity: str, entry: Mapping[str, Any]) -> AskedEvaluation:
     name = entry["evaluation"]
     options = parse_options("evaluation", name, entry["options"])
     shown = {key: entry["input"][key] for key in EVALUATION_INPUT}
-    return Asked(identity, name, entry["version"], options, shown)
+    return AskedEvaluation(identity, name, entry["version"], options, shown)

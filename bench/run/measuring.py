@@ -20,7 +20,7 @@ from bench.config.science import RunConfig
 from bench.evaluate.context import EvaluationContext, context_for, provenance, run_one
 from bench.evaluate.kept import write_pictures, write_predictions
 from bench.process import interrupt
-from bench.run.directory import Asked, read_asked
+from bench.run.directory import AskedEvaluation, read_asked
 from bench.run.progress import Progress
 from bench.store.files import write_json
 from bench.store.rundir import RunDir
@@ -49,7 +49,11 @@ def measure(
 
 
 def _measure(
-    run: RunDir, config: RunConfig, resources: Resources, asked: Asked, whole: EvaluationContext
+    run: RunDir,
+    config: RunConfig,
+    resources: Resources,
+    asked: AskedEvaluation,
+    whole: EvaluationContext,
 ) -> None:
     """One evaluation; its result is written last."""
     begun, folder = time.monotonic(), run.evaluation(asked.identity)
