@@ -7,6 +7,7 @@ has not kept in its scratch file.
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 import time
@@ -43,8 +44,11 @@ def measure(
         interrupt.check()
         progress(update)
 
-    context = context_for(config, resources, model, report)
+    whole = context_for(config, resources, model, report)
+    alike: dict[str, EvaluationContext] = {}  # what is shown alike shares its features
     for asked in missing:
+        shown = json.dumps(asked.shown, sort_keys=True)
+        context = alike.setdefault(shown, replace(whole, input=asked.input(config.input)))
         _measure(run, config, resources, asked, context)
 
 
@@ -53,17 +57,12 @@ def _measure(
     config: RunConfig,
     resources: Resources,
     asked: AskedEvaluation,
-    whole: EvaluationContext,
+    context: EvaluationContext,
 ) -> None:
     """One evaluation; its result is written last."""
     begun, folder = time.monotonic(), run.evaluation(asked.identity)
-    context = replace(
-        whole,
-        input=asked.input(config.input),
-        scratch_folder=run.scratch / asked.identity,
-        predictions=[],
-        pictures={},
-    )
+    context.scratch_folder = run.scratch / asked.identity
+    context.predictions, context.pictures, context.failed = [], {}, {}
     rows = run_one(asked.name, asked.options, context)
     folder.path.mkdir(parents=True, exist_ok=True)
     write_predictions(folder.predictions, context)
