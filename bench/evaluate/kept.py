@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 import shutil
 from pathlib import Path
@@ -14,10 +13,9 @@ from PIL import Image
 from bench import find
 from bench.config.signature import digest
 from bench.evaluate.context import EvaluationContext, provenance
-from bench.evaluate.model import label
 from bench.models.named import NamedModel
 from bench.store.evaluations import EvaluationDir
-from bench.store.files import replacing, write_json
+from bench.store.files import read_json, replacing, write_json
 from bench.store.rundir import evaluated_path
 from bench.task import Row
 
@@ -37,41 +35,46 @@ def write_pictures(folder: Path, context: EvaluationContext) -> None:
             Image.fromarray(image_HWC).save(temporary, format="png")
 
 
-class _Kept:
+class KeptResult:
     """The file among the runs that the report reads, named by model and by all that was asked."""
 
     def __init__(
         self,
-        options: argparse.Namespace,
-        config: Any,
+        evaluation: str,
+        options: Any,
         named: NamedModel,
         context: EvaluationContext,
+        title: str,
+        runs: Path,
     ) -> None:
-        samples = context.samples(context.splits[0])
-        self._context = context
+        """`title`: what tables call the model."""
+        samples, official = context.samples(context.splits[0]), context.as_stored is not None
         self._result = {
-            "model": options.name or label(options.model),
-            "evaluation": options.evaluation,
-            "version": find.load("evaluation", options.evaluation).VERSION,
-            "options": config.model_dump(mode="json"),
+            "model": title,
+            "evaluation": evaluation,
+            "version": find.load("evaluation", evaluation).VERSION,
+            "options": options.model_dump(mode="json"),
             "data": context.spec.name,
             "data_digest": samples.digest,
-            "provenance": provenance(context.input, samples, context.spec.media, options.official),
-            "official": options.official,
+            "provenance": provenance(context.input, samples, context.spec.media, official),
+            "official": official,
             "made_by": named.made_by,
         }
-        slug = re.sub(r"[^A-Za-z0-9._=+-]+", "_", f"{self._result['model']}-{options.evaluation}")
-        self._path = evaluated_path(options.runs, f"{slug}-{digest(self._result)[:8]}")
-        self._folder = EvaluationDir(self._path.with_suffix(""))
-        self._scratch = self._folder.path / "scratch"
-        context.scratch_folder = self._scratch
+        slug = re.sub(r"[^A-Za-z0-9._=+-]+", "_", f"{title}-{evaluation}")
+        self.path = evaluated_path(runs, f"{slug}-{digest(self._result)[:8]}")
+        self._folder = EvaluationDir(self.path.with_suffix(""))
+        self.scratch = self._folder.path / "scratch"
 
-    def write(self, rows: list[Row]) -> Path:
-        write_pictures(self._folder.pictures, self._context)
-        if self._context.predictions:
+    def read(self) -> list[Row] | None:
+        """The rows that were kept by an earlier call, or None."""
+        found = read_json(self.path)
+        return found["rows"] if found and isinstance(found.get("rows"), list) else None
+
+    def write(self, rows: list[Row], context: EvaluationContext) -> None:
+        write_pictures(self._folder.pictures, context)
+        if context.predictions:
             self._folder.path.mkdir(parents=True, exist_ok=True)
-        write_predictions(self._folder.predictions, self._context)
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(self._path, {**self._result, "failed": self._context.failed, "rows": rows})
-        shutil.rmtree(self._scratch, ignore_errors=True)
-        return self._path
+        write_predictions(self._folder.predictions, context)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(self.path, {**self._result, "failed": context.failed, "rows": rows})
+        shutil.rmtree(self.scratch, ignore_errors=True)

@@ -32,7 +32,7 @@ from bench.config.science import Input
 from bench.config.seeds import rng
 from bench.data.access import open_data
 from bench.data.imagenet9 import CLASSES, FG_MASK, MEAN, STD
-from bench.evaluate import command as evaluate
+from bench.evaluate import session
 from bench.evaluate.context import EvaluationContext, run_one
 from bench.evaluate.model import load_named
 from bench.models.classifier import Classifier
@@ -145,7 +145,7 @@ def context_of(m: ChallengeMeasurement) -> EvaluationContext:
     options = find.load("evaluation", EVALUATION).Config()
     named = _small_vit() if m.model in TRAINED else load_named(m.model)
     resources = Resources(device=m.device, workers=0, threads=m.threads)
-    context = evaluate.context_over(
+    context = session.context_over(
         EVALUATION, options, named, open_data(Path(m.data)), resources, batch=64, official=True
     )
     opened = context.open_split
