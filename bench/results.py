@@ -25,7 +25,7 @@ from bench.store.rundir import RunDir, State, manifests
 COLUMNS = (
     "sweep", "scale", "overrides", "seed", "signature", "run_dir", "state", "reason", "evaluations",
     "data", "data_digest", "provenance", "evaluation", "split", "view", "subset", "metric", "value", "n",
-    "n_failed", "train_replaced",
+    "n_failed", "train_replaced", "limit",
 )  # fmt: skip
 
 EVALUATED = "evaluated"
@@ -42,7 +42,8 @@ def load(runs: Path) -> pd.DataFrame:
     `signature` names the run; where sweeps ask for the same evaluation of it with other options, `+`
     and a digest of what is asked tell them apart. `evaluations` are those that its sweep planned,
     separated by spaces. `n_failed`: samples of the split that could not be decoded and count as wrong;
-    `train_replaced`: how often in training another sample took the place of such a one.
+    `train_replaced`: how often in training another sample took the place of such a one. `limit`: only
+    so many samples of each class were shown; 0: all.
     """
     rows: list[dict[str, Any]] = []
     found = _manifests(Path(runs))
@@ -208,6 +209,7 @@ def _cell_rows(
         "run_dir": str(run.path),
         "evaluations": names,
         "data": cell["data"],
+        "limit": 0,
     }
     trained = None if cell.get("stale") else run.read_result()
     rows = [] if trained is None else _measured_rows(run, trained, asked)
@@ -283,6 +285,7 @@ def _evaluated_rows(path: Path) -> list[dict[str, Any]]:
             "state": str(State.DONE),
             "reason": "",
             "evaluations": found["evaluation"],
+            "limit": found.get("limit", 0),
             **{name: found[name] for name in ("data", "data_digest", "provenance")},
         }
         numbers = ("split", "view", "subset", "metric", "value", "n")

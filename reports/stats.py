@@ -27,7 +27,8 @@ IDENTITY = (
 MADE_FROM = ("data", "data_digest", "provenance")
 NUMBER = ("evaluation", "split", "view", "subset", "metric", "value", "n")
 COLUMNS = (*IDENTITY, *MADE_FROM, *NUMBER)
-COUNTS = ("n_failed", "train_replaced")  # of samples that could not be decoded
+# of samples that could not be decoded; of how many of each class were shown at most (0: all)
+COUNTS = ("n_failed", "train_replaced", "limit")
 """The columns every frame has; any other column is an axis of a sweep."""
 
 METHODS = ("baseline", "+ order", "+ debias", "+ flow", "+ TIME")
@@ -199,8 +200,24 @@ def of_evaluation(frame: pd.DataFrame, evaluation: str) -> pd.DataFrame:
 
 
 def evaluated(frame: pd.DataFrame, evaluation: str) -> pd.DataFrame:
-    """The rows of the models that were evaluated without a run; told apart by MODEL."""
-    return frame[(frame["sweep"] == EVALUATED) & (frame["evaluation"] == evaluation)]
+    """The rows of the models that were evaluated without a run; told apart by MODEL. Without those of
+    a part of the data, which compare with nothing: see `limited`.
+    """
+    return _evaluated(frame, evaluation, limited=False)
+
+
+def limited(frame: pd.DataFrame, evaluation: str) -> tuple[str, ...]:
+    """The models that `evaluated` leaves out: "name (--limit N)"."""
+    rows = _evaluated(frame, evaluation, limited=True)
+    found = [] if rows.empty else zip(rows[MODEL], rows["limit"].astype(int), strict=True)
+    return tuple(f"{model} (--limit {count})" for model, count in sorted(set(found)))
+
+
+def _evaluated(frame: pd.DataFrame, evaluation: str, *, limited: bool) -> pd.DataFrame:
+    rows = frame[(frame["sweep"] == EVALUATED) & (frame["evaluation"] == evaluation)]
+    if "limit" not in rows:
+        return rows.head(0) if limited else rows
+    return rows[(rows["limit"] > 0) == limited]
 
 
 def run_dirs(frame: pd.DataFrame, labels: Mapping[str, str], evaluation: str) -> dict[int, str]:

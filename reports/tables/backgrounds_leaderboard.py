@@ -59,6 +59,8 @@ def build(frame: pd.DataFrame) -> table.Table:
     entries = [*_of_sweeps(sweeps), *_of_models(models)]
     data = stats.data_sets(pd.concat([sweeps, *models.values()]))
     notes: tuple[str, ...] = nothing(frame, "background", "measures this")
+    left_out = sorted({name for e in (SHIFT, CHALLENGE) for name in stats.limited(frame, e)})
+    partly = ", ".join(left_out)
     if entries:
         notes = (
             *paper.notes(data, (), f"Rows '{PUBLISHED}'"),
@@ -81,7 +83,9 @@ def build(frame: pd.DataFrame) -> table.Table:
             table.Row((entry.source, entry.name), tuple(entry.cells[name] for name in COLUMNS))
             for entry in entries
         ),
-        notes=notes,
+        notes=(*notes, f"Left out, measured on a part of each class only: {partly}.")
+        if partly
+        else notes,
     )
 
 

@@ -562,6 +562,17 @@ def test_two_measurements_of_one_model_do_not_vanish(tmp_path: Path) -> None:
     assert "evaluated/one, evaluated/two" in cell.reason
 
 
+def test_a_model_that_saw_a_part_of_each_class_stands_in_no_table(tmp_path: Path) -> None:
+    model(tmp_path, "whole")
+    model(tmp_path, "whole", limit=5, slug="part")
+    model(tmp_path, "part", limit=5)
+    built = build_table("backgrounds_leaderboard", load(tmp_path))
+    assert [row.labels[1] for row in built.rows if row.labels[0] == "measured"] == ["whole"]
+    assert named(built, "measured", "whole")["Clean ↑"].text != table.DASH
+    (note,) = [note for note in built.notes if note.startswith("Left out")]
+    assert "part (--limit 5), whole (--limit 5)" in note
+
+
 # --- figures ---
 
 
