@@ -139,6 +139,13 @@ def _add_model_arguments(group: _Group) -> None:
 
 def _add_view_arguments(group: _Group) -> None:
     group.add_argument(
+        "--limit",
+        type=_positive,
+        metavar="N",
+        help="only N samples of each class, the same for every model: a first look, which stands in no "
+        "table",
+    )
+    group.add_argument(
         "--official",
         action="store_true",
         help="exactly as the evaluator that was released with the data: images as stored, and its "

@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,13 +30,14 @@ from bench.config.resources import Resources
 from bench.config.science import Input, parse_options
 from bench.data import progress
 from bench.data.access import open_data
+from bench.data.limited import LimitedSamples
 from bench.evaluate.arguments import parser
 from bench.evaluate.model import label, load_named
 from bench.evaluate.session import Measurement, Shown, measurements, of_one_media
 from bench.grid.patch import parse_settings
 from bench.models.named import Asked
 from bench.store.files import write_json
-from bench.task import Row
+from bench.task import Row, Samples
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -67,6 +69,7 @@ def _write(options: argparse.Namespace, made: Sequence[Measurement], rows: list[
         "versions": {one.name: find.load("evaluation", one.name).VERSION for one in made},
         "crops": named.input.eval_crops,
         "official": options.official,
+        "limit": options.limit,
         **named.made_by,
     }
     write_json(options.out, {**made_by, "rows": rows})
@@ -113,6 +116,8 @@ def _set_up(options: argparse.Namespace) -> list[Measurement]:
     except RuntimeError as error:  # torch's own words for tensors that do not fit
         raise ValueError(str(error)) from error
     found = open_data(options.data)
+    if options.limit:
+        found = replace(found, open=partial(_limited, found.open, options.limit))
     named = of_one_media(named, found.spec)
     if options.frames and found.spec.media == "image":
         raise ValueError("--frames: an image has one frame; leave it out")
@@ -125,6 +130,10 @@ def _set_up(options: argparse.Namespace) -> list[Measurement]:
         labels=options.labels,
     )
     return measurements(evaluations, named, found, resources, shown)
+
+
+def _limited(whole: Callable[[str], Samples], count: int, split: str) -> Samples:
+    return LimitedSamples(whole(split), count)
 
 
 def _shown(settings: Input, options: argparse.Namespace) -> Input:
