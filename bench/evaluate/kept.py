@@ -12,6 +12,7 @@ from PIL import Image
 
 from bench import find
 from bench.config.signature import digest
+from bench.data.limited import LimitedSamples
 from bench.evaluate.context import EvaluationContext, provenance
 from bench.models.named import NamedModel
 from bench.store.evaluations import EvaluationDir
@@ -58,6 +59,7 @@ class KeptResult:
             "data_digest": samples.digest,
             "provenance": provenance(context.input, samples, context.spec.media, official),
             "official": official,
+            **({"limit": samples.limit} if isinstance(samples, LimitedSamples) else {}),
             "made_by": named.made_by,
         }
         slug = re.sub(r"[^A-Za-z0-9._=+-]+", "_", f"{title}-{evaluation}")

@@ -13,10 +13,12 @@ import torch
 from clips import grey_video, video
 from makers import smoke_config
 
+from bench import results
 from bench.data.sources import mini_ssv2
 from bench.data.video import decode
 from bench.evaluate import command
 from bench.train.learner import build
+from reports import stats
 
 MINI = mini_ssv2.Config(
     train=20, val=20, frames="video", short_side=None, height=48, min_frames=8, max_frames=10
@@ -157,3 +159,27 @@ def test_data_that_are_not_recognised_get_one_message(
     assert evaluate(models[3], make(tmp_path / "data"), tmp_path / "runs") == 2
     error = capsys.readouterr().err
     assert wanted in error and "Traceback" not in error and not (tmp_path / "runs").exists()
+
+
+# -- a part of each class ---
+
+
+def test_a_limited_evaluation_says_so_and_is_kept_apart(
+    models: dict[int, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, runs = class_folders(tmp_path / "videos"), tmp_path / "runs"
+    assert evaluate(models[3], folder, runs, "--limit", "1") == 0
+    assert {row["n"] for row in rows(runs, subset="all")} == {3}
+    found = kept(runs)
+    assert found["limit"] == 1 and "limit 1 per class, seed 0" in found["provenance"]
+    assert found["data_digest"].endswith("limit 1 per class, seed 0")
+    assert json.loads((runs / "rows.json").read_text())["limit"] == 1
+    assert evaluate(models[3], folder, runs) == 0
+    frame = results.load(runs)
+    assert frame.groupby("limit")["n"].max().to_dict() == {0: 6, 1: 3}
+    full = stats.evaluated(frame, "video.shuffle_gap")
+    assert set(full["limit"]) == {0} and len(full)
+    assert stats.limited(frame, "video.shuffle_gap") == ("3.pyth (--limit 1)",)
+    with pytest.raises(SystemExit):
+        evaluate(models[3], folder, runs, "--limit", "0")
+    assert "at least 1, got '0'" in capsys.readouterr().err
