@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bench.data.formats.labelled import LabelledVideos, frame_files
-from bench.data.sources.videos import read_videos
+from bench.data.formats.where_they_lie import read_videos
 
 
 def touch(root: Path, *names: str) -> Path:

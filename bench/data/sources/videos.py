@@ -16,9 +16,7 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -27,17 +25,9 @@ import pydantic
 
 from bench.config.seeds import rng
 from bench.data.formats.class_folders import LAYOUT as FOLDERS
-from bench.data.formats.class_folders import read_folder
-from bench.data.formats.file_samples import FileSamples, made_by, read_frames
-from bench.data.formats.label_file import LISTS, names_beside, read_lists, subsets_beside
-from bench.data.formats.labelled import (
-    ALL,
-    SPLIT_NAMES,
-    LabelledItem,
-    LabelledVideos,
-    Mistaken,
-    collect,
-)
+from bench.data.formats.file_samples import made_by, read_frames
+from bench.data.formats.label_file import LISTS
+from bench.data.formats.labelled import ALL, LabelledVideos
 from bench.data.formats.video_list import FileClip, read_file, safe_key
 from bench.data.formats.video_source import (
     VideoConfig,
@@ -48,9 +38,10 @@ from bench.data.formats.video_source import (
     stored,
 )
 from bench.data.formats.video_source import add_arguments as add_video_arguments
+from bench.data.formats.where_they_lie import read_videos, released
 from bench.data.progress import report
 from bench.data.shards.read import ShardSamples, read_index
-from bench.data.shards.write import RECEIPTS, Clip, DataSetInfo, FrameRule, Packing, pack
+from bench.data.shards.write import Clip, DataSetInfo, FrameRule, Packing, pack
 from bench.task import DataSpec, Released
 
 log = logging.getLogger(__name__)
@@ -60,8 +51,6 @@ LAYOUT = (
     f"any labelled videos, as {FOLDERS}; or a list ({', '.join(LISTS)}) of paths and labels, or a "
     "folder of lists train, val, test"
 )
-_LIST_NAMES = (*(name for names in SPLIT_NAMES.values() for name in names), "videos", "list")
-_LIST_NAMES += ("annotations", ALL)
 
 
 class Config(VideoConfig):
@@ -132,55 +121,7 @@ def as_released(folder: Path) -> Released | None:
     videos = read_videos(folder)
     if videos is None:
         return None
-    videos.require_all(folder)
-    found = DataSpec(
-        name=videos.name,
-        media="video",
-        classes=videos.classes,
-        subsets=videos.subsets,
-        splits=videos.splits,
-    )
-    counts = ", ".join(f"{split} {len(files):,}" for split, files in videos.files.items())
-    log.info("%s: %d classes, %s, read where they lie", folder, len(videos.classes), counts)
-    return Released(found, videos.held_out, partial(FileSamples, videos))
-
-
-def read_videos(data: Path, root: Path | None = None) -> LabelledVideos | None:
-    """What a folder or a list says of videos; None if it says nothing. `root`: where the relative
-    paths of a list start from. BadData lists all that is wrong.
-    """
-    if data.is_file() and data.suffix.lower() not in LISTS:
-        return None
-    if data.is_dir() and (any(data.glob("*.tar")) or (data / RECEIPTS).is_dir()):
-        return None  # shards that are not complete
-    wrong = Mistaken(data)
-    lists = [data] if data.is_file() else _lists_in(data)
-    beside = data.parent if data.is_file() else data
-    items: Sequence[LabelledItem]
-    if lists:
-        items = read_lists(lists, wrong, root)
-        log.info("labels of %s", ", ".join(map(str, lists)))
-    else:
-        read = read_folder(data, wrong)
-        if read is None:
-            return None
-        beside, items = read
-    names, subsets = names_beside(beside, wrong), subsets_beside(beside, wrong)
-    return collect(_name_of(data), items, names, subsets, wrong)
-
-
-def _name_of(data: Path) -> str:
-    """Tells one data set from another in tables."""
-    path = data.absolute()
-    return f"videos/{f'{path.parent.name}/' if data.is_file() else ''}{path.name}"
-
-
-def _lists_in(folder: Path) -> list[Path]:
-    return [
-        path
-        for path in sorted(folder.iterdir())
-        if path.suffix.lower() in LISTS and path.stem.lower() in _LIST_NAMES and path.is_file()
-    ]
+    return released(videos, folder)
 
 
 # -- shards ---
