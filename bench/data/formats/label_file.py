@@ -33,7 +33,9 @@ LABELS = (
     "template", "class", "class_name", "label_name", "category", "action", "label", "target", "label_id", "class_id"
 )  # fmt: skip
 """What the columns of a list may be called; the first that is there is taken."""
-CLASS_NAMES = ("classes.txt", "classes.csv", "classes.json", "class_names.txt", "labels.json")
+CLASS_NAMES = (
+    "classes.txt", "classes.csv", "classes.json", "class_names.txt", "labels.json", "something-something-v2-labels.json"
+)  # fmt: skip
 SUBSETS = ("subsets.csv", "subsets.json")
 """Files beside the videos or their list."""
 _WITH_EXTENSION = re.compile(rf"(.+(?:{'|'.join(map(re.escape, EXTENSIONS))}))[\s,;]+(\S.*)", re.I)

@@ -39,6 +39,26 @@ def read_annotations(folder: Path, splits: Sequence[str] = ("train", "val")) -> 
     return VideoList(tuple(sorted(labels, key=labels.__getitem__)), tuple(entries))
 
 
+def annotation_file(data: Path, split: str) -> Path | None:
+    """The JSON file of a split, in this folder or its `labels`; or `data` itself if it is that."""
+    name = FILE_OF_SPLIT[split]
+    if data.is_file():
+        return data if data.name in {scheme.format(name) for scheme in SCHEMES} else None
+    return _find(data, name)
+
+
+def classes_beside(path: Path) -> tuple[str, ...]:
+    """The classes by id, of the labels.json in the folder of an annotation file; none if there is
+    none, or it is something else.
+    """
+    labels = _find(path.parent, "labels")
+    try:
+        ids = _labels(labels) if labels else {}
+    except ValueError:
+        return ()
+    return tuple(sorted(ids, key=ids.__getitem__))
+
+
 def _find(folder: Path, name: str) -> Path | None:
     candidates = [
         where / scheme.format(name) for where in (folder, folder / "labels") for scheme in SCHEMES

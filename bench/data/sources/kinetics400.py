@@ -39,12 +39,14 @@ from bench.data.formats.video_source import (
     stored,
 )
 from bench.data.formats.video_source import add_arguments as add_video_arguments
+from bench.data.formats.where_they_lie import read_videos, released
 from bench.data.progress import report
 from bench.data.shards.read import BadData, ShardSamples
 from bench.data.shards.write import SHOWN, DataSetInfo, Packing
-from bench.task import DataSpec
+from bench.task import DataSpec, Released
 
 VERSION = 1
+LAYOUT = "a folder per class, all 400 of them, perhaps in train and val"
 NUM_CLASSES = 400
 SPLITS = ("train", "val")
 LISTS = {
@@ -153,6 +155,20 @@ def open(config: Config, data_root: Path, split: str) -> ShardSamples:
     than asked for.
     """
     return SOURCE.open(config, locate(config, data_root), split)
+
+
+def as_released(folder: Path) -> Released | None:
+    """Class folders where they lie, with the two subsets, if they are the 400 of Kinetics, named with
+    spaces or with underscores.
+    """
+    if not any((folder / s / c).is_dir() for s in (".", *SPLITS) for c in ("yoga", "vault")):
+        return None
+    videos = read_videos(folder)
+    names = tuple(name.replace("_", " ") for name in videos.classes) if videos else ()
+    if videos is None or len(names) != NUM_CLASSES or not {*TEMPORAL, *STATIC} <= {*names}:
+        return None
+    subsets = {subset: tuple(ids) for subset, ids in subsets_of(names).items()}
+    return released(replace(videos, name="kinetics400", classes=names, subsets=subsets), folder)
 
 
 # -- annotations ---

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from bench.data.formats.ssv2 import read_annotations
+from bench.data.formats.ssv2 import annotation_file, classes_beside, read_annotations
 from bench.data.formats.video_list import absent_folders
 from bench.data.formats.video_list import convert as convert_videos
 from bench.data.formats.video_source import (
@@ -28,12 +29,14 @@ from bench.data.formats.video_source import (
     stored,
 )
 from bench.data.formats.video_source import add_arguments as add_video_arguments
+from bench.data.formats.where_they_lie import read_videos, released
 from bench.data.progress import report
 from bench.data.shards.read import BadData, ShardSamples
 from bench.data.shards.write import DataSetInfo, Packing
-from bench.task import DataSpec
+from bench.task import DataSpec, Released
 
 VERSION = 1
+LAYOUT = "20bn-something-something-v2 beside labels/validation.json, or that file"
 NUM_CLASSES = 174
 SPLITS = ("train", "val")
 
@@ -111,6 +114,28 @@ def open(config: Config, data_root: Path, split: str) -> ShardSamples:
     return SOURCE.open(config, locate(config, data_root), split)
 
 
+def as_released(folder: Path) -> Released | None:
+    """The validation split where it lies, with the two subsets: of its annotation file, or of the
+    folder that holds it, or `labels` with it. None: these are other annotations, or none.
+    """
+    path = annotation_file(folder, "val")
+    classes = classes_beside(path) if path else ()
+    if path is None or len(classes) != NUM_CLASSES or _wrong_names(classes):
+        return None
+    videos = read_videos(path)
+    assert videos is not None
+    (files,) = videos.files.values()
+    return released(replace(videos, name="ssv2", subsets=SUBSETS, files={"val": files}), folder)
+
+
+def _wrong_names(classes: Sequence[str]) -> list[str]:
+    return [
+        f"{i} is {classes[i] if i < len(classes) else 'absent'!r}, expected {name!r}"
+        for i, name in (TEMPORAL | STATIC).items()
+        if i >= len(classes) or classes[i] != name
+    ]
+
+
 def convert(
     config: Config,
     *,
@@ -130,11 +155,7 @@ def convert(
         raise type(error)("; ".join([*absent, str(error)])) from error
     if absent:
         raise ValueError("; ".join(absent))
-    wrong = [
-        f"{i} is {read.classes[i] if i < len(read.classes) else 'absent'!r}, expected {name!r}"
-        for i, name in (TEMPORAL | STATIC).items()
-        if i >= len(read.classes) or read.classes[i] != name
-    ]
+    wrong = _wrong_names(read.classes)
     if len(read.classes) != NUM_CLASSES or wrong:
         listed = "\n  ".join(wrong[:5])
         raise BadData(
