@@ -58,7 +58,9 @@ class Config(VideoConfig):
     like, VideoConfig says.
     """
 
-    folder: str = pydantic.Field(default="videos", pattern=r"^[A-Za-z0-9_.-]+$")  # in the data root
+    folder: str = pydantic.Field(
+        default="videos", pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*$"
+    )  # in the data root
     classes: int | None = pydantic.Field(default=None, ge=2)  # how many
     splits: tuple[str, ...] = pydantic.Field(default=("train", "val"), min_length=2)
 
