@@ -98,7 +98,9 @@ def test_everything_missing_is_listed_before_any_work(tmp_path: Path) -> None:
         packed(grey_list(*names), [tmp_path / "in"], tmp_path / "out")
     message = str(caught.value)
     assert "6 of 7 listed videos are not in" in message and "--allow-missing 6" in message
-    assert "v0{.webm,.mp4,.avi,.mkv} is not there; did you mean v0 (1).webm, which is" in message
+    assert (
+        "v0{.webm,.mp4,.avi,.mkv,.mov} is not there; did you mean v0 (1).webm, which is" in message
+    )
     assert "did you mean v1.webm.part, which is there and not listed?" in message
     assert "k4" in message and "k5" not in message and str(tmp_path / "out" / FAILED) in message
     with (tmp_path / "out" / FAILED).open(newline="") as file:
