@@ -31,6 +31,7 @@ def only_trained(method: str = "+ TIME", **changes: Any) -> RunConfig:
 PRELOAD = [
     "pytest",
     "hypothesis",
+    "torch._dynamo",  # every optimizer imports it
     "bench.run",
     "bench.models.backbones.timesformer",
     "tasks.classify",

@@ -64,10 +64,9 @@ def rows(runs: Path) -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Path:
+    """All cells of the ablation, in this process."""
     runs = tmp_path_factory.mktemp("sweep") / "runs"
-    done = sweep(runs, data_dir)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "launching 5 cells" in done.stdout and "5 DONE" in done.stdout
+    assert here(runs, data_dir, "--launcher", "inline") == 0
     return runs
 
 
@@ -143,9 +142,27 @@ def test_predictions_rebuild_the_reported_accuracy(finished: Path) -> None:
         assert row["value"].item() == pytest.approx(top1)
 
 
-def test_inline_gives_the_same_numbers(finished: Path, data_dir: Path, tmp_path: Path) -> None:
-    assert here(tmp_path / "runs", data_dir, "--launcher", "inline") == 0
-    pd.testing.assert_frame_equal(rows(finished), rows(tmp_path / "runs"))
+@pytest.mark.parametrize(
+    "chosen",
+    [pytest.param(["+ TIME"], id="one"), pytest.param(None, id="all", marks=pytest.mark.slow)],
+)
+def test_processes_give_the_same_numbers(
+    chosen: list[str] | None, finished: Path, data_dir: Path, tmp_path: Path
+) -> None:
+    """As users start it: a client of its own, whose local launcher starts a process per cell."""
+    path, runs = ABLATION, tmp_path / "runs"
+    here_alone = rows(finished)
+    if chosen:
+        document = load_yaml(ABLATION)
+        methods = document["axes"]["method"]
+        document["axes"]["method"] = {name: methods[name] for name in chosen}
+        path = with_scale(tmp_path, document, "ablation.yaml")
+        here_alone = here_alone[here_alone["method"].isin(chosen)].reset_index(drop=True)
+    done = sweep(runs, data_dir, file=path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    count = len(chosen or range(5))
+    assert f"launching {count} cells" in done.stdout and f"{count} DONE" in done.stdout
+    pd.testing.assert_frame_equal(here_alone, rows(runs))
 
 
 def test_plan_and_status_touch_nothing(
@@ -177,9 +194,14 @@ def small_sweep(folder: Path, cells: dict[str, Any]) -> Path:
     document["axes"] = {"cell": cells}
     document["base"]["model.name"] = "timesformer"
     document["base"]["evaluations"] = {"video.shuffle_gap": {}}
+    return with_scale(folder, document, "small.yaml")
+
+
+def with_scale(folder: Path, document: dict[str, Any], name: str) -> Path:
+    """A file of this sweep beside the smoke scale."""
     (folder / "scales").mkdir()
     (folder / "scales/smoke.yaml").write_text((ROOT / "sweeps/scales/smoke.yaml").read_text())
-    path = folder / "small.yaml"
+    path = folder / name
     path.write_text(json.dumps(document))
     return path
 
@@ -190,16 +212,12 @@ MAD = {"train.lr": 1e30, "train.schedule": "step"}  # the loss becomes infinite
 def test_one_failing_cell_is_shown_and_stops_no_other(
     tmp_path: Path, data_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = small_sweep(tmp_path, {"fine": {}, "mad": MAD, "small": {"train.lr": 1e-5}})
+    path = small_sweep(tmp_path, {"mad": MAD, "fine": {}})
     runs = tmp_path / "runs"
-    done = sweep(runs, data_dir, file=path)
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert "2 DONE, 1 FAILED (1 BUG)" in done.stdout
-    assert (
-        "loss is not finite at step" in done.stdout
-        and "error.txt" in done.stdout
-        and "log.txt" in done.stdout
-    )
+    assert here(runs, data_dir, file=path) == 1
+    out = capsys.readouterr().out
+    assert "1 DONE, 1 FAILED (1 BUG)" in out
+    assert "loss is not finite at step" in out and "error.txt" in out and "log.txt" in out
     assert here(runs, data_dir, "--status", file=path) == 0
     assert "NonFiniteLoss" in capsys.readouterr().out
     frame = results.load(runs)
@@ -229,6 +247,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> pd.
     return results.load(runs)[NUMBERS]
 
 
+@pytest.mark.slow
 def test_a_killed_cell_is_failed_and_goes_on(
     tmp_path: Path, data_dir: Path, undisturbed: pd.DataFrame, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -246,6 +265,7 @@ def test_a_killed_cell_is_failed_and_goes_on(
     pd.testing.assert_frame_equal(results.load(runs)[NUMBERS], undisturbed)
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_is_taken_over(
     tmp_path: Path, data_dir: Path, undisturbed: pd.DataFrame, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -265,6 +285,7 @@ def test_a_killed_sweep_is_taken_over(
     pd.testing.assert_frame_equal(results.load(runs)[NUMBERS], undisturbed)
 
 
+@pytest.mark.slow
 def test_cancelled_cells_go_on_as_if_nothing_had_happened(
     tmp_path: Path, data_dir: Path, undisturbed: pd.DataFrame, capsys: pytest.CaptureFixture[str]
 ) -> None:
