@@ -18,7 +18,10 @@ def test_imports_point_one_way() -> None:
 
 
 def test_results_and_reports_do_without_torch() -> None:
-    code = "import sys, bench.results, reports.build; assert 'torch' not in sys.modules"
+    code = (
+        "import sys, bench.results, reports.build as b; b.ordered('table'); b.ordered('figure');"
+        "assert 'torch' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
@@ -27,6 +30,8 @@ def test_planning_does_not_import_timm_or_sklearn() -> None:
     code = (
         "import sys; from pathlib import Path; from bench.grid.plan import plan;"
         "plan(Path('sweeps/ablation.yaml'), 'mini');"
+        "from bench.models.backbones import vit;"
+        "assert vit.skip(vit.Config(), frames=1, size=224) is None;"
         "assert not {'timm', 'sklearn', 'torchvision'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

@@ -24,6 +24,7 @@ from bench.config.science import RunConfig, parse
 from bench.grid.axes import Layer
 from bench.grid.patch import merge, nest, split_path
 from bench.grid.plan import Cell, plan, read
+from bench.sweep import command as sweep_command
 
 SCALE = {
     "base": {
@@ -270,7 +271,9 @@ def test_yaml_is_version_1_2(tmp_path: Path) -> None:
     assert [c.config.train.lr for c in cells] == [1e-4, 2e-4]
 
 
-def test_the_command_line_exits_with_2_and_writes_nothing(tmp_path: Path) -> None:
+def test_the_command_line_exits_with_2_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = write(tmp_path, {**SWEEP, "axes": {"a": {"x": {"train.lrr": 1}}}})
     runs = tmp_path / "runs"
     command = [
@@ -286,10 +289,8 @@ def test_the_command_line_exits_with_2_and_writes_nothing(tmp_path: Path) -> Non
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and "did you mean 'lr'" in done.stderr
     assert not runs.exists() and "Traceback" not in done.stderr
-    done = subprocess.run(
-        [*command[:5], "tny"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 2 and "did you mean 'tiny'" in done.stderr
+    assert sweep_command.main([str(path), "--scale", "tny", "--runs", str(runs)]) == 2
+    assert "did you mean 'tiny'" in capsys.readouterr().err and not runs.exists()
 
 
 # -- identity ---

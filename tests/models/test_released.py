@@ -179,9 +179,11 @@ def test_parity_with_hugging_face(tmp_path: Path, record_property: Any) -> None:
     assert (loaded.description.frames, loaded.description.size) == (8, 224)
     model = loaded.model.eval()
     clip = torch.randn(1, 8, 3, 224, 224)
+    normed: list[torch.Tensor] = []
+    theirs.timesformer.layernorm.register_forward_hook(lambda *given: normed.append(given[-1]))
     with torch.no_grad():
         expected = theirs(clip, output_hidden_states=True)
-        last = theirs.timesformer(clip).last_hidden_state
+        (last,) = normed
         features, stages = model.encode(clip), list(model.backbone.stages(clip))
         logits = model.classify(features)
     # Theirs: the class token, then patch after patch, the frames of each side by side.

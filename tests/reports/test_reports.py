@@ -8,7 +8,6 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -33,7 +32,6 @@ from frames import (
     top1,
     union,
 )
-from makers import ROOT
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -624,10 +622,3 @@ def test_labels_do_not_overlap() -> None:
     assert placed[3] == 90.0
     assert sorted(placed) == placed
     assert {style.colour("+ mine"), style.colour("+ mine")} == {style.colour("+ mine")}
-
-
-def test_reports_never_import_torch() -> None:
-    code = "import sys, reports.build as b; b.ordered('table'); b.ordered('figure'); " + (
-        "sys.exit('torch' in sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

@@ -282,10 +282,19 @@ def test_a_different_verdict_is_a_failure(
         challenge.measure(challenge_of(released_tree), lambda _: None)
 
 
-def test_a_challenge_from_the_command_line(
+def test_what_a_challenge_cannot_use_is_one_message(
+    released_tree: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert speed.main(["challenge", "--foregrounds=0", "--data=x", "--workers=-1"]) == 2
+    assert "3 mistake(s), nothing was measured" in capsys.readouterr().err
+    assert speed.main(["challenge", "--model=absent.pt", f"--data={released_tree}"]) == 2
+    assert "absent.pt" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_challenge_that_fails_in_its_own_process_is_a_row_of_its_own(
     tmp_path: Path, released_tree: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A model that fails in its own process is a row of its own; bad input is one message."""
     out = tmp_path / "challenge.json"
     shared = challenge_of(released_tree, foregrounds=4)
     plan = challenge.ChallengePlan(("vulnerable ViT", "nonsense"), released_tree, shared, out)
@@ -295,10 +304,6 @@ def test_a_challenge_from_the_command_line(
     assert [r["status"] for r in json.loads(out.read_text())["rows"]] == ["ok", "failed"]
     shown = capsys.readouterr()
     assert sum(line.startswith("vulnerable ViT") for line in shown.out.splitlines()) == 3
-    assert speed.main(["challenge", "--foregrounds=0", "--data=x", "--workers=-1"]) == 2
-    assert "3 mistake(s), nothing was measured" in capsys.readouterr().err
-    assert speed.main(["challenge", "--model=absent.pt", f"--data={released_tree}"]) == 2
-    assert "absent.pt" in capsys.readouterr().err
 
 
 # -- torch.compile ---

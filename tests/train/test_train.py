@@ -29,6 +29,7 @@ from bench.data import loader
 from bench.data.access import prepare_data
 from bench.data.order import Draw, Order, Part, Schedule, steps_per_epoch
 from bench.data.transforms import eval_clip, segment_indices, train_clip
+from bench.run import command as run_command
 from bench.run.cell import run_cell
 from bench.store.rundir import State
 from bench.train import checkpoint
@@ -161,10 +162,11 @@ def test_a_failing_cell_writes_its_traceback(tmp_path: Path, data_dir: Path) -> 
     assert not run.result.exists()
 
 
-def test_run_on_something_that_is_no_run(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "bench.run", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 2 and "not a run directory" in done.stderr
+def test_run_on_something_that_is_no_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command.main([str(tmp_path)]) == 2
+    assert "not a run directory" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
