@@ -30,7 +30,7 @@ class LimitedSamples:
     def __init__(self, whole: Samples, count: int, *, seed: int = SEED) -> None:
         if count < 1:
             raise ValueError(f"a limit must be at least 1 sample per class, got {count}")
-        self._whole = whole
+        self._whole, self.limit = whole, count
         self._chosen = _first_of_each(whole, count, seed)
         self.keys = tuple(whole.keys[i] for i in self._chosen)
         self.labels = whole.labels[self._chosen]
