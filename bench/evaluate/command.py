@@ -33,7 +33,7 @@ from bench.data.access import open_data
 from bench.data.limited import LimitedSamples
 from bench.evaluate.arguments import parser
 from bench.evaluate.model import label, load_named
-from bench.evaluate.session import Measurement, Shown, measurements, of_one_media
+from bench.evaluate.session import CallOptions, Measurement, measurements, of_one_media
 from bench.grid.patch import parse_settings
 from bench.models.named import Asked
 from bench.store.files import write_json
@@ -122,7 +122,7 @@ def _set_up(options: argparse.Namespace) -> list[Measurement]:
     if options.frames and found.spec.media == "image":
         raise ValueError("--frames: an image has one frame; leave it out")
     named = replace(named, input=_shown(named.input, options))
-    shown = Shown(
+    shown = CallOptions(
         title=options.name or label(options.model),
         runs=options.runs,
         batch=options.batch,

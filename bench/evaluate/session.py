@@ -27,7 +27,7 @@ from bench.train.world import ALONE
 
 
 @dataclass(frozen=True)
-class Shown:
+class CallOptions:
     """What of the call is alike for all its evaluations."""
 
     title: str  # what tables call the model
@@ -67,7 +67,7 @@ def measurements(
     named: NamedModel,
     found: Released,
     resources: Resources,
-    shown: Shown,
+    shown: CallOptions,
 ) -> list[Measurement]:
     """One for each evaluation (name -> its Config). Raises ValueError for what cannot be measured,
     before anything is.
