@@ -179,8 +179,8 @@ class EvaluationContext:
         if len(noted) > max(1, MAX_FAILED * self.count(split)):
             raise ValueError(
                 f"{len(noted)} of {self.count(split)} samples of split {split} cannot be decoded, more "
-                f"than {MAX_FAILED:.0%}: the data are damaged (python -m bench.prepare ... --check "
-                f"says where). First: {next(iter(noted.values()))}"
+                f"than {MAX_FAILED:.0%}: the data are damaged (of shards python -m bench.prepare ... "
+                f"--check says where). First: {next(iter(noted.values()))}"
             )
 
     def crops(self, split: str) -> Iterator[tuple[Batch, ...]]:
