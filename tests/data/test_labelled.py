@@ -188,6 +188,17 @@ def test_something_something_is_read_by_its_annotation_file(tmp_path: Path) -> N
     assert videos is not None and videos.classes == ("Holding something", "Pushing something")
 
 
+def test_a_list_without_labels_names_the_folders_of_the_classes(tmp_path: Path) -> None:
+    touch(tmp_path / "UCF-101", "Apply Make/v_1.avi", "YoYo/v_1.avi", "YoYo/v_2.avi")
+    path = tmp_path / "ucfTrainTestlist/testlist01.txt"
+    path.parent.mkdir()
+    path.write_text("Apply Make/v_1.avi\nYoYo/v_2.avi\n")
+    found = {"Apply~20~Make/v_1": "Apply Make", "YoYo/v_2": "YoYo"}
+    assert said(read_videos(path)) == {"all": found}
+    path.write_text("Apply Make/v_1.avi\nYoYo/v_2.avi YoYo\n")
+    assert "no path or no label (line 1 of testlist01.txt)" in mistakes(path)
+
+
 def test_lists_in_a_folder_are_its_splits(tmp_path: Path) -> None:
     touch(tmp_path, "videos/1.mp4", "videos/2.mp4", "videos/3.mp4")
     (tmp_path / "train.csv").write_text("videos/1.mp4 0\nvideos/2.mp4 1\n")

@@ -4,6 +4,7 @@ A list is one of
 
     csv (comma, semicolon or tab) with a header     a column for the file and one for the label; `split`, `subset`
     lines `path label`, `path,label`, `path;label`  VideoMAE, V-JEPA, TimeSformer, Jester; the label is a name or number
+    lines `class/file`                              UCF101's test lists: no line has a label
     lines `folder count label`                      folders of frames, as TSN and TSM list them
     JSON: a list of mappings                        the same columns as keys (Something-Something-v2: `id`, `template`)
 
@@ -82,7 +83,10 @@ def _lines(path: Path, wrong: Mistaken) -> Iterator[Line]:
     except (OSError, ValueError) as error:
         wrong.add(f"{path} cannot be read as text: {error}")
         return
-    found = _of_json(path, text, wrong) if path.suffix == ".json" else _of_text(path, text, wrong)
+    read = _of_json if path.suffix == ".json" else _of_text
+    found = list(read(path, text, wrong))
+    if not any(line.label for line in found):
+        found = [line._replace(label=Path(line.file).parent.name) for line in found]
     incomplete = []
     for line in found:
         if line.file and line.label:
@@ -155,6 +159,8 @@ def _path_and_label(line: str) -> tuple[str, str]:
     """Of a line without columns; empty texts where it is not one."""
     if quoted := _QUOTED.fullmatch(line):
         return quoted[1].replace('""', '"'), quoted[2].strip().strip('"')
+    if line.lower().endswith(EXTENSIONS):
+        return line, ""
     if parts := _WITH_EXTENSION.fullmatch(line):
         return parts[1], parts[2].strip().strip('"')
     for delimiter in "\t;,":
