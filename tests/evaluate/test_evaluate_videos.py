@@ -183,3 +183,14 @@ def test_a_limited_evaluation_says_so_and_is_kept_apart(
     with pytest.raises(SystemExit):
         evaluate(models[3], folder, runs, "--limit", "0")
     assert "at least 1, got '0'" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_loader_workers_read_them_too(models: dict[int, Path], tmp_path: Path) -> None:
+    """Everything that the loader sends to its workers pickles, and a broken video stays one sample."""
+    folder = class_folders(tmp_path / "videos")
+    (folder / NAMES[0] / "v_g02.webm").write_bytes(b"")
+    assert evaluate(models[3], folder, tmp_path / "alone", "--limit", "2") == 0
+    assert evaluate(models[3], folder, tmp_path / "two", "--limit", "2", "--workers", "2") == 0
+    assert rows(tmp_path / "two") == rows(tmp_path / "alone")
+    assert kept(tmp_path / "two")["failed"] == kept(tmp_path / "alone")["failed"] != {}
