@@ -29,7 +29,8 @@ def run(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> RunDir:
 
 @pytest.fixture
 def call(run: RunDir, data_dir: Path, tmp_path: Path) -> Any:
-    [shards] = [path.parent for path in data_dir.glob("*/index.json")]
+    data = smoke_config("baseline").data
+    shards = find.load("source", data.name).locate(data.config, data_dir)
 
     def called(names: str, *more: str) -> int:
         where = ("--data", str(shards), "--runs", str(tmp_path), "--device", "cpu")
