@@ -14,7 +14,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,23 +86,6 @@ def run_slurm(
 
 
 @dataclass
-class _Entry:
-    """A cell that the client cares for."""
-
-    item: Item
-    version: Version
-    cancelled: Any  # when it was cancelled last, as far as the client knew at its start
-    submitted: bool = False
-    unsure: bool = False  # sbatch was given it and could not say whether SLURM took it
-    tries: int = 0
-    shown: State | None = None
-
-    @property
-    def run(self) -> RunDir:
-        return self.item.run
-
-
-@dataclass
 class _Client:
     """One call of run_slurm."""
 
@@ -110,7 +93,7 @@ class _Client:
     sweep: str
     on_change: OnChange
     wait: bool
-    entries: list[_Entry] = field(default_factory=list)
+    items: list[Item] = field(default_factory=list)
     cluster: Cluster = field(default_factory=Cluster)
     open_jobs: int = 0  # of this user, in the queue
     full_at: dict[str, int] = field(default_factory=dict)  # by shape: how many were too many
@@ -123,73 +106,73 @@ class _Client:
 
     def add(self, items: Sequence[Item]) -> None:
         cancelled = _read_cancelled(self.runs)
-        self.entries += [
-            _Entry(item, Version.of(item.run), cancelled.get(item.run.signature)) for item in items
-        ]
+        for given in items:
+            item = replace(given)  # what is remembered of it is this client's own
+            item.version = Version.of(item.run)
+            item.cancelled = cancelled.get(item.run.signature)
+            self.items.append(item)
 
     def finished(self) -> bool:
-        waits = self.wait or not all(entry.submitted for entry in self.entries)
-        return not (self.entries and waits)
+        waits = self.wait or not all(item.submitted for item in self.items)
+        return not (self.items and waits)
 
     def round(self) -> bool:
         """Look once at the queue and do what there is to do. Returns whether anything changed."""
         self.queue.refresh()
         self.open_jobs = self.queue.my_open_jobs()
-        statuses = self.queue.statuses([entry.run for entry in self.entries])
+        statuses = self.queue.statuses([item.run for item in self.items])
         cancelled = _read_cancelled(self.runs)
-        known = {entry.run.signature: (entry.shown, entry.submitted) for entry in self.entries}
+        known = {item.run.signature: (item.shown, item.submitted) for item in self.items}
         ready = []
-        for entry in list(self.entries):
-            status = statuses[entry.run.signature]
+        for item in list(self.items):
+            status = statuses[item.run.signature]
             if status.busy:
-                self._note_busy(entry, status)
-            elif cancelled.get(entry.run.signature) == entry.cancelled and self._wants(
-                entry, status
-            ):
-                ready.append(entry)
+                self._note_busy(item, status)
+            elif cancelled.get(item.run.signature) == item.cancelled and self._wants(item, status):
+                ready.append(item)
             else:
-                self._show(entry, status.state)
-                self.entries.remove(entry)
+                self._show(item, status.state)
+                self.items.remove(item)
         if ready:
             self._feed(ready)
-        now = {entry.run.signature: (entry.shown, entry.submitted) for entry in self.entries}
+        now = {item.run.signature: (item.shown, item.submitted) for item in self.items}
         return now != known
 
-    def _note_busy(self, entry: _Entry, status: RunStatus) -> None:
+    def _note_busy(self, item: Item, status: RunStatus) -> None:
         """A cell that is in the queue or, for all we know, may be."""
         if status.activity == Activity.ACTIVE:
-            entry.submitted, entry.unsure = True, False
+            item.submitted, item.unsure = True, False
             # One that was stopped and waits to go on has not ended.
-            self._show(entry, State.RUNNING if status.state == State.RUNNING else State.PENDING)
-        elif not entry.unsure:
-            entry.submitted = True
+            self._show(item, State.RUNNING if status.state == State.RUNNING else State.PENDING)
+        elif not item.unsure:
+            item.submitted = True
 
-    def _wants(self, entry: _Entry, status: RunStatus) -> bool:
+    def _wants(self, item: Item, status: RunStatus) -> bool:
         """Whether to submit a cell that has no job."""
-        version = Version.of(entry.run)
+        version = Version.of(item.run)
         if status.state == State.DONE:
             return False
-        if not entry.submitted and (entry.unsure or version == entry.version):
-            entry.version = version
+        if not item.submitted and (item.unsure or version == item.version):
+            item.version = version
             return True
         # It had a job, ours or another client's, which is gone.
-        entry.submitted, entry.version = True, version
-        tries = TRIES + len(entry.run.read_starts())
-        return self.wait and entry.tries < tries and _goes_on(entry.run, status.state)
+        item.submitted, item.version = True, version
+        tries = TRIES + len(item.run.read_starts())
+        return self.wait and item.tries < tries and _goes_on(item.run, status.state)
 
-    def _show(self, entry: _Entry, state: State) -> None:
-        if entry.shown != state:
-            entry.shown = state
-            self.on_change(entry.run, state)
+    def _show(self, item: Item, state: State) -> None:
+        if item.shown != state:
+            item.shown = state
+            self.on_change(item.run, state)
 
     # -- submitting ---
 
-    def _feed(self, ready: list[_Entry]) -> None:
+    def _feed(self, ready: list[Item]) -> None:
         """Submit these cells, as many as SLURM takes."""
         self.bad_nodes |= _bad_nodes(self.runs)
         words, left = "", 0
-        for shape, alike in by_shape(ready, lambda entry: entry.item.resources).items():
-            resources = self._avoiding(alike[0].item.resources)
+        for shape, alike in by_shape(ready).items():
+            resources = self._avoiding(alike[0].resources)
             groups = packed(alike, resources.pack)
             text, groups = self._feed_shape(shape, resources, groups)
             words, left = text or words, left + sum(map(len, groups))
@@ -198,8 +181,8 @@ class _Client:
         self.said = words
 
     def _feed_shape(
-        self, shape: str, resources: Resources, groups: list[list[_Entry]]
-    ) -> tuple[str, list[list[_Entry]]]:
+        self, shape: str, resources: Resources, groups: list[list[Item]]
+    ) -> tuple[str, list[list[Item]]]:
         """Returns sbatch's words when it wants no more for now, and what was not submitted."""
         gpus = self.cluster.gpus(resources)
         batch = JobArray(self.runs, self.sweep, self.code, resources, gpus)
@@ -207,7 +190,7 @@ class _Client:
         while groups:
             room = self.full_at.get(shape, self.open_jobs + len(groups)) - self.open_jobs
             count = max(1, min(len(groups), most, room, self.cluster.max_array))
-            outcome = submit(batch, [[e.version for e in group] for group in groups[:count]])
+            outcome = submit(batch, [[item.version for item in group] for group in groups[:count]])
             self._note(outcome, groups[:count], resources)
             if outcome.answer == Answer.TAKEN:
                 groups = groups[count:]
@@ -232,15 +215,15 @@ class _Client:
         """Then a limit on jobs cannot be what is meant: this one job is too much."""
         return not self.queue.trouble and self.open_jobs == 0
 
-    def _note(self, outcome: Submission, groups: list[list[_Entry]], resources: Resources) -> None:
+    def _note(self, outcome: Submission, groups: list[list[Item]], resources: Resources) -> None:
         """Remember what became of the cells of a submission."""
         claimed = {run.signature for run in outcome.cells}
-        for entry in (e for group in groups for e in group if e.run.signature in claimed):
-            entry.version = Version.of(entry.run)
-            entry.submitted, entry.unsure = bool(outcome.job), not outcome.job
-            entry.tries += bool(outcome.job)
+        for item in (i for group in groups for i in group if i.run.signature in claimed):
+            item.version = Version.of(item.run)
+            item.submitted, item.unsure = bool(outcome.job), not outcome.job
+            item.tries += bool(outcome.job)
             if outcome.job:
-                self._show(entry, State.PENDING)
+                self._show(item, State.PENDING)
         if outcome.job:
             self.open_jobs += outcome.tasks
             at_once = min(outcome.tasks, resources.slurm.array_parallelism)

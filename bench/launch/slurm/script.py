@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -144,12 +144,12 @@ def job_name(sweep: str, batch: str) -> str:
     return f"bench-{re.sub(r'[^A-Za-z0-9_.-]', '_', sweep)}-{batch}"
 
 
-def by_shape(items: Sequence[T], resources: Callable[[T], Resources]) -> dict[str, list[T]]:
+def by_shape(items: Sequence[Item]) -> dict[str, list[Item]]:
     """Items whose jobs have the same script."""
     parts = {"nodes", "devices", "device", "threads", "workers", "pack", "slurm"}
-    shapes: dict[str, list[T]] = {}
+    shapes: dict[str, list[Item]] = {}
     for item in items:
-        key = json.dumps(resources(item).model_dump(mode="json", include=parts), sort_keys=True)
+        key = json.dumps(item.resources.model_dump(mode="json", include=parts), sort_keys=True)
         shapes.setdefault(key, []).append(item)
     return shapes
 
@@ -164,7 +164,7 @@ def scripts(items: Sequence[Item], *, runs: Path, sweep: str) -> list[Script]:
     """
     cluster = Cluster()
     found = []
-    for alike in by_shape(items, lambda item: item.resources).values():
+    for alike in by_shape(items).values():
         resources = alike[0].resources
         gpus = cluster.gpus(resources)
         tasks = len(packed(alike, resources.pack))
