@@ -59,7 +59,7 @@ class EvaluationContext:
     pictures: dict[str, np.ndarray] = field(default_factory=dict)  # "<evaluation>/<name>"
     # split -> key -> why it could not be decoded
     failed: dict[str, dict[str, str]] = field(default_factory=dict)
-    _store: FeatureStore = field(default_factory=FeatureStore, init=False, repr=False)
+    store: FeatureStore = field(default_factory=FeatureStore, init=False, repr=False)
 
     @property
     def scratch(self) -> Path | None:
@@ -152,7 +152,7 @@ class EvaluationContext:
         )
         if chosen is None:
             chosen = np.arange(self.count(split))
-        return self._store.get(self.model, work, views, chosen)
+        return self.store.get(self.model, work, views, chosen)
 
     @property
     def _resized(self) -> bool:

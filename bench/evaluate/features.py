@@ -67,6 +67,7 @@ class FeatureStore:
     """The features of one model over one data set, each computed once."""
 
     def __init__(self) -> None:
+        self.passes = 0  # of the model over a clip, so far
         self._views: dict[tuple[str, str], _View] = {}
 
     def get(
@@ -83,6 +84,7 @@ class FeatureStore:
             if todo:
                 members = chosen[(patterns == pattern).all(axis=1)]
                 _compute(model, work, {view: kept[view] for view in todo}, members)
+                self.passes += len(todo) * len(members)
         samples = work.samples
         keys = [samples.keys[int(i)] for i in chosen]
         return {
