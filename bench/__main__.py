@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from bench import find
+from bench import components, find
 
 
 class Command(NamedTuple):
@@ -44,7 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"time-matters: unknown command {asked!r}{hint}\n")
         return 2
     module, _, function = COMMANDS[asked].function.partition(":")
-    return int(getattr(importlib.import_module(module), function)(others))
+    name = components.CALLED_AS.set(f"time-matters {asked}")
+    try:
+        return int(getattr(importlib.import_module(module), function)(others))
+    finally:
+        components.CALLED_AS.reset(name)
 
 
 def overview() -> str:

@@ -1,4 +1,5 @@
-"""`--components DIR`: folders with components of the user's own, for every command that loads some.
+"""What every command of the suite shares: its name as it was called, and `--components DIR`, folders
+with components of the user's own.
 
 A folder has rooms of the suite's names: tasks/, sources/, decoders/, backbones/, adapters/, tables/, figures/
 and sweeps/, each optional. BENCH_COMPONENTS lists the same folders for child processes; there
@@ -11,9 +12,18 @@ import argparse
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 
 from bench import COMPONENTS, ROOMS, find, own_folders
+
+CALLED_AS: ContextVar[str] = ContextVar("CALLED_AS")
+"""`time-matters COMMAND`, while bench/__main__.py runs a command; child processes have their own name."""
+
+
+def program(module: str) -> str:
+    """What a user typed to start this command, for `prog` and before messages."""
+    return CALLED_AS.get(f"python -m {module}")
 
 
 def option() -> argparse.ArgumentParser:

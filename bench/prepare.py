@@ -56,7 +56,7 @@ def preparable_sources() -> Mapping[str, SourceModule]:
 def parser_for(modules: Mapping[str, SourceModule]) -> argparse.ArgumentParser:
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
-        prog="python -m bench.prepare",
+        prog=components.program("bench.prepare"),
         parents=[components.option()],
         description="Convert a data set to shards, or verify shards.",
         epilog=EXAMPLES,
@@ -165,7 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if args.sheet:
             draw_sheet(args.out, next(iter(read_index(args.out)["splits"])), args.sheet)
     except (ValueError, OSError) as error:
-        print(f"python -m bench.prepare: {error}", file=sys.stderr)
+        print(f"{components.program('bench.prepare')}: {error}", file=sys.stderr)
         return 1 if isinstance(error, BadData) else 2
     return 0
 

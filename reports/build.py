@@ -107,14 +107,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         frame = _load(options.runs)
         tables, figures = ordered("table"), ordered("figure")
     except (ValueError, OSError) as error:
-        print(f"reports.build: {error}", file=sys.stderr)
+        print(f"{components.program('reports.build')}: {error}", file=sys.stderr)
         return 2
     reports = [_report(setting, tables, figures) for setting in settings(frame)]
     try:
         for path, content in _files(reports):
             write_bytes(options.out / path, content)
     except OSError as error:
-        print(f"reports.build: cannot write the report: {error}", file=sys.stderr)
+        print(
+            f"{components.program('reports.build')}: cannot write the report: {error}",
+            file=sys.stderr,
+        )
         return 2
     console = Console()
     terminal.show(console, reports, options.out / "index.html")
@@ -153,7 +156,7 @@ def ordered(kind: str) -> list[str]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m reports.build",
+        prog=components.program("reports.build"),
         parents=[components.option()],
         description=DESCRIPTION,
         epilog=EPILOG,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 from makers import ROOT
 
 from bench import __main__ as commands
+from reports import build as report
 
 SWEEP = """
 base:
@@ -49,7 +51,27 @@ def test_each_command_is_there(name: str, capsys: pytest.CaptureFixture[str]) ->
     with pytest.raises(SystemExit) as stopped:
         commands.main([name, "--help"])
     assert stopped.value.code == 0
-    assert "--components DIR" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"usage: time-matters {name} ") and "--components DIR" in shown
+
+
+@pytest.mark.parametrize("name", commands.COMMANDS)
+def test_each_module_goes_by_its_own_name(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    path, _, function = commands.COMMANDS[name].function.partition(":")
+    with pytest.raises(SystemExit):
+        getattr(importlib.import_module(path), function)(["--help"])
+    module = path.removesuffix(".command")
+    assert capsys.readouterr().out.startswith(f"usage: python -m {module} ")
+
+
+def test_messages_begin_with_the_name_of_the_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--runs", str(tmp_path / "absent"), "--out", str(tmp_path / "out")]
+    assert commands.main(["report", *given]) == 2 == report.main(given)
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("time-matters report: ")
+    assert second == first.replace("time-matters report", "python -m reports.build")
 
 
 def test_it_imports_only_the_command_asked_for() -> None:

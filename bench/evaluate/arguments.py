@@ -27,7 +27,7 @@ def _names(text: str) -> tuple[str, ...]:
 
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
-        prog="python -m bench.evaluate",
+        prog=components.program("bench.evaluate"),
         parents=[components.option()],
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Evaluate a trained model: rows {split, view, subset, metric, value, n}.",

@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
             _show(measurement, found)
             rows += found
     except (ValueError, OSError) as error:
-        print(f"python -m bench.evaluate: {error}", file=sys.stderr)
+        print(f"{components.program('bench.evaluate')}: {error}", file=sys.stderr)
         return 2
     print(f"python -m reports.build --runs {options.runs} shows it", file=sys.stderr)
     if options.out:

@@ -38,7 +38,7 @@ _EXIT = {
 def main(arguments: list[str] | None = None) -> int:
     arguments = components.take(arguments)
     parser = argparse.ArgumentParser(
-        prog="python -m bench.run",
+        prog=components.program("bench.run"),
         parents=[components.option()],
         description="Run one cell of a sweep. Goes on from its last checkpoint; does nothing when it is DONE.",
     )

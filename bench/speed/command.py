@@ -19,7 +19,7 @@ from bench.task import BenchmarkModule
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m bench.speed",
+        prog=components.program("bench.speed"),
         parents=[components.option()],
         description="How fast this machine runs the suite, beside what it could do at best.",
     )

@@ -86,7 +86,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m bench.sweep",
+        prog=components.program("bench.sweep"),
         parents=[components.option()],
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Run every cell of a sweep that is not DONE yet.",

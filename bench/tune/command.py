@@ -98,7 +98,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m bench.tune",
+        prog=components.program("bench.tune"),
         parents=[components.option()],
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Search the values of config keys that a sweep names under `search:`.",
