@@ -242,7 +242,8 @@ def _lines(row: SpeedRow) -> list[SpeedRow]:
             "call": call,
             **spent,
             "cost": spent["wall_s"] / first["wall_s"],
-            "passes_of_ceiling": spent["passes"] / plain / spent["passes_s"],
+            # of evaluations that ask for no features there are none
+            "passes_of_ceiling": spent["passes"] / plain / (spent["passes_s"] or spent["wall_s"]),
             "all_of_ceiling": spent["passes"] / plain / spent["wall_s"],
             "note": f"ceiling {plain:.4g} clips/s",
         }
@@ -277,13 +278,23 @@ def read(options: argparse.Namespace) -> ProbesMeasurement:
     )
     if not mistakes:
         try:
-            if reason := measured.config.skip_reason():
+            config = measured.config
+            if reason := config.skip_reason():
                 mistakes.append(Mistake(("--backbone",), reason))
+            mistakes += [m for name in names for m in _unasked(name, config)]
         except Mistakes as error:
             mistakes += error.mistakes
     if mistakes:
         raise Mistakes(mistakes)
     return measured
+
+
+def _unasked(name: str, config: RunConfig) -> list[Mistake]:
+    """Why an evaluation says nothing of frozen features of random clips."""
+    skip = find.optional("evaluation", name, "skip")
+    options = find.load("evaluation", name).Config()
+    reason = skip and skip(options, config.model_spec(), config.data_spec())
+    return [Mistake(("--evaluations",), f"{name}: {reason}")] if reason else []
 
 
 COLUMNS = (

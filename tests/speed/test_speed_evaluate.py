@@ -49,5 +49,7 @@ def test_mistakes_come_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     assert "4 mistake(s)" in error and "did you mean 'video.arrow_of_time'" in error
     assert speed.main(["evaluate", "--device=cpu", "--size=20", *MODEL]) == 2
     assert "20" in capsys.readouterr().err
+    assert speed.main(["evaluate", "--device=cpu", "--evaluations=video.chiral", *TINY]) == 2
+    assert "video.chiral: random clips names no classes" in capsys.readouterr().err
     assert speed.main(["evaluate", "--device=cpu", "--model=dimm=3"]) == 2
     assert "did you mean 'dim'" in capsys.readouterr().err
