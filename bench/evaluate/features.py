@@ -166,9 +166,8 @@ def read(model: Any, clip_BTCHW: Tensor) -> Layers:
     """What one pass over normalised clips shows of them: see the module."""
     layers: Layers = {}
     features: Features | None = None
-    stages = getattr(getattr(model, "backbone", None), "stages", None)
-    if stages is not None:
-        through = iter(stages(clip_BTCHW))
+    through = _through(model, clip_BTCHW)
+    if through is not None:
         while True:
             try:
                 tokens_BTND = next(through)
@@ -182,6 +181,15 @@ def read(model: Any, clip_BTCHW: Tensor) -> Layers:
     if features is not None:
         layers["final"] = features.cls_BD.float()
     return layers or {"logits": model(clip_BTCHW).float()}
+
+
+def _through(model: Any, clip_BTCHW: Tensor) -> Iterator[Tensor] | None:
+    """Its stages, None of a model that has none to give."""
+    stages = getattr(getattr(model, "backbone", None), "stages", None)
+    try:
+        return None if stages is None else iter(stages(clip_BTCHW))
+    except (NotImplementedError, ValueError):
+        return None
 
 
 def _encoded(model: Any, clip_BTCHW: Tensor) -> Features | None:

@@ -14,6 +14,7 @@ import hashlib
 import importlib
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -66,7 +67,16 @@ def load(name: str, asked: Asked) -> NamedModel:
             f"py:{name} returned {type(made).__name__}; wanted: (nn.Module, "
             '{"frames": 16, "size": 224, "mean": [...], "std": [...]})'
         )
-    model, shown = made[0].eval(), _input(name, made[1])
+    named = described(f"py:{name}", made[0], made[1])
+    where = {"function": name, "file": Path(str(module.__file__)).name}
+    return replace(named, made_by={**where, **named.made_by})
+
+
+def described(name: str, module: nn.Module, given: Mapping[str, Any]) -> NamedModel:
+    """The user's module as a `NamedModel`; `given` is what they say of its input (`OwnInput`), `name`
+    what messages call it. ValueError with all that is wrong; it is tried on one clip.
+    """
+    model, shown = module.eval(), _input(name, given)
     has_features = all(hasattr(model, part) for part in ("backbone", "encode", "classify"))
     whole = model if has_features and shown.axes == "BTCHW" else OwnModel(model, shown.axes).eval()
     classes = _classes(name, whole, shown)
@@ -78,8 +88,6 @@ def load(name: str, asked: Asked) -> NamedModel:
         precision="fp32",
         num_classes=classes,
         made_by={
-            "function": name,
-            "file": Path(str(module.__file__)).name,
             "weights_sha256": _digest(model),
             **shown.model_dump(mode="json", exclude={"classes"}),
         },
@@ -132,11 +140,11 @@ def _classes(name: str, model: nn.Module, shown: OwnInput) -> int:
         logits = model(clip)
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != 1:
         found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ValueError(f"py:{name}: wanted logits (B, K) of a clip, got {found}")
+        raise ValueError(f"{name}: wanted logits (B, K) of a clip, got {found}")
     count = logits.shape[1]
     if shown.classes is not None and len(shown.classes) != count:
         raise ValueError(
-            f"py:{name}: {len(shown.classes)} classes are named, there are {count} logits"
+            f"{name}: {len(shown.classes)} classes are named, there are {count} logits"
         )
     return count
 
