@@ -15,9 +15,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
-from bench.config.science import EVALUATION_INPUT, Component, RunConfig
+from bench.config.science import EVALUATION_INPUT, Component, Input, RunConfig
 
 
 def signature(config: RunConfig) -> str:
@@ -37,24 +39,29 @@ def _signed(science: dict[str, Any], components: Mapping[str, Component]) -> str
     return digest(science | ({"versions": versions} if versions else {}))[:16]
 
 
-def asked_of(config: RunConfig) -> dict[str, dict[str, Any]]:
+def asked_of(config: RunConfig) -> Mapping[str, dict[str, Any]]:
     """'<name>-<digest>' -> {evaluation, version, options, input}, as JSON: what the config asks to be
     measured of what it trains.
     """
-    shown = config.input.model_dump(mode="json", include=set(EVALUATION_INPUT))
+    return _asked(config.input, tuple(sorted(config.evaluations.items())))
+
+
+@lru_cache(maxsize=4096)
+def _asked(
+    shown: Input, evaluations: tuple[tuple[str, Component], ...]
+) -> Mapping[str, dict[str, Any]]:
+    """Cached: the cells of a grid ask for the same."""
+    only = set(EVALUATION_INPUT)
+    said = shown.model_dump(mode="json", include=only)
+    differs = shown.model_dump(mode="json", include=only, exclude_defaults=True)
     found = {}
-    for name, part in sorted(config.evaluations.items()):
-        what = {"evaluation": name, "version": part.version, "input": shown}
+    for name, part in evaluations:
+        what = {"evaluation": name, "version": part.version, "input": said}
         # like a signature, a digest does not know options that have their neutral default
-        hashed = {
-            "options": part.dump(defaults=False),
-            "input": config.input.model_dump(
-                mode="json", include=set(EVALUATION_INPUT), exclude_defaults=True
-            ),
-        }
+        hashed = {"options": part.dump(defaults=False), "input": differs}
         identity = f"{name}-{digest(what | hashed)[:8]}"
         found[identity] = what | {"options": part.dump(defaults=True)}
-    return found
+    return MappingProxyType(found)
 
 
 def digest(value: Any) -> str:

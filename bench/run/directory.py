@@ -42,7 +42,7 @@ def create(
     """
     dump = config.dump_training()
     wanted = signature.asked_of(config) if asked is None else asked
-    run.create(dump, resources.model_dump(mode="json"), signature.digest(dump), wanted)
+    run.create(dump, resources.model_dump(mode="json"), signature.digest(dump), dict(wanted))
 
 
 def read_config(run: RunDir) -> RunConfig:
@@ -52,9 +52,8 @@ def read_config(run: RunDir) -> RunConfig:
 
 def read_asked(run: RunDir, config: RunConfig) -> list[AskedEvaluation]:
     """What is to be measured. ValueError where this code understands something else by it."""
-    found = run.read_asked()
-    if found is None:
-        found = signature.asked_of(config)
+    asked = run.read_asked()
+    found = signature.asked_of(config) if asked is None else asked
     return [_asked(identity, entry) for identity, entry in sorted(found.items())]
 
 
