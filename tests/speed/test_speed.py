@@ -131,6 +131,7 @@ def test_the_measured_step_is_the_trainers(
 # -- the command ---
 
 
+@pytest.mark.slow
 def test_rows_json_and_a_failure_that_stays_in_its_row(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

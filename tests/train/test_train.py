@@ -76,6 +76,7 @@ def test_resume_at_any_step_is_bitwise_the_same(
     assert_same(straight, cut)
 
 
+@pytest.mark.slow
 def test_kill_minus_nine_and_start_again(tmp_path: Path, data_dir: Path) -> None:
     """A real process, killed at random moments until it gets through; same weights, metrics and
     result rows.
@@ -184,7 +185,7 @@ def test_accumulation_gives_the_same_training_up_to_rounding(
         torch.testing.assert_close(one, other, rtol=0, atol=2e-4)
 
 
-@pytest.mark.parametrize("sweep", ["ablation", "background"])
+@pytest.mark.parametrize("sweep", ["ablation", pytest.param("background", marks=pytest.mark.slow)])
 def test_workers_do_not_change_the_run(sweep: str, tmp_path: Path, data_dir: Path) -> None:
     config = smoke_config(sweep=sweep, **{"train.epochs": 1})
     prepare_data(config, data_dir)
