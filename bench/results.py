@@ -25,7 +25,7 @@ from bench.store.rundir import RunDir, State, manifests
 COLUMNS = (
     "sweep", "scale", "overrides", "seed", "signature", "run_dir", "state", "reason", "evaluations",
     "data", "data_digest", "provenance", "evaluation", "split", "view", "subset", "metric", "value", "n",
-    "n_failed", "train_replaced", "limit",
+    "n_failed", "train_replaced", "limit", "weights_sha256",
 )  # fmt: skip
 
 EVALUATED = "evaluated"
@@ -43,7 +43,8 @@ def load(runs: Path) -> pd.DataFrame:
     and a digest of what is asked tell them apart. `evaluations` are those that its sweep planned,
     separated by spaces. `n_failed`: samples of the split that could not be decoded and count as wrong;
     `train_replaced`: how often in training another sample took the place of such a one. `limit`: only
-    so many samples of each class were shown; 0: all.
+    so many samples of each class were shown; 0: all. `weights_sha256`: of the file that a model without
+    a run came in; empty where there was none.
     """
     rows: list[dict[str, Any]] = []
     found = _manifests(Path(runs))
@@ -210,6 +211,7 @@ def _cell_rows(
         "evaluations": names,
         "data": cell["data"],
         "limit": 0,
+        "weights_sha256": "",
     }
     trained = None if cell.get("stale") else run.read_result()
     rows = [] if trained is None else _measured_rows(run, trained, asked)
@@ -286,6 +288,7 @@ def _evaluated_rows(path: Path) -> list[dict[str, Any]]:
             "reason": "",
             "evaluations": found["evaluation"],
             "limit": found.get("limit", 0),
+            "weights_sha256": str(found.get("made_by", {}).get("sha256", "")),
             **{name: found[name] for name in ("data", "data_digest", "provenance")},
         }
         numbers = ("split", "view", "subset", "metric", "value", "n")
@@ -294,7 +297,7 @@ def _evaluated_rows(path: Path) -> list[dict[str, Any]]:
             {**named, "n_failed": row.get("n_failed", 0), **{name: row[name] for name in numbers}}
             for row in found["rows"]
         ]
-    except (KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path}: not a result of bench.evaluate ({error!r}); delete it, or evaluate the model "
             "again"

@@ -27,9 +27,10 @@ IDENTITY = (
 MADE_FROM = ("data", "data_digest", "provenance")
 NUMBER = ("evaluation", "split", "view", "subset", "metric", "value", "n")
 COLUMNS = (*IDENTITY, *MADE_FROM, *NUMBER)
-# of samples that could not be decoded; of how many of each class were shown at most (0: all)
-COUNTS = ("n_failed", "train_replaced", "limit")
-"""The columns every frame has; any other column is an axis of a sweep."""
+# of samples that could not be decoded; of how many of each class were shown at most (0: all); of what
+# file the model is
+OPTIONAL = ("n_failed", "train_replaced", "limit", "weights_sha256")
+"""The columns every frame has, and those it may have; any other column is an axis of a sweep."""
 
 METHODS = ("baseline", "+ order", "+ debias", "+ flow", "+ TIME")
 BACKBONES = ("TimeSformer", "Motionformer", "X-ViT")
@@ -264,7 +265,7 @@ def natural(label: str) -> tuple[float, str]:
 
 def axes(frame: pd.DataFrame) -> tuple[str, ...]:
     """The axis columns, sorted."""
-    return tuple(sorted(set(frame.columns) - {*COLUMNS, *COUNTS}))
+    return tuple(sorted(set(frame.columns) - {*COLUMNS, *OPTIONAL}))
 
 
 def data_sets(frame: pd.DataFrame) -> tuple[str, ...]:
