@@ -17,6 +17,25 @@ ANY_BACKBONE = "*"
 
 
 @dataclass(frozen=True)
+class Checkpoint:
+    """A file that was released with published numbers."""
+
+    backbone: str
+    method: str
+    file: str
+    sha256: str  # or its first digits, where no more are known
+
+    def is_file(self, sha256: str) -> bool:
+        """Whether this is the SHA-256 of the file, as far as that is known."""
+        return len(sha256) >= len(self.sha256) and sha256.lower().startswith(self.sha256)
+
+    def is_named(self, model: str) -> bool:
+        """Whether a model of this name claims to be the file: by the file's name, or by what it is."""
+        names = (self.file, Path(self.file).stem, f"{self.backbone} {self.method}")
+        return _plain(model) in map(_plain, names)
+
+
+@dataclass(frozen=True)
 class Published:
     """One published table."""
 
@@ -25,6 +44,7 @@ class Published:
     scale: str
     setup: str
     values: Mapping[str, Mapping[str, Mapping[str, float]]]
+    checkpoints: tuple[Checkpoint, ...] = ()
 
     def number(self, backbone: str, method: str, column: str) -> float | None:
         """Percent as printed, or None where the sources give no number."""
@@ -73,4 +93,14 @@ def table(name: str) -> Published:
             }
             for backbone, methods in entry["values"].items()
         },
+        checkpoints=tuple(
+            Checkpoint(str(backbone), str(method), str(found["file"]), str(found["sha256"]))
+            for backbone, methods in entry.get("checkpoints", {}).items()
+            for method, found in methods.items()
+        ),
     )
+
+
+def _plain(name: str) -> str:
+    """A name without case, spaces and punctuation."""
+    return "".join(character for character in name.casefold() if character.isalnum())
