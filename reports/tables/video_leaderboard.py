@@ -3,6 +3,7 @@
 One row per model, file of weights, and way of showing clips: models differ in frames and views, so
 these stand beside the numbers, two ways are never averaged, and no best is marked. One group per data
 set, digest of it and split; where the data are those of the paper, its numbers are rows of the group.
+`figures/video_leaderboard.py` draws the same entries.
 """
 
 from __future__ import annotations

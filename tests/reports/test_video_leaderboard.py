@@ -11,9 +11,11 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from bench import find, results
-from reports import published, stats, table
+from reports import build, published, stats, style, table
 from reports.tables import video_leaderboard as board
 
 NAME = "video_leaderboard"
@@ -248,3 +250,50 @@ def test_a_frame_of_before_there_were_digests(tmp_path: Path) -> None:
     old = load(tmp_path).drop(columns="weights_sha256")
     (entry,) = [e for e in board.entries(old) if e.source == board.MEASURED]
     assert entry.weights == table.DASH and entry.cells["all gap"].text == "20.0"
+
+
+def test_it_is_on_the_page_of_models_alone(tmp_path: Path) -> None:
+    model(tmp_path / "runs", "mine", data="videos")
+    assert build.main(["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]) == 0
+    (folder,) = [path for path in (tmp_path / "out").iterdir() if path.is_dir()]
+    assert {path.name for path in folder.iterdir()} >= {f"{NAME}.md", f"{NAME}.csv", f"{NAME}.png"}
+
+
+def drawn(runs: Path) -> tuple[Figure, str | None]:
+    figure = Figure(dpi=100)
+    with style.applied():
+        caption = find.load("figure", NAME).draw(load(runs), figure)
+        FigureCanvasAgg(figure).draw()
+    return figure, caption
+
+
+def test_the_figure_shows_gap_interval_and_chance(tmp_path: Path) -> None:
+    for evaluation in (GAP, ARROW):
+        model(tmp_path, "mine", evaluation, original=0.95, shuffled=0.5, arrow=0.8, data="videos")
+    figure, caption = drawn(tmp_path)
+    assert caption and "Wilson" in caption
+    left, right = figure.axes
+    assert [text.get_text() for text in left.texts] == ["gap 45.0"]
+    assert [label.get_text() for label in left.get_yticklabels()] == [
+        "mine\n8 frames, 1 temporal view x 3 crops"
+    ]
+    lines = [tuple(map(float, line.get_xdata())) for line in right.lines]
+    assert (50.0, 50.0) in lines
+    assert any(line == pytest.approx((70.0, 90.0)) for line in lines)
+
+
+def test_texts_of_the_figure_are_inside_and_apart(tmp_path: Path) -> None:
+    for place in range(3):
+        name = f"a model of a very long name, {'x' * 60}, version {place}"
+        model(tmp_path, name, original=0.3 * place + 0.35, shuffled=0.3)
+        model(tmp_path, name, data="videos", split="test")
+    figure, _ = drawn(tmp_path)
+    texts = [text for axes in figure.axes for text in (*axes.texts, *axes.get_yticklabels())]
+    boxes = [text.get_window_extent() for text in texts if text.get_text()]
+    assert len(boxes) > 12
+    for box in boxes:
+        assert box.x0 >= -1 and box.x1 <= figure.bbox.x1 + 1
+    for one, other in itertools.combinations(boxes, 2):
+        across = min(one.x1, other.x1) - max(one.x0, other.x0)
+        down = min(one.y1, other.y1) - max(one.y0, other.y0)
+        assert across <= 2 or down <= 2
