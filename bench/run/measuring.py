@@ -62,7 +62,7 @@ def _measure(
     """One evaluation; its result is written last."""
     begun, folder = time.monotonic(), run.evaluation(asked.identity)
     context.scratch_folder = run.scratch / asked.identity
-    context.predictions, context.pictures, context.failed = [], {}, {}
+    context.predictions, context.pictures = [], {}  # `failed` is of the data, and stays
     rows = run_one(asked.name, asked.options, context)
     folder.path.mkdir(parents=True, exist_ok=True)
     write_predictions(folder.predictions, context)

@@ -44,8 +44,10 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     return {n: checkpoint(folder / f"{n}.pyth", n) for n in (len(NAMES), len(mini_ssv2.CLASSES))}
 
 
-def evaluate(model: Path, data: Path, runs: Path, *more: str) -> int:
-    arguments = ["video.shuffle_gap", "--model", str(model), "--data", str(data)]
+def evaluate(
+    model: Path, data: Path, runs: Path, *more: str, name: str = "video.shuffle_gap"
+) -> int:
+    arguments = [name, "--model", str(model), "--data", str(data)]
     arguments += ["--runs", str(runs), "--device", "cpu", "--threads", "1", "--heads", "2"]
     return command.main([*arguments, "--out", str(runs / "rows.json"), *more])
 
@@ -119,6 +121,19 @@ def test_no_config_is_needed(how: str, models: dict[int, Path], tmp_path: Path) 
     assert (top1["split"], top1["n"], top1["n_failed"]) == (split, 6, 0)
     temporal = rows(tmp_path / "runs", view="original", subset="temporal", metric="top1")
     assert [row["n"] for row in temporal] == ([6] if how == "csv" else [])
+
+
+def test_what_failed_is_said_by_every_evaluation_that_shares_the_features(
+    models: dict[int, Path], tmp_path: Path
+) -> None:
+    folder = class_folders(tmp_path / "videos")
+    (folder / NAMES[2] / "z.mkv").write_bytes(b"")
+    names = "video.frozen_probe,video.arrow_of_time"
+    assert evaluate(models[3], folder, tmp_path / "runs", name=names) == 0
+    frame = results.load(tmp_path / "runs")
+    assert frame.groupby("evaluation")["n_failed"].unique().map(list).to_dict() == {
+        name: [1] for name in names.split(",")
+    }
 
 
 def test_a_broken_video_is_wrong_and_many_are_no_measurement(
