@@ -36,7 +36,7 @@ class Comparison:
     caption: str
     shown: Sequence[Shown]
     cells: Iterable[tuple[str, str]]  # backbone, method
-    paper: published.Published
+    paper: published.Published | None  # None: nobody has published such numbers
     sweep: Callable[[str], str]
     notes: Sequence[str] = ()
 
@@ -46,7 +46,8 @@ def build(frame: pd.DataFrame, rows: pd.DataFrame, compared: Comparison) -> tabl
     shown, paper, sweep = compared.shown, compared.paper, compared.sweep
     asked = list(compared.cells) if len(rows) else []
     if asked:
-        notes = (*paper.notes(stats.data_sets(rows), rows["scale"]), *compared.notes)
+        known = paper.notes(stats.data_sets(rows), rows["scale"]) if paper else ()
+        notes = (*known, *compared.notes)
     else:
         notes = nothing(frame, sweep(""), "measures this")
     return table.Table(
@@ -98,7 +99,7 @@ def tiles(
 
 def _row(
     frame: pd.DataFrame,
-    paper: published.Published,
+    paper: published.Published | None,
     shown: Sequence[Shown],
     backbone: str,
     method: str,
@@ -109,7 +110,7 @@ def _row(
     cells = [table.seed_count(numbers)]
     for item, number in zip(shown, numbers, strict=True):
         cells.append(table.measured(number, not_run=hint))
-        if item.paper:
+        if item.paper and paper:
             value = paper.number(backbone, method, item.paper)
             cells.append(table.published(value, paper.source))
     for item, number in zip(shown, numbers, strict=True):
