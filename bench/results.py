@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,24 @@ def load(runs: Path) -> pd.DataFrame:
         rows += _evaluated_rows(path)
     axes = {key: None for row in rows for key in row if key not in COLUMNS}
     return pd.DataFrame(rows, columns=[*COLUMNS[:3], *axes, *COLUMNS[3:]])
+
+
+def merged(folders: Sequence[Path]) -> pd.DataFrame:
+    """As `load`, of several folders of runs: of one's own, of a colleague's, of another cluster.
+
+    A cell that one folder lacks and another has is no hole; what several have is there once.
+    """
+    frames = [load(runs) for runs in folders]
+    frame = pd.concat([f for f in frames if len(f)] or frames[:1], ignore_index=True)
+    if len(frames) < 2 or frame.empty:
+        return frame
+    measured = frame["evaluation"].notna()
+    cell = [*COLUMNS[:5], *(name for name in frame if name not in COLUMNS)]  # and its axes
+    known = frame.loc[measured, cell].drop_duplicates()
+    there = frame[cell].merge(known, how="left", on=cell, indicator=True)["_merge"] == "both"
+    frame = frame[measured | ~there.to_numpy()]
+    numbers = [name for name in frame if name not in ("run_dir", "reason")]
+    return frame.drop_duplicates(numbers).reset_index(drop=True)
 
 
 # --- searches ---

@@ -52,6 +52,7 @@ reading a table:
 examples:
   python -m bench.sweep sweeps/ablation.yaml && python -m reports.build
   python -m reports.build --runs /scratch/me/runs --out paper/results
+  python -m reports.build --runs runs --runs /shared/theirs    what several people have measured
   python -m reports.build --strict     in CI: fail while a number is missing
 
 exit status:
@@ -104,7 +105,7 @@ class Setting:
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(components.take(arguments))
     try:
-        frame = _load(options.runs)
+        frame = _load(options.runs or [Path("runs")])
         tables, figures = ordered("table"), ordered("figure")
     except (ValueError, OSError) as error:
         print(f"{components.program('reports.build')}: {error}", file=sys.stderr)
@@ -163,7 +164,13 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--runs", type=Path, default=Path("runs"), help="folder of the runs (default: runs)")
+    add(
+        "--runs",
+        type=Path,
+        action="append",
+        metavar="DIR",
+        help="folder of the runs (default: runs); may be repeated: results of several places in one report",
+    )
     add(
         "--out",
         type=Path,
@@ -174,13 +181,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _load(runs: Path) -> pd.DataFrame:
+def _load(folders: Sequence[Path]) -> pd.DataFrame:
     """The checked results. ValueError says what to do when there are none."""
-    if not runs.is_dir():
-        raise ValueError(f"no runs: {runs} does not exist; make some with `{FIRST_SWEEP}`")
-    frame = results.load(runs)
+    for runs in folders:
+        if not runs.is_dir():
+            raise ValueError(f"no runs: {runs} does not exist; make some with `{FIRST_SWEEP}`")
+    frame = results.merged(folders)
     if frame.empty:
-        raise ValueError(f"no runs in {runs}; make some with `{FIRST_SWEEP}`")
+        where = ", ".join(map(str, folders))
+        raise ValueError(f"no runs in {where}; make some with `{FIRST_SWEEP}`")
     return stats.checked(frame)
 
 
