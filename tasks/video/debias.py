@@ -22,6 +22,7 @@ from bench import task
 from bench.data import views
 from bench.losses import uniform_cross_entropy
 from bench.metrics import confidence
+from tasks.video._shuffling import nothing_to_shuffle
 
 VERSION = 2
 
@@ -34,9 +35,7 @@ class Config(task.Config):
 
 def skip(config: Config, model: task.ModelSpec, spec: task.DataSpec) -> str | None:
     """There is nothing to shuffle in an image."""
-    if spec.media != "video" or model.frames < 2:
-        return f"{spec.name} has no frames to shuffle"
-    return None
+    return nothing_to_shuffle(model, spec)
 
 
 class Objective(task.Objective):

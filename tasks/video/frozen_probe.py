@@ -30,6 +30,7 @@ from tasks.video._probe import (
     judged,
     rows_of,
 )
+from tasks.video._shuffling import nothing_to_shuffle, subsets_of
 
 VERSION = 1
 ORDERS = ("original", "shuffled", "reversed")
@@ -43,9 +44,7 @@ class Config(ProbeConfig):
 
 def skip(config: Config, model: task.ModelSpec, spec: task.DataSpec) -> str | None:
     """There is nothing to shuffle in an image."""
-    if spec.media != "video" or model.frames < 2:
-        return f"{spec.name} has no frames to shuffle"
-    return None
+    return nothing_to_shuffle(model, spec)
 
 
 def run(config: Config, context: task.Context) -> list[task.Row]:
@@ -81,9 +80,7 @@ def _rows(
     context: task.Context, split: str, judged_M: tuple[np.ndarray, dict[str, np.ndarray]]
 ) -> Iterator[task.Row]:
     labels_M, right = judged_M
-    subsets = {"all": np.ones(len(labels_M), dtype=bool)}
-    subsets |= {name: np.isin(labels_M, k) for name, k in context.spec.subsets.items()}
-    for subset, member_M in subsets.items():
+    for subset, member_M in subsets_of(labels_M, context.spec):
         where = {"split": split, "subset": subset}
         for order, right_M in right.items():
             chance = 1 / context.spec.num_classes

@@ -21,7 +21,7 @@ Only logits are asked for, so any model can be measured.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from pydantic import Field
 from bench import task
 from bench.data import views
 from bench.metrics import confidence, correct_top_k
+from tasks.video._shuffling import logits_in, nothing_to_shuffle, subsets_of
 
 VERSION = 1
 METRICS = ("top1", "top5", "confidence")
@@ -46,9 +47,7 @@ class Config(task.Config):
 
 def skip(config: Config, model: task.ModelSpec, spec: task.DataSpec) -> str | None:
     """There is nothing to shuffle in an image."""
-    if spec.media != "video" or model.frames < 2:
-        return f"{spec.name} has no frames to shuffle"
-    return None
+    return nothing_to_shuffle(model, spec)
 
 
 def run(config: Config, context: task.Context) -> list[task.Row]:
@@ -85,7 +84,7 @@ def _measure(
         for view, draws in _orders(config, batch, seed=context.seed).items():
             scored = []
             for draw, orders in enumerate(draws):
-                logits_BK = _logits(context, crops, orders)
+                logits_BK = logits_in(context, crops, orders)
                 name = view if len(draws) == 1 else f"{view}_{draw}"
                 context.record(split, name, batch.keys, batch.labels_B, logits_BK)
                 scored.append(_scores(logits_BK, batch.labels_B) * seen_B[:, None])
@@ -99,13 +98,6 @@ def _measure(
     if not keys:
         raise ValueError(f"split {split} has no samples")
     return np.concatenate(labels), {view: np.concatenate(s) for view, s in scores.items()}
-
-
-def _logits(context: task.Context, crops: Sequence[task.Batch], orders: np.ndarray) -> torch.Tensor:
-    """(B, K), averaged over the views and crops of clips with their frames in the given orders."""
-    shown = (views.show(crop.clip_BTCHW, orders) for crop in crops)
-    logits = [context.model(clip_BTCHW).float() for clip_BTCHW in shown]
-    return context.averaged(torch.stack(logits))
 
 
 def _note_keys(seen: set[str], keys: tuple[str, ...], split: str) -> None:
@@ -159,8 +151,6 @@ def _rows(
 
 def _subsets(labels_M: np.ndarray, spec: task.DataSpec) -> Iterator[tuple[str, np.ndarray]]:
     """(name, boolean (M,)) of everything that gets its own rows."""
-    yield "all", np.ones(len(labels_M), dtype=bool)
-    for name, classes in spec.subsets.items():
-        yield name, np.isin(labels_M, classes)
+    yield from subsets_of(labels_M, spec)
     for index, name in enumerate(spec.classes):
         yield f"{CLASS}{name}", labels_M == index

@@ -19,7 +19,7 @@ wrong in every view, and changed in none.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Annotated
 
 import numpy as np
@@ -30,6 +30,7 @@ from bench import task
 from bench.data import views
 from bench.metrics import top_k
 from tasks.video._probe import rows_of
+from tasks.video._shuffling import logits_in, nothing_to_shuffle, subsets_of
 
 VERSION = 1
 
@@ -44,9 +45,7 @@ class Config(task.Config):
 
 def skip(config: Config, model: task.ModelSpec, spec: task.DataSpec) -> str | None:
     """There is nothing to shuffle in an image."""
-    if spec.media != "video" or model.frames < 2:
-        return f"{spec.name} has no frames to shuffle"
-    return None
+    return nothing_to_shuffle(model, spec)
 
 
 def run(config: Config, context: task.Context) -> list[task.Row]:
@@ -73,7 +72,7 @@ def _measure(
         batch = crops[0]  # keys and labels are those of all crops
         seen_B = np.array([key not in batch.failed for key in batch.keys])
         for view, orders in _orders(config, batch, seed=context.seed).items():
-            logits_BK = _logits(context, crops, orders)
+            logits_BK = logits_in(context, crops, orders)
             context.record(split, view, batch.keys, batch.labels_B, logits_BK)
             first_B = top_k(logits_BK, 1)[:, 0].cpu().numpy()
             said.setdefault(view, []).append(np.where(seen_B, first_B, -1))
@@ -87,12 +86,6 @@ def _measure(
             "different; accuracy over a part of a split is not its accuracy: check the data"
         )
     return np.concatenate(labels), {view: np.concatenate(parts) for view, parts in said.items()}
-
-
-def _logits(context: task.Context, crops: Sequence[task.Batch], orders: np.ndarray) -> torch.Tensor:
-    """(B, K), averaged over the views and crops of clips with their frames in the given orders."""
-    shown = (views.show(crop.clip_BTCHW, orders) for crop in crops)
-    return context.averaged(torch.stack([context.model(clip).float() for clip in shown]))
 
 
 def _orders(config: Config, batch: task.Batch, *, seed: int) -> dict[str, np.ndarray]:
@@ -118,9 +111,7 @@ def _in_blocks(frames: int, grain: int, *, seed: int, key: str) -> np.ndarray:
 def _rows(
     context: task.Context, split: str, labels_M: np.ndarray, said: dict[str, np.ndarray]
 ) -> Iterator[task.Row]:
-    subsets = {"all": np.ones(len(labels_M), dtype=bool)}
-    subsets |= {name: np.isin(labels_M, k) for name, k in context.spec.subsets.items()}
-    for subset, member_M in subsets.items():
+    for subset, member_M in subsets_of(labels_M, context.spec):
         if not (n := int(member_M.sum())):
             continue
         for view, said_M in said.items():

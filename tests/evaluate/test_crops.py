@@ -20,7 +20,7 @@ from bench.data.order import Draw
 from bench.data.transforms import eval_clip, eval_crops
 from bench.evaluate.context import EvaluationContext, run_one
 from bench.train.step import to_device
-from tasks.video import order_probe, shuffle_gap
+from tasks.video import _shuffling, order_probe, shuffle_gap
 
 ONE, THREE = Input(frames=2, size=4), Input(frames=2, size=4, eval_crops=3)
 
@@ -134,7 +134,7 @@ def test_one_crop_gives_the_logits_of_the_centre_bit_for_bit(
         assert torch.equal(centre.clip_BTCHW, crop.clip_BTCHW)
         plain = contexts[1].model(centre.clip_BTCHW)
         orders = np.arange(crop.clip_BTCHW.shape[1])
-        assert torch.equal(shuffle_gap._logits(contexts[1], (crop,), orders), plain)
+        assert torch.equal(_shuffling.logits_in(contexts[1], (crop,), orders), plain)
 
 
 def test_predictions_are_written_once_per_sample_and_view(
