@@ -220,7 +220,11 @@ class EvaluationContext:
 
 
 def run_one(name: str, options: Any, context: EvaluationContext) -> list[Row]:
+    """Its rows; predictions and pictures in the context are then this evaluation's alone. What could
+    not be decoded is of the data, and stays known to the next.
+    """
     context.evaluation = name
+    context.predictions, context.pictures = [], {}
     context.model.eval()
     with torch.no_grad(), autocast(context.device, context.precision):
         rows = find.load("evaluation", name).run(options, context)

@@ -21,16 +21,15 @@ from bench.store.rundir import evaluated_path
 from bench.task import Row
 
 
-def write_predictions(path: Path, context: EvaluationContext) -> None:
+def write_kept(folder: EvaluationDir, context: EvaluationContext) -> None:
+    """The predictions and pictures of the evaluation that ran last; no folder where there are none."""
     if context.predictions:
-        with replacing(path) as temporary:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        with replacing(folder.predictions) as temporary:
             frame = pd.concat(context.predictions, ignore_index=True)
             frame.to_parquet(temporary, index=False)
-
-
-def write_pictures(folder: Path, context: EvaluationContext) -> None:
     for name, image_HWC in context.pictures.items():
-        path = folder / f"{name}.png"
+        path = folder.pictures / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
             Image.fromarray(image_HWC).save(temporary, format="png")
@@ -73,10 +72,7 @@ class KeptResult:
         return found["rows"] if found and isinstance(found.get("rows"), list) else None
 
     def write(self, rows: list[Row], context: EvaluationContext) -> None:
-        write_pictures(self._folder.pictures, context)
-        if context.predictions:
-            self._folder.path.mkdir(parents=True, exist_ok=True)
-        write_predictions(self._folder.predictions, context)
+        write_kept(self._folder, context)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_json(self.path, {**self._result, "failed": context.failed, "rows": rows})
         shutil.rmtree(self.scratch, ignore_errors=True)

@@ -54,7 +54,6 @@ class Measurement:
             return found
         context = self.context
         context.report = report
-        context.predictions, context.pictures = [], {}  # `failed` is of the data, and stays
         context.scratch_folder = self.kept.scratch if self.kept else None
         rows = run_one(self.name, self.options, context)
         if self.kept is not None:

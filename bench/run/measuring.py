@@ -19,7 +19,7 @@ from torch import nn
 from bench.config.resources import Resources
 from bench.config.science import RunConfig
 from bench.evaluate.context import EvaluationContext, context_for, provenance, run_one
-from bench.evaluate.kept import write_pictures, write_predictions
+from bench.evaluate.kept import write_kept
 from bench.process import interrupt
 from bench.run.directory import AskedEvaluation, read_asked
 from bench.run.progress import Progress
@@ -62,11 +62,9 @@ def _measure(
     """One evaluation; its result is written last."""
     begun, folder = time.monotonic(), run.evaluation(asked.identity)
     context.scratch_folder = run.scratch / asked.identity
-    context.predictions, context.pictures = [], {}  # `failed` is of the data, and stays
     rows = run_one(asked.name, asked.options, context)
+    write_kept(folder, context)
     folder.path.mkdir(parents=True, exist_ok=True)
-    write_predictions(folder.predictions, context)
-    write_pictures(folder.pictures, context)
     samples = context.samples(context.splits[0])
     device = environment.describe(context.device, threads=resources.threads)["device"]
     result = {

@@ -231,7 +231,7 @@ def _ours(
     module = find.load("evaluation", EVALUATION)
     with tempfile.TemporaryDirectory() as folder:
         # Its state is saved, as bench.evaluate lets it.
-        fresh = replace(context, scratch_folder=Path(folder), predictions=[], pictures={})
+        fresh = replace(context, scratch_folder=Path(folder))
         config = module.Config(batch=m.batch, **options)
         begun = time.perf_counter()
         rows = run_one(EVALUATION, config, fresh)
