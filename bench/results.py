@@ -256,9 +256,7 @@ def _measured_rows(
     """What was measured of a run, as far as its sweep asks for it."""
     rows: list[dict[str, Any]] = []
     anew = set()
-    for identity in sorted(run.measured() if asked is None else run.measured() & asked.keys()):
-        folder = run.evaluation(identity)
-        found = folder.read_result()
+    for folder, found in run.read_measured(asked):
         if found is None or "rows" not in found:
             raise ValueError(f"{folder.result}: not readable; delete it and run the sweep again")
         anew.add(found["evaluation"])

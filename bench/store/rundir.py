@@ -240,12 +240,21 @@ class RunDir:
         asked = self.read_asked()
         return not asked or asked.keys() <= self.measured()
 
+    def read_measured(
+        self, asked: Collection[str] | None = None
+    ) -> list[tuple[EvaluationDir, dict[str, Any] | None]]:
+        """The evaluations of these (of all) that are through, with their results as far as these can
+        be read.
+        """
+        identities = self.measured() if asked is None else self.measured() & set(asked)
+        folders = [self.evaluation(identity) for identity in sorted(identities)]
+        return [(folder, folder.read_result()) for folder in folders]
+
     def read_rows(self, asked: Collection[str] | None = None) -> list[dict[str, Any]]:
         """What these evaluations (all) measured. Rows of a run that was made when training and
         evaluations had one result are found for every evaluation that has no other.
         """
-        identities = self.measured() if asked is None else self.measured() & set(asked)
-        results = [self.evaluation(identity).read_result() or {} for identity in sorted(identities)]
+        results = [found or {} for _, found in self.read_measured(asked)]
         earlier = (self.read_result() or {}).get("rows", [])
         anew = {found.get("evaluation") for found in results}
         rows = [row for row in earlier if row["evaluation"] not in anew]

@@ -216,8 +216,7 @@ def _evaluation_hours(done: Iterable[CellStatus]) -> dict[str, list[float]]:
 
 
 def _evaluations(run: RunDir) -> list[dict[str, Any]]:
-    results = [run.evaluation(identity).read_result() for identity in sorted(run.measured())]
-    return [found for found in results if found and "seconds" in found]
+    return [found for _, found in run.read_measured() if found and "seconds" in found]
 
 
 def _mean(values: list[float]) -> float:
