@@ -33,7 +33,7 @@ from bench.data.access import open_data
 from bench.data.limited import LimitedSamples
 from bench.evaluate.arguments import parser
 from bench.evaluate.model import label, load_named
-from bench.evaluate.session import CallOptions, Measurement, measurements, of_one_media
+from bench.evaluate.session import CallOptions, Measurement, measurements
 from bench.grid.patch import parse_settings
 from bench.models.named import Asked
 from bench.store.files import write_json
@@ -118,7 +118,6 @@ def _set_up(options: argparse.Namespace) -> list[Measurement]:
     found = open_data(options.data)
     if options.limit:
         found = replace(found, open=partial(_limited, found.open, options.limit))
-    named = of_one_media(named, found.spec)
     if options.frames and found.spec.media == "image":
         raise ValueError("--frames: an image has one frame; leave it out")
     named = replace(named, input=_shown(named.input, options))

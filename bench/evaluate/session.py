@@ -73,17 +73,16 @@ def measurements(
 
     Evaluations that see the model alike share a context, and so its features.
     """
-    contexts: dict[tuple[int, ...], EvaluationContext] = {}
+    named = _of_one_media(named, found.spec)
+    contexts: dict[Any, EvaluationContext] = {}
     made = []
     for name, options in evaluations.items():
         mapped = tuple(find.optional("evaluation", name, "OUTPUTS"))
-        its = labelled(
-            of_one_media(named, found.spec), found.spec, mapped=mapped, file=shown.labels
-        )
+        its = labelled(named, found.spec, mapped=mapped, file=shown.labels)
         context = context_over(
             name, options, its, found, resources, batch=shown.batch, official=shown.official
         )
-        context = contexts.setdefault(mapped, context)
+        context = contexts.setdefault((mapped, context.as_stored), context)
         kept = (
             KeptResult(name, options, its, context, shown.title, shown.runs) if shown.runs else None
         )
@@ -102,7 +101,7 @@ def context_over(
     official: bool = False,
 ) -> EvaluationContext:
     """A context over opened data, checked against the model. ValueError: a mismatch."""
-    named = of_one_media(named, found.spec)
+    named = _of_one_media(named, found.spec)
     spec = replace(found.spec, mean=named.mean, std=named.std)
     _refuse_mismatch(name, named, spec)
     model_spec = model_spec_of(named.model.backbone, named.input, spec, named.num_classes)
@@ -131,7 +130,7 @@ def context_over(
     return context
 
 
-def of_one_media(named: NamedModel, spec: DataSpec) -> NamedModel:
+def _of_one_media(named: NamedModel, spec: DataSpec) -> NamedModel:
     """The model as it sees these data. ValueError if it cannot."""
     if named.media == "any":
         frames = named.input.frames if spec.media == "video" else 1

@@ -51,7 +51,7 @@ def read_config(run: RunDir) -> RunConfig:
 
 
 def read_asked(run: RunDir, config: RunConfig) -> list[AskedEvaluation]:
-    """What is to be measured. ValueError where this code understands something else by it."""
+    """What is to be measured. Raises Mistakes for options that this code does not know."""
     asked = run.read_asked()
     found = signature.asked_of(config) if asked is None else asked
     return [_asked(identity, entry) for identity, entry in sorted(found.items())]
