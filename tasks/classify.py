@@ -19,7 +19,7 @@ VERSION = 1
 
 
 class Config(task.Config):
-    weight: float = 1.0
+    weight: task.Weight = 1.0
     smoothing: float = Field(default=0.2, ge=0.0, lt=1.0)
 
 

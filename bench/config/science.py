@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
 from pydantic import Field
 
 from bench import find
-from bench.config.mistakes import KeyPath, Mistake, Mistakes
+from bench.config.mistakes import KeyPath, Mistake, Mistakes, cut, shown
 from bench.config.validate import validated
 from bench.task import Config, DataSpec, ModelSpec
 
@@ -24,13 +24,13 @@ from bench.task import Config, DataSpec, ModelSpec
 class Input(Config):
     """How a clip is cut from a sample. Defaults: the TIME release's recipe on SSv2."""
 
-    frames: int = Field(8, ge=1, description="T, one from each of T equal segments")
-    size: int = Field(224, ge=1, description="side of the square crop, pixels")
+    frames: int = Field(8, ge=1, le=10_000, description="T, one from each of T equal segments")
+    size: int = Field(224, ge=1, le=10_000, description="side of the square crop, pixels")
     jitter: tuple[float, float] = Field(
         (256 / 224, 320 / 224), description="short side in training, as multiples of `size`"
     )
     eval_scale: float = Field(
-        1.0, ge=1.0, description="short side in evaluation, as a multiple of `size`"
+        1.0, ge=1.0, le=10.0, description="short side in evaluation, as a multiple of `size`"
     )
     eval_crops: Literal[1, 3] = Field(
         1,
@@ -38,7 +38,10 @@ class Input(Config):
         "ends and the centre; their logits are added (the paper: 3)",
     )
     eval_views: int = Field(
-        1, ge=1, description="temporal views in evaluation; each is seen in all `eval_crops`"
+        1,
+        ge=1,
+        le=1000,
+        description="temporal views in evaluation; each is seen in all `eval_crops`",
     )
     average: Literal["logits", "probabilities"] = Field(
         "logits", description="what is averaged over the views and crops of a clip in evaluation"
@@ -48,7 +51,9 @@ class Input(Config):
         description="frames: one from each of T equal segments (SSv2, the paper), or T in a row, "
         "`stride` apart (VideoMAE and others on Kinetics)",
     )
-    stride: int = Field(1, ge=1, description="frames from one to the next, where sampling is dense")
+    stride: int = Field(
+        1, ge=1, le=10_000, description="frames from one to the next, where sampling is dense"
+    )
     hflip: bool = Field(
         False,
         description="mirror half of the training samples; classes that name a side are exchanged",
@@ -57,9 +62,9 @@ class Input(Config):
 
     @pydantic.model_validator(mode="after")
     def _ordered(self) -> Input:
-        if not 1.0 <= self.jitter[0] <= self.jitter[1]:
+        if not 1.0 <= self.jitter[0] <= self.jitter[1] <= 10.0:
             raise ValueError(
-                f"jitter must be [low, high] with 1 <= low <= high, got {list(self.jitter)}"
+                f"jitter must be [low, high] with 1 <= low <= high <= 10, got {list(self.jitter)}"
             )
         if self.stride > 1 and self.sampling != "dense":
             raise ValueError(f"a stride of {self.stride} needs sampling: dense")
@@ -71,24 +76,29 @@ class Input(Config):
         return self.eval_views * self.eval_crops
 
 
+_Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
 class Train(Config):
     """Optimisation. Defaults: the TIME release's recipe. `batch` is global; accumulation is
     derived from it.
     """
 
-    epochs: int = Field(35, ge=1)
-    batch: int = Field(64, ge=1, description="clips per optimiser step, over all devices")
-    lr: float = Field(1e-4, gt=0)
-    weight_decay: float = Field(
-        0.05, ge=0, description="not applied to biases and other 1-D parameters"
+    epochs: int = Field(35, ge=1, le=1_000_000)
+    batch: int = Field(
+        64, ge=1, le=1_000_000, description="clips per optimiser step, over all devices"
     )
-    betas: tuple[float, float] = (0.9, 0.999)
+    lr: float = Field(1e-4, gt=0, lt=1e3)
+    weight_decay: float = Field(
+        0.05, ge=0, lt=1e3, description="not applied to biases and other 1-D parameters"
+    )
+    betas: tuple[_Decay, _Decay] = (0.9, 0.999)
     amsgrad: bool = True
     schedule: Literal["step", "cosine"] = "step"
     milestones: tuple[int, ...] = Field(
         (20, 30), description="epochs at which `step` multiplies lr by `gamma`"
     )
-    gamma: float = 0.1
+    gamma: float = Field(0.1, ge=0, lt=1e3)
     warmup_epochs: float = Field(0.0, ge=0)
     clip_grad: float | None = Field(None, gt=0, description="maximum norm of the gradient")
     precision: Literal["fp32", "bf16"] = Field(
@@ -101,7 +111,9 @@ class Train(Config):
         description="order of an epoch: a permutation of all samples, or, for network disks, shards in "
         "random order, each read from start to end into a buffer that is drawn from",
     )
-    shuffle_buffer: int = Field(2000, ge=1, description="samples, where shuffle is shards")
+    shuffle_buffer: int = Field(
+        2000, ge=1, le=10_000_000, description="samples, where shuffle is shards"
+    )
     on_bad_sample: Literal["stop", "skip"] = Field(
         "stop",
         description="a training sample that cannot be decoded: stop the cell, or let another one "
@@ -234,7 +246,7 @@ def parse(raw: Mapping[str, Any]) -> RunConfig:
         parts[section] = _keyed(kind, raw.get(section), (section,), mistakes)
     seed = raw.get("seed", 0)
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-        mistakes.append(Mistake(("seed",), f"must be a whole number >= 0, got {seed!r}"))
+        mistakes.append(Mistake(("seed",), f"must be a whole number >= 0, got {shown(seed)}"))
     if not mistakes and not parts["objectives"]:
         mistakes.append(
             Mistake(("objectives",), "name at least one objective, e.g. `classify: {}`")
@@ -270,7 +282,7 @@ def _keyed(
     if raw is None:
         return {}
     if not isinstance(raw, Mapping):
-        mistakes.append(Mistake(path, f"must map {kind} names to options, got {raw!r}"))
+        mistakes.append(Mistake(path, f"must map {kind} names to options, got {shown(raw)}"))
         return {}
     return {
         str(name): _component(
@@ -284,7 +296,7 @@ def _component(
     kind: str, name: Any, options: Any, path: KeyPath, mistakes: list[Mistake]
 ) -> Component | None:
     try:
-        module = find.load(kind, str(name))
+        module = find.load(kind, cut(str(name)))
     except find.ComponentError as error:
         mistakes.append(Mistake(path if kind in KEYED.values() else (*path, "name"), str(error)))
         return None

@@ -10,13 +10,13 @@ from typing import Any
 import pydantic
 
 from bench import find
-from bench.config.mistakes import KeyPath, Mistake
+from bench.config.mistakes import KeyPath, Mistake, cut, shown
 from bench.task import Config
 
 
 def validated(model: type[Config], raw: Any, path: KeyPath, mistakes: list[Mistake]) -> Any:
     if not isinstance(raw, Mapping):
-        mistakes.append(Mistake(path, f"must be a mapping of options, got {raw!r}"))
+        mistakes.append(Mistake(path, f"must be a mapping of options, got {shown(raw)}"))
         return None
     value, errors = _validate(model, json.dumps(raw, default=str, sort_keys=True))
     mistakes += [Mistake((*path, *where), message) for where, message in errors]
@@ -42,5 +42,5 @@ def _explain(model: type[Config], error: Any) -> tuple[KeyPath, str]:
     if where and (field := model.model_fields.get(where[0])) and field.description:
         message += f" ({field.description})"
     if where:
-        message += f"; got {json.dumps(error['input'], default=str)}"
+        message += f"; got {cut(json.dumps(error['input'], default=str))}"
     return where, message

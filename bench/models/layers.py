@@ -12,11 +12,13 @@ Shape suffixes: G groups of tokens that attend to each other, L tokens per group
 from __future__ import annotations
 
 import math
-from typing import Self
+from typing import Annotated, Self
 
+import pydantic
 import torch
 import torch.nn.functional as F
 from einops import rearrange
+from pydantic import Field
 from torch import Tensor, nn
 
 from bench import task
@@ -152,21 +154,31 @@ def resize_times(time_1TD: Tensor, frames: int) -> Tensor:
     return F.interpolate(time_1TD.mT, size=frames, mode="nearest").mT
 
 
+Size = Annotated[int, Field(ge=1, le=100_000)]
+DropRate = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
 class VitConfig(task.Config):
     """What every ViT says of itself; ViT-B/16. A backbone adds its own, and may have other defaults."""
 
-    patch: int = 16  # pixels
-    dim: int = 768
-    depth: int = 12
-    heads: int = 12
-    mlp_ratio: float = 4.0
-    drop_path: float = 0.0  # of the last block; grows linearly from 0 in the first
+    patch: Size = 16  # pixels
+    dim: Size = 768
+    depth: Size = 12
+    heads: Size = 12
+    mlp_ratio: float = Field(default=4.0, gt=0.0, le=100.0)
+    drop_path: DropRate = 0.0  # of the last block; grows linearly from 0 in the first
     # of random linear maps and embeddings; 0.02, as released, suits the widths of the papers, and a
     # model of width 48 or 96 that is trained from scratch learns far faster with 0.1
-    init_std: float = 0.02
+    init_std: float = Field(default=0.02, ge=0.0, le=10.0)
     # timm ViT that it starts from, with its tag: "vit_base_patch16_224.orig_in21k_ft_in1k"
     init: str | None = None
     init_sha256: str | None = None  # of that model's weight file
+
+    @pydantic.model_validator(mode="after")
+    def _heads_divide_the_width(self) -> Self:
+        if self.dim % self.heads:
+            raise ValueError(f"{self.dim} channels do not divide into {self.heads} heads")
+        return self
 
     @classmethod
     def tiny(cls) -> Self:
@@ -177,8 +189,6 @@ def why_impossible(config: VitConfig, *, size: int) -> str | None:
     """What no ViT of these sizes can be, whatever its attention, or None."""
     if size % config.patch:
         return f"frames of {size} pixels do not divide into patches of {config.patch}"
-    if config.dim % config.heads:
-        return f"{config.dim} channels do not divide into {config.heads} heads"
     if config.init_sha256 is not None and config.init is None:
         return "init_sha256 without init"
     return None

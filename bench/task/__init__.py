@@ -20,6 +20,7 @@ from bench.task.interfaces import (
     Samples,
     Sharded,
     Step,
+    Weight,
     Where,
 )
 from bench.task.modules import (
@@ -55,5 +56,6 @@ __all__ = [
     "Sharded",
     "SourceModule",
     "Step",
+    "Weight",
     "Where",
 ]

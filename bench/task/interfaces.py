@@ -15,7 +15,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, Self, runtime_checkable
+from typing import Annotated, Any, Literal, NamedTuple, Protocol, Self, runtime_checkable
 
 import numpy as np
 import pydantic
@@ -32,13 +32,17 @@ Where = Literal["auto", "loader", "device"]
 """The option `where` of an objective that has both; auto is the device if that is a GPU."""
 
 
+Weight = Annotated[float, pydantic.Field(ge=0.0)]
+"""The option `weight` of an objective: what its loss is multiplied with."""
+
+
 class Config(pydantic.BaseModel):
-    """Base of every component's options: strict types, no unknown keys, immutable, every field with
-    a default.
+    """Base of every component's options: strict types, no unknown keys, finite numbers, immutable,
+    every field with a default.
     """
 
     model_config = pydantic.ConfigDict(
-        strict=True, frozen=True, extra="forbid", protected_namespaces=()
+        strict=True, frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=()
     )
 
     @classmethod

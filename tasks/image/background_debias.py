@@ -34,7 +34,7 @@ NAME = "image.background_debias"
 
 
 class Config(task.Config):
-    weight: float = 1.0
+    weight: task.Weight = 1.0
     background: Literal["paired", "tile", "mask"] = "paired"
     layer: str = "only_bg_t"  # of `paired`
 

@@ -39,7 +39,7 @@ VERSION = 1
 
 
 class Config(task.Config):
-    weight: float = 1.0
+    weight: task.Weight = 1.0
     smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
     permuted: float = Field(default=0.0, ge=0.0, le=1.0)  # share of the patches
     positions: bool = True

@@ -28,7 +28,7 @@ VERSION = 2
 
 
 class Config(task.Config):
-    weight: float = 1.0
+    weight: task.Weight = 1.0
     permutation: Literal["batch", "sample"] = "batch"
     allow_identity: bool = True
 

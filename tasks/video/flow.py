@@ -52,7 +52,7 @@ PIXELS_AT_ONCE = 2**22
 
 
 class Config(task.Config):
-    weight: float = 1.0
+    weight: task.Weight = 1.0
     smoothing: float = Field(default=0.2, ge=0.0, lt=1.0)
     min_relative: float = Field(default=0.01, ge=0.0, le=1.0)  # of a pair's range of patch speeds
     min_pixels: float = Field(default=0.0, ge=0.0)  # per frame

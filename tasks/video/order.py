@@ -30,7 +30,7 @@ RELEASED = {"temp_head.": "head."}  # how its head is called in released checkpo
 
 
 class Config(task.Config):
-    weight: float = 1.0
+    weight: task.Weight = 1.0
     smoothing: float = Field(default=0.2, ge=0.0, lt=1.0)
     shuffle: bool = False
 

@@ -143,8 +143,8 @@ def test_the_impossible_is_refused_with_a_reason(name: str) -> None:
     config = module.Config.tiny()
     assert module.skip(config, frames=4, size=16) is None
     assert "patches of 8" in (module.skip(config, frames=4, size=20) or "")
-    odd = module.Config(dim=20, heads=3)
-    assert "3 heads" in (module.skip(odd, frames=4, size=16) or "")
+    with pytest.raises(ValueError, match="20 channels do not divide into 3 heads"):
+        module.Config(dim=20, heads=3)
     with pytest.raises(ValueError, match=f"{name}: .*patches of 8"):
         module.build(config, frames=4, size=20)
     with pytest.raises(ValueError, match="16 x 16"):

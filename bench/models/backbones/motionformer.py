@@ -22,7 +22,9 @@ from torch import Tensor, nn
 from bench.models.backbones._trajectory_attention import TrajectoryAttention
 from bench.models.layers import (
     Block,
+    DropRate,
     PatchEmbed,
+    Size,
     VitConfig,
     init_vit,
     resize_times,
@@ -38,8 +40,8 @@ EPSILON = 1e-6  # of every layer norm; timm's ViT
 class Config(VitConfig):
     """ViT-B/16 as in the TIME release by default; upstream's has `tubelet: 2`."""
 
-    drop_path: float = 0.2
-    tubelet: int = 1  # frames that make up one token
+    drop_path: DropRate = 0.2
+    tubelet: Size = 1  # frames that make up one token
     project_values: bool = False  # the value path as published instead of as released
     pre_logits: bool = True  # a tanh layer after the final norm, on every token
 

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from bench.models.layers import (
     Attention,
     DropPath,
+    DropRate,
     Mlp,
     PatchEmbed,
     VitConfig,
@@ -45,7 +46,7 @@ EPSILON = 1e-6  # of every layer norm; timm's ViT
 class Config(VitConfig):
     """ViT-B/16 by default, the paper's size."""
 
-    drop_path: float = 0.1
+    drop_path: DropRate = 0.1
 
 
 def skip(config: Config, *, frames: int, size: int) -> str | None:

@@ -23,7 +23,14 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from bench.models.layers import VitConfig, init_vit, resize_positions, why_impossible
+from bench.models.layers import (
+    DropRate,
+    Size,
+    VitConfig,
+    init_vit,
+    resize_positions,
+    why_impossible,
+)
 from bench.models.weights import load_checked, load_init, missing_weights, timm_model
 from bench.task import Features
 
@@ -37,9 +44,9 @@ CLASSIFIERS = ("head.", "head_dist.")
 class Config(VitConfig):
     """DeiT-S by default: a plain ViT-S/16. `mlp_ratio` is of plain ViTs; `timm` has its own."""
 
-    dim: int = 384
-    heads: int = 6
-    drop_path: float = 0.1
+    dim: Size = 384
+    heads: Size = 6
+    drop_path: DropRate = 0.1
     # timm's own architecture, when it is no plain ViT: "deit_small_distilled_patch16_224",
     # "vit_small_patch14_reg4_dinov2"; patch, dim, depth and heads must be the same as there
     timm: str | None = None

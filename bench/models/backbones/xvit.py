@@ -53,8 +53,8 @@ class Config(VitConfig):
 
     # The part of the channels that comes from the next frame, and again from the previous one.
     shift_div: int = Field(default=4, ge=2)
-    shift_blocks: int = 15  # so many blocks, from the first one, shift
-    temporal_depth: int = 1  # blocks of the temporal head
+    shift_blocks: int = Field(default=15, ge=0)  # so many blocks, from the first one, shift
+    temporal_depth: int = Field(default=1, ge=0, le=1000)  # blocks of the temporal head
 
 
 def skip(config: Config, *, frames: int, size: int) -> str | None:
