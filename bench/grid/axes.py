@@ -7,16 +7,31 @@ Pure; plan.py joins the patches with the rest of the sweep and the scale.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bench import find
-from bench.config.mistakes import Mistake
+from bench.config.mistakes import Mistake, shown
 from bench.grid.patch import Patch, has, leaves, nest, overlap
 
 Labels = dict[str, str]
+
+MOST_AXES = 32
+MOST_CELLS = 10_000
+"""Combinations of labels and seeds, before `when` and `exclude`."""
+
+TAKEN = (
+    "sweep", "scale", "overrides", "seed", "signature", "run_dir", "state", "reason", "evaluations",
+    "data", "data_digest", "provenance", "evaluation", "split", "view", "subset", "metric", "value", "n",
+    "n_failed", "train_replaced", "limit", "weights_sha256", "model",
+)  # fmt: skip
+"""Columns of the results (bench.results), of which no axis may have the name."""
+
+NOT_APPLICABLE = "-"
+"""Stands for the label where `when` says that an axis does not apply."""
 
 
 @dataclass(frozen=True)
@@ -39,27 +54,43 @@ def read_axes(sweep: Path, doc: Patch, mistakes: list[Mistake]) -> Axes | None:
             Mistake((), f"{sweep}: axes: empty; give at least one axis of labelled patches")
         )
         return None
+    if len(raw) > MOST_AXES:
+        mistakes.append(Mistake((), f"{sweep}: axes: {len(raw)}; a sweep has at most {MOST_AXES}"))
+        return None
     axes: Axes = {}
     for axis, labels in raw.items():
         where = f"{sweep}: axes.{axis}"
-        if axis in ("seed", "signature", "state"):
+        if axis in TAKEN:
             mistakes.append(Mistake((), f"{where}: this name is taken by a column of the results"))
         if not isinstance(labels, dict) or not labels:
             mistakes.append(Mistake((), f"{where}: empty axis; map at least one label to a patch"))
             continue
-        axes[str(axis)] = {}
-        for label, patch in labels.items():
-            if patch is not None and not isinstance(patch, dict):
-                mistakes.append(
-                    Mistake((), f"{where}.{label}: must map config keys to values, got {patch!r}")
-                )
-                patch = {}
-            axes[str(axis)][str(label)] = Layer(f"{where}.{label}", nest(patch or {}))
+        axes[axis] = _read_labels(where, labels, mistakes)
     return axes
 
 
-def label_sets(sweep: Path, doc: Patch, axes: Axes, mistakes: list[Mistake]) -> Iterator[Labels]:
-    """The labels of each cell, one per axis; "-" where `when` says that an axis does not apply."""
+def _read_labels(
+    where: str, labels: Mapping[str, Any], mistakes: list[Mistake]
+) -> dict[str, Layer]:
+    found = {}
+    for label, patch in labels.items():
+        if label == NOT_APPLICABLE:
+            text = "stands where an axis does not apply; use another label"
+            mistakes.append(Mistake((), f"{where}.{label}: {text}"))
+        if patch is not None and not isinstance(patch, dict):
+            text = f"must map config keys to values, got {shown(patch)}"
+            mistakes.append(Mistake((), f"{where}.{label}: {text}"))
+            patch = {}
+        found[label] = Layer(f"{where}.{label}", nest(patch or {}))
+    return found
+
+
+def label_sets(
+    sweep: Path, doc: Patch, axes: Axes, seeds: int, mistakes: list[Mistake]
+) -> Iterator[Labels]:
+    """The labels of each cell, one per axis; "-" where `when` says that an axis does not apply. Only
+    the first where there are too many of them with so many seeds each.
+    """
     groups = _zip_groups(sweep, doc.get("zip") or [], axes, mistakes)
     when = _conditions(sweep, "when", doc.get("when") or {}, axes, mistakes)
     exclude = _exclusions(sweep, doc.get("exclude") or [], axes, mistakes)
@@ -71,12 +102,17 @@ def label_sets(sweep: Path, doc: Patch, axes: Axes, mistakes: list[Mistake]) -> 
         for group in groups
     ]
     seen = set()
-    for combination in itertools.product(*choices):
+    combinations: Iterator[tuple[Labels, ...]] = itertools.product(*choices)
+    if (cells := math.prod(map(len, choices)) * seeds) > MOST_CELLS:
+        text = f"{cells:,} cells (labels x seeds); a sweep has at most {MOST_CELLS:,}"
+        mistakes.append(Mistake((), f"{sweep}: axes: {text}; make several of it"))
+        combinations = itertools.islice(combinations, 1)
+    for combination in combinations:
         labels = {axis: label for part in combination for axis, label in part.items()}
         labels = {axis: labels[axis] for axis in axes}
         for axis, condition in when.items():
             if not _matches(labels, condition):  # one cell with "-" instead of many equal ones
-                labels[axis] = "-"
+                labels[axis] = NOT_APPLICABLE
         key = tuple(labels.values())
         if key in seen or any(_matches(labels, rule) for rule in exclude):
             continue
@@ -89,19 +125,27 @@ def _zip_groups(
 ) -> list[list[str]]:
     groups: list[list[str]] = []
     zipped: set[str] = set()
-    if not isinstance(raw, list) or not all(isinstance(group, list) for group in raw):
+    if not isinstance(raw, list) or not all(map(_is_group, raw)):
         mistakes.append(
             Mistake((), f"{sweep}: zip: must be a list of lists of axis names, e.g. [[lr, batch]]")
         )
         raw = []
     for i, group in enumerate(raw):
+        if not group:
+            mistakes.append(Mistake((), f"{sweep}: zip.{i}: empty; name the axes that go together"))
+            continue
         unknown = [a for a in group if a not in axes]
         mistakes += [
-            Mistake((), f"{sweep}: zip.{i}: unknown axis {a!r}{find.nearest(str(a), list(axes))}")
+            Mistake(
+                (), f"{sweep}: zip.{i}: unknown axis {shown(a)}{find.nearest(str(a), list(axes))}"
+            )
             for a in unknown
         ]
-        twice = [a for a in group if a in zipped]
-        mistakes += [Mistake((), f"{sweep}: zip.{i}: axis {a!r} is in two groups") for a in twice]
+        twice = [a for k, a in enumerate(group) if a in zipped or a in group[:k]]
+        mistakes += [
+            Mistake((), f"{sweep}: zip.{i}: axis {a!r} is in two groups, or twice in one")
+            for a in twice
+        ]
         if unknown or twice:
             continue
         lengths = {a: len(axes[a]) for a in group}
@@ -118,6 +162,10 @@ def _zip_groups(
         groups.append(list(group))
     firsts = {group[0]: group for group in groups}
     return [firsts.get(a, [a]) for a in axes if a not in zipped or a in firsts]
+
+
+def _is_group(raw: Any) -> bool:
+    return isinstance(raw, list) and all(isinstance(axis, str) for axis in raw)
 
 
 def _conditions(
@@ -163,7 +211,7 @@ def _rule(
     where: str, raw: Any, axes: dict[str, Any], mistakes: list[Mistake]
 ) -> dict[str, list[str]]:
     if not isinstance(raw, dict) or not raw:
-        mistakes.append(Mistake((), f"{where}: must map axes to labels, got {raw!r}"))
+        mistakes.append(Mistake((), f"{where}: must map axes to labels, got {shown(raw)}"))
         return {"": []}
     rule: dict[str, list[str]] = {}
     for axis, labels in raw.items():
@@ -179,7 +227,7 @@ def _rule(
         mistakes += [
             Mistake(
                 (),
-                f"{where}.{axis}: unknown label {label!r}{find.nearest(label, list(axes[axis]))}",
+                f"{where}.{axis}: unknown label {shown(label)}{find.nearest(label, list(axes[axis]))}",
             )
             for label in unknown
         ]

@@ -12,13 +12,21 @@ from pathlib import Path
 from typing import Any
 
 from bench import SUITE, find, own_folders
-from bench.config.mistakes import Mistake, Mistakes
+from bench.config.mistakes import Mistake, Mistakes, cut, shown
+from bench.grid import yaml
+
+LONGEST_NAME = 250
+"""Of a file without its .yaml, in bytes: file systems end at 255."""
+LONGEST_PATH = 4000
 
 
 def sweep_file(given: Path, mistakes: list[Mistake]) -> Path:
     """The file that a command line means. Raises Mistakes for a name that no sweep or more than one
     has; a path that does not exist is for its reader to complain of.
     """
+    if wrong := _why_no_name(str(given)):
+        mistakes.append(Mistake((), f"{cut(str(given))!r}: {wrong}"))
+        raise Mistakes(mistakes)
     named = given.parent in (Path(), Path("sweeps")) and given.suffix in ("", ".yaml")
     if given.is_file() or not named:
         return given
@@ -33,6 +41,11 @@ def scale_file(sweep: Path, folder: Any, scale: str, mistakes: list[Mistake]) ->
     that of all scales, or an absolute path, which the winner of a search has whose own sweep has
     scales beside it. Raises Mistakes when there is no such folder or file, or more than one file.
     """
+    record = f"{sweep.stem}-{scale}-123456"  # sweep/manifest.py
+    for key, name in (("--scale", record), (f"{sweep}: scales", folder)):
+        if wrong := isinstance(name, str) and _why_no_name(name):
+            mistakes.append(Mistake((), f"{key}: {cut(name)!r}: {wrong}"))
+            raise Mistakes(mistakes)
     folders = _scale_folders(sweep, folder, mistakes)
     known = sorted({path.stem for each in folders for path in each.glob("*.yaml")})
     found = [path for each in folders if (path := each / f"{scale}.yaml").exists()]
@@ -47,6 +60,16 @@ def own_scales(sweep: Path) -> Path | None:
     beside = sweep.parent / "scales"
     shared = [(folder / "scales").resolve() for folder in _folders()]
     return beside if beside.is_dir() and beside.resolve() not in shared else None
+
+
+def _why_no_name(path: str) -> str | None:
+    """Why nothing on a disk can be called so, or None."""
+    if wrong := yaml.why_unwritable(path):
+        return wrong
+    parts = [len(part.encode()) for part in path.split("/")]
+    if max(parts) > LONGEST_NAME or sum(parts) > LONGEST_PATH:
+        return f"a name has at most {LONGEST_NAME} bytes, a path {LONGEST_PATH:,}"
+    return None
 
 
 def _folders() -> list[Path]:
@@ -64,7 +87,7 @@ def _scale_folders(sweep: Path, folder: Any, mistakes: list[Mistake]) -> list[Pa
         hint = find.nearest(str(folder), known)
         where = " or ".join(map(str, roots))
         mistakes.append(
-            Mistake((), f"{sweep}: scales: no such folder in {where}: {folder!r}{hint}")
+            Mistake((), f"{sweep}: scales: no such folder in {where}: {shown(folder)}{hint}")
         )
         raise Mistakes(mistakes)
     return [root / folder for root in roots]

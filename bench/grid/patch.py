@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from bench import find
-from bench.config.mistakes import Mistake
+from bench.config.mistakes import Mistake, cut
 from bench.config.science import KEYED, NAMED
 from bench.grid import yaml
 
@@ -21,14 +21,11 @@ def parse_settings(settings: Iterable[str], mistakes: list[Mistake]) -> Patch:
     """`key=value` strings -> a nested patch; the value is YAML."""
     patch: Patch = {}
     for text in settings:
-        key, equals, value = text.partition("=")
-        if not equals or not key.strip():
-            mistakes.append(Mistake((), f"--set {text}: write it as key=value, e.g. train.lr=1e-3"))
-            continue
         try:
-            merge(patch, nest({key.strip(): yaml.parse_value(value)}))
-        except yaml.YAMLError:
-            mistakes.append(Mistake((), f"--set {text}: {value!r} is not valid YAML"))
+            key, value = yaml.parse_setting(text)
+            merge(patch, nest({key: value}))
+        except ValueError as error:
+            mistakes.append(Mistake((), f"--set {cut(text)}: {error}"))
     return patch
 
 
@@ -115,7 +112,8 @@ def leaves(patch: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
 
 def overlap(one: set[tuple[str, ...]], other: set[tuple[str, ...]]) -> set[tuple[str, ...]]:
     """The paths of `one` that `other` sets too, or sets a part or the whole of."""
-    return {p for p in one if any(q[: len(p)] == p or p[: len(q)] == q for q in other)}
+    starts = {q[:end] for q in other for end in range(1, len(q) + 1)}
+    return {p for p in one if p in starts or any(p[:end] in other for end in range(len(p)))}
 
 
 def has(patch: Any, path: tuple[str, ...]) -> bool:

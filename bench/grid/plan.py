@@ -25,13 +25,23 @@ from typing import Any
 
 from bench import find
 from bench.config import signature as identity
-from bench.config.mistakes import Mistake, Mistakes
+from bench.config.mistakes import Mistake, Mistakes, shown
 from bench.config.resources import Resources, parse_resources
 from bench.config.science import KEYED, RunConfig, parse
 from bench.grid import files, yaml
-from bench.grid.axes import Axes, Labels, Layer, check_conflicts, label_sets, locate, read_axes
+from bench.grid.axes import (
+    NOT_APPLICABLE,
+    Axes,
+    Labels,
+    Layer,
+    check_conflicts,
+    label_sets,
+    locate,
+    read_axes,
+)
 from bench.grid.patch import (
     Patch,
+    has,
     leaves,
     merge,
     merge_layer,
@@ -43,6 +53,9 @@ from bench.grid.patch import (
 
 _SWEEP_KEYS = ("title", "scales", "base", "axes", "zip", "exclude", "when", "seeds", "resources")
 _SCALE_KEYS = ("title", "base", "backbones", "seeds", "resources")
+
+ENOUGH_MISTAKES = 1000
+"""After so many, the cells that are left are not looked at."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +144,7 @@ class Recipe:
         for layer in layers:
             merge_layer(merged, layer.patch)
         options = set(_options(self.settings.patch))
-        here = {path for path in options if path[1] in (merged.get(path[0]) or {})}
+        here = {path for path in options if has(merged, path)}
         merge_layer(merged, without(self.settings.patch, options - here))
         unused -= here
         layers.append(self.settings)
@@ -162,14 +175,14 @@ def plan(sweep: Path, scale: str, settings: Iterable[str] = ()) -> Plan:
     settings.
     """
     mistakes: list[Mistake] = []
-    recipe = _read(sweep, scale, settings, mistakes)
+    recipe = read(sweep, scale, settings, mistakes)
     if "search" in recipe.document:
         mistakes.append(Mistake((), f"{sweep}: this is a search: python -m bench.tune {sweep}"))
         raise Mistakes(mistakes)
     axes = read_axes(sweep, recipe.document, mistakes)
     check_conflicts(sweep, axes, recipe.settings.patch, mistakes)
-    # also when the axes have mistakes: those of their patches belong in the list
-    cells = _cells(recipe, axes, mistakes) if axes is not None else []
+    # also when the axes have mistakes: those of their patches and of the base belong in the list
+    cells = _cells(recipe, axes, mistakes)
     if mistakes:
         raise Mistakes(mistakes)
     if not cells:
@@ -187,19 +200,11 @@ def plan(sweep: Path, scale: str, settings: Iterable[str] = ()) -> Plan:
     )
 
 
-def read(sweep: Path, scale: str, settings: Iterable[str] = ()) -> Recipe:
+def read(sweep: Path, scale: str, settings: Iterable[str], mistakes: list[Mistake]) -> Recipe:
     """A sweep that need not have axes: what bench.tune makes its cells of. The caller checks the
-    `search` of its `document`. Raises Mistakes; those in `base` only come out with a cell.
+    `axes` and the `search` of its `document`; mistakes in `base` only come out with a cell. Raises
+    Mistakes when there is nothing to go on with.
     """
-    mistakes: list[Mistake] = []
-    recipe = _read(sweep, scale, settings, mistakes)
-    if mistakes:
-        raise Mistakes(mistakes)
-    return recipe
-
-
-def _read(sweep: Path, scale: str, settings: Iterable[str], mistakes: list[Mistake]) -> Recipe:
-    """Raises Mistakes when there is nothing to go on with."""
     sweep = files.sweep_file(sweep, mistakes)
     sweep_doc = yaml.read(sweep, mistakes)
     if sweep_doc is None:
@@ -251,7 +256,9 @@ def _mapping(where: Path | str, doc: Patch, key: str, mistakes: list[Mistake]) -
     value = doc.get(key) or {}
     if isinstance(value, dict):
         return nest(value)
-    mistakes.append(Mistake((), f"{where}: {key}: must map config keys to values, got {value!r}"))
+    mistakes.append(
+        Mistake((), f"{where}: {key}: must map config keys to values, got {shown(value)}")
+    )
     return {}
 
 
@@ -279,12 +286,26 @@ def _common_resources(layers: list[Layer], mistakes: list[Mistake]) -> Resources
         return Resources()
 
 
-def _cells(recipe: Recipe, axes: Axes, mistakes: list[Mistake]) -> list[Cell]:
+def _cells(recipe: Recipe, axes: Axes | None, mistakes: list[Mistake]) -> list[Cell]:
+    """Without axes there are none, and of the mistakes only those of what is written: what is not
+    might have stood there.
+    """
+    if axes is None:
+        found: list[Mistake] = []
+        recipe.compose([], set(), found)
+        mistakes += [mistake for mistake in found if not mistake.path]
+        return []
     seen: dict[tuple[str, ...], Cell] = {}
     unused = set(_options(recipe.settings.patch))
-    for labels in list(label_sets(recipe.sweep, recipe.document, axes, mistakes)):
-        layers = [axes[axis][label] for axis, label in labels.items() if label != "-"]
-        composed = recipe.compose(layers, unused, mistakes)
+    listed: dict[Mistake, None] = {}
+    sets = label_sets(recipe.sweep, recipe.document, axes, len(recipe.seeds), mistakes)
+    for labels in list(sets):
+        layers = [axes[axis][label] for axis, label in labels.items() if label != NOT_APPLICABLE]
+        wrong: list[Mistake] = []
+        composed = recipe.compose(layers, unused, wrong)
+        listed |= dict.fromkeys(wrong)
+        if len(listed) > ENOUGH_MISTAKES:
+            break
         if composed is None:
             continue
         for seed in recipe.seeds:
@@ -293,10 +314,10 @@ def _cells(recipe: Recipe, axes: Axes, mistakes: list[Mistake]) -> list[Cell]:
             same = (cell.signature, *identity.asked_of(cell.config))
             if same in seen:
                 twin = seen[same].labels
-                mistakes.append(Mistake((), f"two cells are the same run: {labels} and {twin}"))
+                listed[Mistake((), f"two cells are the same run: {labels} and {twin}")] = None
                 break
             seen[same] = cell
-    mistakes += _unused(unused)
+    mistakes += [*listed, *(_unused(unused) if len(listed) <= ENOUGH_MISTAKES else ())]
     return list(seen.values())
 
 
@@ -342,7 +363,8 @@ def _seeds(raw: Any, mistakes: list[Mistake]) -> tuple[int, ...]:
     if not valid or not raw or len(set(raw)) != len(raw):
         mistakes.append(
             Mistake(
-                ("seeds",), f"must be a list of distinct whole numbers, e.g. [0, 1, 2]; got {raw!r}"
+                ("seeds",),
+                f"must be a list of distinct whole numbers, e.g. [0, 1, 2]; got {shown(raw)}",
             )
         )
         return (0,)

@@ -246,12 +246,10 @@ def _sets(asked: list[str], mistakes: list[Mistake]) -> list[str]:
 def _model_options(settings: list[str], mistakes: list[Mistake]) -> dict[str, Any]:
     found = {}
     for text in settings:
-        key, equals, value = text.partition("=")
         try:
-            if not equals or not key.strip():
-                raise ValueError
-            found[key.strip()] = yaml.parse_value(value)
-        except (ValueError, yaml.YAMLError):
+            key, value = yaml.parse_setting(text)
+            found[key] = value
+        except ValueError:
             mistakes.append(Mistake(("--model",), f"write {text!r} as KEY=VALUE, e.g. depth=6"))
     return found
 

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from bench import find
+from bench.config.mistakes import cut
+from bench.config.science import Component
 from bench.grid.plan import Cell
 from bench.sweep.status import CellStatus
 
@@ -17,18 +19,24 @@ def missing_files(cells: Iterable[Cell]) -> dict[str, str]:
         data, model, places = cell.config.data, cell.config.model, cell.resources
         key: tuple[str, ...] = data.name, places.data_dir, repr(data.config)
         if key not in found:
-            missing = find.optional("source", data.name, "missing")
-            found[key] = missing and missing(data.config, Path(places.data_dir))
+            found[key] = _missing("source", data, Path(places.data_dir))
         key = f"{model.name} {getattr(model.config, 'init', None)}", places.weights_dir
         if key not in found:
-            missing = find.optional("backbone", model.name, "missing")
-            found[key] = missing and missing(model.config, Path(places.weights_dir))
+            found[key] = _missing("backbone", model, Path(places.weights_dir))
     # Several backbones can lack the same file: said once.
     by_text: dict[str, str] = {}
     for (name, *_), text in found.items():
         if text:
             by_text.setdefault(text, name)
     return {name: text for text, name in by_text.items()}
+
+
+def _missing(kind: str, part: Component, folder: Path) -> str | None:
+    missing = find.optional(kind, part.name, "missing")
+    try:
+        return missing and missing(part.config, folder)
+    except OSError as error:  # the name of a folder or of weights that no disk has
+        return f"cannot be looked for in {cut(str(folder))}: {error.strerror}"
 
 
 def prepare_data(chosen: list[CellStatus]) -> None:

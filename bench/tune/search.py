@@ -20,12 +20,13 @@ from pydantic import Field
 
 from bench import find
 from bench.config import signature
-from bench.config.mistakes import Mistake, Mistakes
+from bench.config.mistakes import Mistake, Mistakes, shown
 from bench.config.validate import validated
 from bench.grid.axes import Labels, Layer, read_axes
 from bench.grid.patch import nest
 from bench.grid.plan import Cell, Recipe
 from bench.grid.plan import read as read_recipe
+from bench.grid.yaml import LARGEST_INTEGER
 from bench.task import Config
 
 Value = bool | int | float | str | None
@@ -38,6 +39,13 @@ VALIDATION = "val/top1"
 WINNER_AXIS = "method"
 
 
+MOST_VALUES = 1000
+"""Of one key."""
+
+MOST_POINTS = 10_000
+"""Of a grid: the product of how many values its keys have."""
+
+
 class Dimension(Config):
     """What one config key may be: a range of numbers, or a list of values."""
 
@@ -46,20 +54,22 @@ class Dimension(Config):
     log: bool = Field(False, description="as likely between 0.1 and 1 as between 1 and 10")
     whole: bool = Field(False, alias="int", description="whole numbers only")
     step: float | None = Field(None, gt=0, description="distance of neighbouring values")
-    values: tuple[Value, ...] | None = Field(None, min_length=1)
+    values: tuple[Value, ...] | None = Field(None, min_length=1, max_length=MOST_VALUES)
 
     @pydantic.model_validator(mode="after")
     def _is_a_range_or_a_list(self) -> Dimension:
         if (self.values is None) == (self.low is None and self.high is None):
             raise ValueError("give a range {low: .., high: ..} or a list {values: [..]}")
         if self.values is not None:
-            if any(one == other for one, other in itertools.combinations(self.values, 2)):
+            if len(set(self.values)) < len(self.values):
                 raise ValueError("values must be distinct")
             if self.log or self.whole or self.step is not None:
                 raise ValueError("log, int and step belong to a range, not to values")
             return self
-        if self.low is None or self.high is None or not self.low < self.high < math.inf:
+        if self.low is None or self.high is None or not self.low < self.high:
             raise ValueError("a range needs low < high")
+        if max(abs(self.low), abs(self.high)) > LARGEST_INTEGER:
+            raise ValueError(f"a range lies within +-{LARGEST_INTEGER}")
         if self.log and (self.low <= 0 or self.step is not None):
             raise ValueError("log needs low > 0 and no step")
         numbers = (self.low, self.high, self.step or 1.0)
@@ -73,10 +83,18 @@ class Dimension(Config):
             return list(self.values)
         if self.low is None or self.high is None or self.step is None:
             return None
-        count = math.floor((self.high - self.low) / self.step + 1e-9) + 1
         # .12g: 0.1 + 2 * 0.1 is written 0.3
-        found = [float(f"{self.low + i * self.step:.12g}") for i in range(count)]
+        found = [float(f"{self.low + i * self.step:.12g}") for i in range(self.count() or 0)]
         return [int(value) for value in found] if self.whole else list(found)
+
+    def count(self) -> int | None:
+        """How many values `grid` gives."""
+        if self.values is not None:
+            return len(self.values)
+        if self.low is None or self.high is None or self.step is None:
+            return None
+        steps = (self.high - self.low) / self.step
+        return math.floor(min(steps, LARGEST_INTEGER) + 1e-9) + 1
 
     def extremes(self) -> list[Value]:
         """Values that show whether the config takes them."""
@@ -182,22 +200,28 @@ def read(
     sweep: Path, scale: str, settings: Iterable[str] = (), *, trials: int | None = None
 ) -> Search:
     """The search of a sweep; `trials` takes the place of the file's. Raises Mistakes with all that
-    is wrong in the block, and then with all that the config does not take.
+    is wrong in the files and the block, and then with all that the config does not take.
     """
     settings = tuple(settings)
-    recipe = read_recipe(sweep, scale, settings)
     mistakes: list[Mistake] = []
+    recipe = read_recipe(sweep, scale, settings, mistakes)
     raw = recipe.document.get("search")
     if not isinstance(raw, dict):
         text = "a sweep without `search: {space: ..}` is run by python -m bench.sweep"
-        raise Mistakes([Mistake((), f"{sweep}: search: {text}; got {raw!r}")])
+        mistakes.append(Mistake((), f"{sweep}: search: {text}; got {shown(raw)}"))
+        raise Mistakes(mistakes)
     if trials is not None:
         raw = {**raw, "trials": trials}
     options, metric, pruner, space = _parts(raw, mistakes)
     labels, layers = _fixed_labels(recipe, mistakes)
-    if mistakes:
+    base = None
+    try:
+        base = recipe.cell(labels, layers)
+    except Mistakes as error:
+        # what is not written may be missing because of a mistake before
+        mistakes += [m for m in error.mistakes if not (mistakes and m.path)]
+    if mistakes or base is None:
         raise Mistakes([_placed(sweep, mistake) for mistake in mistakes])
-    base = recipe.cell(labels, layers)
     search = Search(recipe, settings, labels, layers, base, options, metric, pruner, space)
     mistakes = [
         _placed(sweep, mistake) for mistake in [*_contradictions(search), *_refused(search)]
@@ -219,7 +243,9 @@ def _parts(
     row = None
     if isinstance(metric, str):
         if metric != VALIDATION:
-            text = f"must be {VALIDATION} or {{evaluation, view, subset, metric}}; got {metric!r}"
+            text = (
+                f"must be {VALIDATION} or {{evaluation, view, subset, metric}}; got {shown(metric)}"
+            )
             mistakes.append(Mistake(("search", "metric"), text))
     else:
         row = validated(Metric, metric, ("search", "metric"), mistakes)
@@ -266,8 +292,12 @@ def _contradictions(search: Search) -> list[Mistake]:
         path = ("search", "space", key)
         if key.split(".")[0] in ("resources", "seed", "seeds"):
             found.append(Mistake(path, "only what changes the numbers can be searched"))
-        if search.options.sampler == "grid" and dimension.grid() is None:
+        if search.options.sampler == "grid" and dimension.count() is None:
             found.append(Mistake(path, "a grid needs values, or a step"))
+    points = math.prod(dimension.count() or 1 for dimension in search.space.values())
+    if search.options.sampler == "grid" and points > MOST_POINTS:
+        text = f"a grid of {points:,} points; at most {MOST_POINTS:,}"
+        found.append(Mistake(("search", "space"), text))
     row = search.metric
     if row is None:
         return found

@@ -558,7 +558,8 @@ def test_a_search_is_no_sweep_but_gives_single_cells(tmp_path: Path) -> None:
     document = {"base": SWEEP["base"], "search": {"trials": 3}, "seeds": [4, 5]}
     with pytest.raises(Mistakes, match=r"this is a search: python -m bench\.tune .*sweep\.yaml"):
         plan(write(tmp_path, document), "tiny")
-    recipe = read(write(tmp_path, document), "tiny", ["train.epochs=3", "resources.threads=2"])
+    set_ = ["train.epochs=3", "resources.threads=2"]
+    recipe = read(write(tmp_path, document), "tiny", set_, [])
     assert recipe.document["search"] == {"trials": 3} and recipe.seeds == (4, 5)
     point = Layer("trial 7", {"train": {"lr": 1e-2}})
     cell = recipe.cell({"trial": "7"}, [point])
