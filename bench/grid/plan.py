@@ -305,6 +305,7 @@ def _cells(recipe: Recipe, axes: Axes | None, mistakes: list[Mistake]) -> list[C
         composed = recipe.compose(layers, unused, wrong)
         listed |= dict.fromkeys(wrong)
         if len(listed) > ENOUGH_MISTAKES:
+            listed[Mistake((), f"{recipe.sweep}: the cells after these were not looked at")] = None
             break
         if composed is None:
             continue

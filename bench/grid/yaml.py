@@ -35,6 +35,10 @@ LARGEST_INTEGER = 2**63 - 1
 _TAG = "tag:yaml.org,2002:"
 
 
+class _Refused(ValueError):
+    """Why nothing can be made of a document."""
+
+
 def read(path: Path, mistakes: list[Mistake]) -> dict[str, Any] | None:
     """A YAML mapping, or None when there is nothing to go on with.
 
@@ -91,10 +95,10 @@ def _text(path: Path) -> str:
 
 def _parsed(text: str) -> tuple[Any, list[str]]:
     """The value of a document, and what is wrong with parts of it, which are left out. Raises
-    ValueError where nothing can be made of the whole.
+    _Refused where nothing can be made of the whole.
     """
     if len(text) > MOST_BYTES:
-        raise ValueError(f"longer than {MOST_BYTES // 1024} KiB")
+        raise _Refused(f"longer than {MOST_BYTES // 1024} KiB")
     loader = YAML(typ="safe", pure=True)
     loader.allow_duplicate_keys = True  # the constructor would stop at the first one
     checks = _Checks(loader.constructor.construct_yaml_int)
@@ -104,8 +108,10 @@ def _parsed(text: str) -> tuple[Any, list[str]]:
         if node is None or not checks.keep(node, ()):
             return None, checks.found
         return loader.constructor.construct_document(node), checks.found
-    except YAMLError as error:
-        raise ValueError(f"not valid YAML: {cut(' '.join(str(error).split()), 300)}") from error
+    except _Refused:
+        raise
+    except (YAMLError, ValueError, OverflowError) as error:  # the last two of "\U00110000" and such
+        raise _Refused(f"not valid YAML: {cut(' '.join(str(error).split()), 300)}") from error
 
 
 def _check_events(events: Iterator[Event]) -> None:
@@ -114,9 +120,9 @@ def _check_events(events: Iterator[Event]) -> None:
     for event in events:
         line = event.start_mark.line + 1
         if isinstance(event, DocumentStartEvent) and event.version not in (None, (1, 2)):
-            raise ValueError(f"line {line}: only YAML 1.2 is read; remove the %YAML line")
+            raise _Refused(f"line {line}: only YAML 1.2 is read; remove the %YAML line")
         if (tag := getattr(event, "tag", None)) not in (None, _TAG + "str"):
-            raise ValueError(f"line {line}: tags are not taken: {cut(str(tag))}")
+            raise _Refused(f"line {line}: tags are not taken: {cut(str(tag))}")
         nodes += isinstance(event, NodeEvent)
         levels += isinstance(event, CollectionStartEvent)
         levels -= isinstance(event, CollectionEndEvent)
@@ -126,16 +132,16 @@ def _check_events(events: Iterator[Event]) -> None:
             raise _too_deep(line)
 
 
-def _too_many() -> ValueError:
-    return ValueError(f"more than {MOST_NODES:,} values and keys (what an alias repeats counts)")
+def _too_many() -> _Refused:
+    return _Refused(f"more than {MOST_NODES:,} values and keys (what an alias repeats counts)")
 
 
-def _too_deep(line: int) -> ValueError:
-    return ValueError(f"line {line}: nested deeper than {MOST_LEVELS} levels")
+def _too_deep(line: int) -> _Refused:
+    return _Refused(f"line {line}: nested deeper than {MOST_LEVELS} levels")
 
 
 def why_unwritable(text: str) -> str | None:
-    """Why no file name and no terminal takes this text, or None."""
+    """Why this text can stand in no file and on no terminal, or None."""
     if "\0" in text:
         return "has a NUL character in it"
     try:
@@ -157,13 +163,13 @@ class _Checks:
         self._above: list[Node] = []
 
     def keep(self, node: Node, path: tuple[str, ...]) -> bool:
-        """Whether this node can be taken. Raises ValueError where the document is beyond a limit."""
+        """Whether this node can be taken. Raises _Refused where the document is beyond a limit."""
         self._nodes += 1
         line = node.start_mark.line + 1
         if self._nodes > MOST_NODES:
             raise _too_many()
         if any(node is above for above in self._above):
-            raise ValueError(f"line {line}: {'.'.join(path)} contains itself (a recursive alias)")
+            raise _Refused(f"line {line}: {'.'.join(path)} contains itself (a recursive alias)")
         if (
             len(self._above) > MOST_LEVELS
             or sum(1 + part.count(".") for part in path) > MOST_LEVELS

@@ -10,6 +10,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,7 @@ OF_FILES = {
     "NUL": (SWEEP + "title: \0\n", "not valid YAML"),
     "NUL, escaped": (SWEEP + 'title: "\\0"\n', "line 3: title: has a NUL character"),
     "lone surrogate": (SWEEP + 'title: "\\ud800"\n', "title: has half a character"),
+    "no character": (SWEEP + 'title: "\\UFFFFFFFF"\n', "not valid YAML"),
     "10 MB of comments": (SWEEP + "# nothing\n" * 1_000_000, "longer than 256 KiB"),
     "lists in lists": (SWEEP + "title: " + "[" * 1000, "nested deeper than 32 levels"),
     "mappings in mappings": (SWEEP + "title: " + "{a: " * 1000, "nested deeper than 32"),
@@ -274,7 +276,7 @@ KEYS = st.sampled_from(
 )  # fmt: skip
 PIECES = st.sampled_from(
     [b"\xff", b"\0", b"\t", b": ", b"- ", b"[", b"{", b"}", b'"', b"'", b"&x ", b"*x", b"&x [*x]", b"!!", b"%",
-     b"---\n",
+     b"---\n", b'"\\U00110000"',
      b"<<: ", b"? ", b"|", b"#", b"\n", b"\r", b"1: 2\n", b"2001-01-01", b".nan", b"9" * 5000, "\u2028".encode(),
      b"\xed\xa0\x80", b"[" * 1000, b"#" * 300_000]
 )  # fmt: skip
@@ -303,7 +305,7 @@ def _change_tree(draw: st.DrawFn, document: Any) -> None:
     what = draw(st.sampled_from(["drop", "value", "key", "twice"]))
     value = inside[key]
     if what == "value":
-        inside[key] = draw(VALUES)
+        inside[key] = deepcopy(draw(VALUES))  # the next change may be within it
     elif what == "drop":
         del inside[key]
     elif isinstance(inside, list):
