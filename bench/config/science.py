@@ -96,7 +96,7 @@ class Train(Config):
     amsgrad: bool = True
     schedule: Literal["step", "cosine"] = "step"
     milestones: tuple[int, ...] = Field(
-        (20, 30), description="epochs at which `step` multiplies lr by `gamma`"
+        (20, 30), max_length=100, description="epochs at which `step` multiplies lr by `gamma`"
     )
     gamma: float = Field(0.1, ge=0, lt=1e3)
     warmup_epochs: float = Field(0.0, ge=0)

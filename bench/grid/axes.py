@@ -20,6 +20,9 @@ from bench.grid.patch import Patch, has, leaves, nest, overlap
 Labels = dict[str, str]
 
 MOST_AXES = 32
+MOST_RULES = 200
+"""Of `exclude`: each is compared with every cell."""
+
 MOST_CELLS = 10_000
 """Combinations of labels and seeds, before `when` and `exclude`."""
 
@@ -203,6 +206,10 @@ def _exclusions(
                 f"{sweep}: exclude: must be a list of rules, e.g. [{{method: baseline, backbone: X-ViT}}]",
             )
         )
+        return []
+    if len(raw) > MOST_RULES:
+        text = f"{len(raw):,} rules; a sweep has at most {MOST_RULES}, whose labels may be lists"
+        mistakes.append(Mistake((), f"{sweep}: exclude: {text}"))
         return []
     return [_rule(f"{sweep}: exclude.{i}", rule, axes, mistakes) for i, rule in enumerate(raw)]
 

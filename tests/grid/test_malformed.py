@@ -105,6 +105,7 @@ OF_GRIDS = {
     "10^10 cells": (BASE + MANY_CELLS, "10,510,100,501 cells (labels x seeds); a sweep has at most 10,000"),
     "cells by seeds": (SWEEP + f"seeds: {list(range(5001))}", "10,002 cells"),
     "33 axes": (BASE + "axes: {" + ", ".join(f"a{i}: {{x: }}" for i in range(33)) + "}", "at most 32"),
+    "3,000 rules": (SWEEP + f"exclude: [{'{lr: low}, ' * 3000}]", "3,000 rules; a sweep has at most 200"),
     "zip of nothing": (SWEEP + "zip: [[]]", "zip.0: empty"),
     "zip of no names": (SWEEP + "zip: [[[lr]]]", "zip: must be a list of lists of axis names"),
     "zip of one axis twice": (SWEEP + "zip: [[lr, lr]]", "is in two groups, or twice in one"),
@@ -127,6 +128,7 @@ OF_VALUES = {
     "no patch": ("model.patch", "0", "greater than or equal to 1"),
     "heads that do not divide": ("model", "{dim: 20, heads: 3}", "20 channels do not divide into 3 heads"),
     "9,000 letters": ("train.batch", "x" * 9000, "(9,002 characters)"),
+    "5,000 milestones": ("train.milestones", str(list(range(5000))), "at most 100 items"),
     "momentum of 1": ("train.betas", "[0.9, 1.0]", "less than 1"),
     "a folder of 9,000 letters": ("scales", "x" * 9000, "scales"),
 }  # fmt: skip
