@@ -45,9 +45,7 @@ def trainer_of(run: RunDir) -> Trainer:
 
 
 def final_weights(run: RunDir) -> dict[str, torch.Tensor]:
-    state = checkpoint.load(run.last)
-    assert state is not None
-    return state["learner"]
+    return checkpoint.read(run.last)["learner"]
 
 
 def assert_same(one: RunDir, other: RunDir) -> None:

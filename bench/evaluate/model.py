@@ -74,16 +74,10 @@ def forms() -> str:
 def _run_model(run: RunDir) -> NamedModel:
     config = parse(run.read_config())
     learner = build(config, weights_dir=None)
-    state = checkpoint.load(run.last)
-    if state is None and run.result.exists():
-        raise ValueError(
-            f"{run.path} is DONE and its checkpoints were deleted (resources.keep); run it again "
-            "with --force, or in another --runs folder"
-        )
-    if state is None:
-        raise ValueError(
-            f"{run.path} has no checkpoint yet; run it first: python -m bench.run {run.path}"
-        )
+    try:
+        state = checkpoint.read(run.last, checkpoint.of_run(run, config, "learner"))
+    except FileNotFoundError as error:
+        raise ValueError(_without_weights(run)) from error
     learner.load_state_dict(state["learner"])
     spec = config.data_spec()
     return NamedModel(
@@ -103,6 +97,15 @@ def _run_model(run: RunDir) -> NamedModel:
         std=spec.std,
         class_names=None if any(map(UNNAMED.fullmatch, spec.classes)) else spec.classes,
     )
+
+
+def _without_weights(run: RunDir) -> str:
+    if run.result.exists():
+        return (
+            f"{run.path} is DONE and its checkpoints were deleted (resources.keep); run it again "
+            "with --force, or in another --runs folder"
+        )
+    return f"{run.path} has no checkpoint yet; run it first: python -m bench.run {run.path}"
 
 
 def _shown(run: RunDir, trained: Input) -> Input:

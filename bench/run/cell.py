@@ -137,13 +137,16 @@ def _train(
 
 
 def _trained(run: RunDir, config: RunConfig, told: RankEnvironment) -> nn.Module:
-    """The model of a run that was trained before, from its last checkpoint. ValueError without one."""
-    state = checkpoint.load(run.last)
-    if state is None:
+    """The model of a run that was trained before, from its last checkpoint. ValueError without one
+    that is whole.
+    """
+    try:
+        state = checkpoint.read(run.last, checkpoint.of_run(run, config, "learner", "step"))
+    except FileNotFoundError as error:
         raise ValueError(
-            f"{run.last} is gone (resources.keep) or cannot be read: what is to be measured needs the "
-            "weights; `bench.sweep --retrain` trains the run again"
-        )
+            f"{run.last} is gone (resources.keep): what is to be measured needs the weights; "
+            "`bench.sweep --retrain` trains the run again"
+        ) from error
     note_start(run, told, state["step"])
     learner = build(config, weights_dir=None)
     learner.load_state_dict(state["learner"])
@@ -166,11 +169,27 @@ def _facts(trainer: Trainer, env: dict[str, Any]) -> dict[str, Any]:
 
 
 def keep_checkpoints(run: RunDir, keep: str) -> None:
-    """Delete what `resources.keep` does not name of a DONE run's checkpoints."""
+    """Delete what `resources.keep` does not name of a DONE run's checkpoints. The one before the last
+    is of no more use.
+    """
     if keep == "none":
         shutil.rmtree(run.last.parent, ignore_errors=True)
-    elif keep == "weights" and (state := checkpoint.load(run.last)):
-        kept = {name: state[name] for name in ("learner", "step")}
-        if state.keys() != kept.keys():
-            checkpoint.save(run.last, kept)
-        run.best.unlink(missing_ok=True)
+        return
+    checkpoint.previous(run.last).unlink(missing_ok=True)
+    if keep == "weights":
+        _keep_weights(run)
+
+
+def _keep_weights(run: RunDir) -> None:
+    try:
+        state = checkpoint.read(run.last)
+    except FileNotFoundError:
+        return
+    except checkpoint.DamagedCheckpoint as error:
+        log.warning("%s", error)
+        return
+    stays = {"learner", "step", "signature"}
+    kept = {name: value for name, value in state.items() if name in stays}
+    if state.keys() != kept.keys():
+        checkpoint.save(run.last, kept)
+    run.best.unlink(missing_ok=True)

@@ -1,5 +1,6 @@
 """What every file of the suite is written, locked and compared with: `replacing` (whole or not there:
-temporary file, then rename), `lock` (dropped by the kernel when its holder dies) and `sha256_of`.
+temporary file, then rename), `lock` (dropped by the kernel when its holder dies), and
+`sha256_of`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 
 from ruamel.yaml import YAML
 
@@ -93,6 +94,20 @@ def sha256_of(path: Path) -> str:
     """Of a file's content, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_of_next(file: BinaryIO, size: int) -> hashlib._Hash:
+    """Of the next `size` bytes, or of as many as there are."""
+    digest, left = hashlib.sha256(), size
+    while left and (chunk := file.read(min(left, 1 << 20))):
+        digest.update(chunk)
+        left -= len(chunk)
+    return digest
+
+
+def set_aside(path: Path) -> Path:
+    """Give a file that cannot be used another name, beside it, so that nothing is lost; returns that."""
+    return path.rename(path.with_name(f"{path.name}.damaged-{time.time_ns()}"))
 
 
 def write_bytes(path: Path, content: bytes) -> None:

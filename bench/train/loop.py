@@ -22,6 +22,7 @@ from typing import Any
 
 from bench.config.resources import Resources
 from bench.config.science import RunConfig
+from bench.config.signature import signature
 from bench.data import loader
 from bench.store.rundir import RunDir
 from bench.train import checkpoint, environment
@@ -121,7 +122,8 @@ class Trainer:
             if top1 > self.best:
                 self.best = top1
                 state = {"learner": self.learner.state_dict(), "step": self.step}
-                self._write(self.run.best, state)
+                if self.world.first:
+                    checkpoint.save(self.run.best, state)
         self.save()
 
     def validate(self) -> float:
@@ -160,24 +162,23 @@ class Trainer:
             "step": self.step,
             "best": self.best,
             "epoch_to_end": self._epoch_to_end,
+            "signature": signature(self.config),
             "metrics_bytes": self.metrics.size(),
         }
         if self.batches.skips_bad:
             state["bad_samples"] = self.batches.bad_samples()
-        self._write(self.run.last, state)
+        if self.world.first:
+            checkpoint.save(self.run.last, state, keep_previous=True)
         self.requests.saved()
         self._saved_step = self.step
 
-    def _write(self, path: Path, state: dict[str, Any]) -> None:
-        if self.world.first:
-            checkpoint.save(path, state)
-
     def resume(self) -> None:
-        """Load the last checkpoint and cut metrics.jsonl back to what it was then; once."""
+        """Load the last checkpoint that is whole and cut metrics.jsonl back to what it was then; once."""
         if self._resumed:
             return
         self._resumed = True
-        state = checkpoint.load_alike(self.run.last, self.world)
+        mine = checkpoint.of_run(self.run, self.config, "learner", "optimizer", "step", "best")
+        state = checkpoint.load_alike(self.run.last, self.world, mine)
         if state is None:
             self.metrics.restart()
             return

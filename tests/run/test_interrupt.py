@@ -141,8 +141,8 @@ def test_a_signal_in_the_validation(
         assert run_cell(run.path) == State.PREEMPTED
     assert len(seen) == 1  # of two batches: it did not wait for the end
     assert run.read_outcome()["step"] == 3
-    state = checkpoint.load(run.last)
-    assert state is not None and state["epoch_to_end"] and not run.best.exists()
+    state = checkpoint.read(run.last)
+    assert state["epoch_to_end"] and not run.best.exists()
     assert run_cell(run.path) == State.DONE
     assert_same(undisturbed, run)
 
@@ -316,6 +316,7 @@ def test_checkpoints_that_stay(
 ) -> None:
     run = RunDir(tmp_path / "run")
     shutil.copytree(undisturbed.path, run.path)
+    shutil.copy(run.last, checkpoint.previous(run.last))
     keep_checkpoints(run, keep)
     folder = run.last.parent
     assert ({p.name for p in folder.iterdir()} if folder.exists() else set()) == left

@@ -106,17 +106,6 @@ def test_kill_minus_nine_and_start_again(tmp_path: Path, data_dir: Path) -> None
     assert straight.read_rows() == killed.read_rows() != []
 
 
-def test_truncated_checkpoint_is_reported_and_not_fatal(tmp_path: Path, data_dir: Path) -> None:
-    config = smoke_config("baseline")
-    run = make_run(tmp_path, config, data_dir)
-    trainer_of(run).fit()
-    run.last.write_bytes(run.last.read_bytes()[:1000])
-    with pytest.warns(UserWarning, match="cannot be read"):
-        trainer = trainer_of(run)
-        trainer.resume()
-    assert trainer.step == 0
-
-
 def test_a_killed_writer_leaves_the_old_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "last.pt"
     checkpoint.save(path, {"step": 1})
@@ -127,7 +116,7 @@ def test_a_killed_writer_leaves_the_old_checkpoint(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         checkpoint.save(path, {"step": 2, "bomb": Bomb()})
-    assert checkpoint.load(path) == {"step": 1}
+    assert checkpoint.read(path) == {"step": 1}
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -152,7 +141,7 @@ def test_non_finite_loss_names_step_samples_and_objective(tmp_path: Path, data_d
     text = str(caught.value)
     assert "at step 2" in text and "objective: video.order" in text
     assert all(key in text for key in calls[2])
-    saved = checkpoint.load(run.last)
+    saved = checkpoint.load(run.last).state
     assert saved is None or all(torch.isfinite(v).all() for v in saved["learner"].values())
 
 
