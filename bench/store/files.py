@@ -1,6 +1,6 @@
 """What every file of the suite is written, locked and compared with: `replacing` (whole or not there:
-temporary file, then rename), `lock` (dropped by the kernel when its holder dies), and
-`sha256_of`.
+temporary file, then rename), `lock` (dropped by the kernel when its holder dies), `sha256_of`, and
+`read_lines` for files that grow by a line at a time.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import StringIO
 from pathlib import Path
 from typing import IO, Any, BinaryIO
@@ -133,6 +133,22 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except (OSError, json.JSONDecodeError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def read_lines(path: Path, *, having: str = "") -> list[dict[str, Any]]:
+    """The JSON mappings in a file that has one per line, or those whose line has this text; none when
+    there is no such file. A line that was cut short or damaged is left out, and no other with it.
+    """
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError:
+        return []
+    found = []
+    for line in lines:
+        if having.encode() in line:
+            with suppress(ValueError, RecursionError):
+                found.append(json.loads(line))
+    return [value for value in found if isinstance(value, dict)]
 
 
 def dump_yaml(value: Mapping[str, Any]) -> str:

@@ -8,7 +8,6 @@ kernel drops when it dies, however it dies) tells a live run from a dead one.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import time
@@ -21,7 +20,16 @@ from typing import Any, NamedTuple
 from bench.process.machine import is_alive
 from bench.store.evaluations import EvaluationDir
 from bench.store.failure import Failure
-from bench.store.files import Busy, dump_yaml, load_yaml, lock, read_json, write_json, write_text
+from bench.store.files import (
+    Busy,
+    dump_yaml,
+    load_yaml,
+    lock,
+    read_json,
+    read_lines,
+    write_json,
+    write_text,
+)
 
 
 class State(StrEnum):
@@ -316,17 +324,7 @@ class RunDir:
 
     def read_starts(self) -> list[dict[str, Any]]:
         """All starts so far; a line that was cut short by a kill is left out."""
-        try:
-            lines = self.starts.read_text(encoding="utf-8").splitlines()
-        except OSError:
-            return []
-        found = []
-        for line in lines:
-            try:
-                found.append(json.loads(line))
-            except json.JSONDecodeError:
-                continue
-        return [start for start in found if isinstance(start, dict)]
+        return read_lines(self.starts)
 
     # -- state ---
 

@@ -2,7 +2,7 @@
 
 Resuming is exact because nothing random has a history: order, crops, permutations and dropout masks
 are pure functions of (seed, epoch, sample) or (seed, step), so a checkpoint holds weights,
-optimiser state, the step and how long metrics.jsonl was; a resumed run ends with bitwise the same
+optimiser state, the step and what metrics.jsonl was; a resumed run ends with bitwise the same
 weights, metrics and sample order (CPU, fp32).
 
 Several ranks (bench.train.world) take each their part of every step's global batch and average their
@@ -163,7 +163,7 @@ class Trainer:
             "best": self.best,
             "epoch_to_end": self._epoch_to_end,
             "signature": signature(self.config),
-            "metrics_bytes": self.metrics.size(),
+            "metrics": self.metrics.flush(),
         }
         if self.batches.skips_bad:
             state["bad_samples"] = self.batches.bad_samples()
@@ -189,4 +189,5 @@ class Trainer:
         self._saved_step = self.step
         if bad := state.get("bad_samples"):
             self.batches.resume_bad_samples(bad)
-        self.metrics.cut(state["metrics_bytes"])
+        # Older checkpoints only know how long it was.
+        self.metrics.resume(**(state.get("metrics") or {"size": state["metrics_bytes"]}))

@@ -6,8 +6,11 @@ together, so that it does not wait for each one, and none that is not finite get
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench.store.files import set_aside, sha256_of_next
 from bench.train.world import World
 
 Losses = dict[str, float]
@@ -31,6 +35,8 @@ class MetricsLog:
     def __init__(self, path: Path, world: World, keys: Callable[[int], tuple[str, ...]]) -> None:
         self._path, self._world, self._keys = path, world, keys
         self._waiting: list[tuple[int, dict[str, Tensor]]] = []
+        # Of the file, so that a checkpoint need not read it.
+        self._size, self._digest = 0, hashlib.sha256()
 
     def add(self, step: int, losses: dict[str, Tensor]) -> None:
         """Scalars on the device, whose sum over the ranks is that of the global batch."""
@@ -67,18 +73,54 @@ class MetricsLog:
 
     def append(self, row: dict[str, Any]) -> None:
         if self._world.first:
-            with self._path.open("a", encoding="utf-8") as handle:
-                handle.write(json.dumps(row) + "\n")
+            line = (json.dumps(row) + "\n").encode()
+            with self._path.open("ab") as handle:
+                handle.write(line)
+            self._digest.update(line)
+            self._size += len(line)
 
-    def size(self) -> int:
-        """In bytes."""
-        return self._path.stat().st_size if self._path.exists() else 0
-
-    def cut(self, size: int) -> None:
-        """Forget what was written after the file had this size."""
+    def flush(self) -> dict[str, Any]:
+        """Its size and digest, for the checkpoint that is about to be written: from then on they are
+        on the disk also after a power cut.
+        """
         if self._world.first and self._path.exists():
+            with self._path.open("rb") as handle:
+                os.fsync(handle.fileno())
+        return {"size": self._size, "sha256": self._digest.hexdigest()}
+
+    def resume(self, size: int, sha256: str | None = None) -> None:
+        """Forget what was written after the file was this one. One that is not the same up to there
+        is never extended: it is set aside, and what follows is logged anew.
+        """
+        if not self._world.first:
+            return
+        problem = self._cut(size, sha256)
+        if problem is None:
+            return
+        there = self._path.exists()
+        kept = f"; it is kept as {set_aside(self._path).name}" if there else ""
+        warnings.warn(
+            f"{self._path} {problem}: logging anew from here on, which changes nothing that is "
+            f"trained{kept}",
+            stacklevel=2,
+        )
+
+    def _cut(self, size: int, sha256: str | None) -> str | None:
+        """To this size; what is wrong with the file, or None."""
+        try:
             with self._path.open("r+b") as handle:
+                if os.fstat(handle.fileno()).st_size < size:
+                    return "is shorter than the checkpoint says"
+                digest = sha256_of_next(handle, size)
+                if sha256 not in (None, digest.hexdigest()):
+                    return "is not what it was when the checkpoint was written"
                 handle.truncate(size)
+        except FileNotFoundError:
+            return "is gone" if size else None
+        except IsADirectoryError:
+            return "is a directory"
+        self._digest, self._size = digest, size
+        return None
 
     def restart(self) -> None:
         """Forget what another start wrote."""

@@ -6,7 +6,6 @@ Used by the workers of command.py; who has which trial is study.py's.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from bench.grid.plan import Cell
 from bench.process import interrupt
 from bench.run.directory import create
 from bench.store.failure import Failure
-from bench.store.files import write_json
+from bench.store.files import read_lines, write_json
 from bench.store.rundir import Activity, RunDir, State
 from bench.sweep.status import CellStatus, read_statuses
 from bench.tune.search import VALIDATION, Search
@@ -142,12 +141,8 @@ class Curve:
 
 def _validations(metrics: Path) -> list[tuple[int, float]]:
     """(epoch, value) of each validation; a line that is being written is left out."""
-    found = []
-    for line in metrics.read_text(encoding="utf-8").splitlines(keepends=True):
-        if VALIDATION in line and line.endswith("\n"):
-            row = json.loads(line)
-            found.append((int(row["epoch"]), float(row[VALIDATION])))
-    return found
+    rows = read_lines(metrics, having=VALIDATION)
+    return [(int(row["epoch"]), float(row[VALIDATION])) for row in rows if VALIDATION in row]
 
 
 def _tell(trial: Trial, value: float, epoch: int) -> None:

@@ -265,6 +265,7 @@ def test_ranks_fall_back_together(stopped: RunDir) -> None:
 
 def test_old_checkpoints_are_gone_on_from(straight: RunDir, stopped: RunDir) -> None:
     state = checkpoint.read(stopped.last)
+    state["metrics_bytes"] = state.pop("metrics")["size"]
     del state["signature"]
     torch.save(state, stopped.last)
     trainer = resumed(stopped)
@@ -292,3 +293,40 @@ def test_damaged_weights_are_not_measured(straight: RunDir, tmp_path: Path) -> N
     shutil.rmtree(run.evaluations)
     assert run_cell(run.path) == State.FAILED
     assert "last.pt cannot be read: Is a directory. Put a copy of it back" in run.error_line()
+
+
+# -- metrics.jsonl ---
+
+
+@pytest.mark.parametrize("state", ["cut off", "other", "gone", "directory"])
+def test_metrics_that_are_not_what_they_were_are_never_extended(
+    state: str, straight: RunDir, stopped: RunDir
+) -> None:
+    content = stopped.metrics.read_bytes()
+    if state == "gone":
+        stopped.metrics.unlink()
+    elif state == "directory":
+        damage(stopped.metrics, "directory")
+    else:
+        damage(stopped.metrics, "truncated" if state == "cut off" else "flipped")
+    with pytest.warns(UserWarning, match=r"metrics\.jsonl .*logging anew from here on"):
+        trainer = resumed(stopped)
+    kept = list(stopped.path.glob("metrics.jsonl.damaged-*"))
+    assert len(kept) == (state != "gone")
+    trainer.fit()
+    assert stopped.metrics.read_bytes() == straight.metrics.read_bytes()[len(content) :]
+    ours, theirs = (checkpoint.read(run.last)["learner"] for run in (stopped, straight))
+    assert same(ours, theirs)
+    again = resumed(stopped)  # what was logged anew is what the checkpoint now says
+    assert again.step == 6 and len(list(stopped.path.glob("metrics.jsonl.damaged-*"))) == len(kept)
+
+
+def test_metrics_of_after_the_checkpoint_are_forgotten(
+    straight: RunDir, stopped: RunDir, recwarn: pytest.WarningsRecorder
+) -> None:
+    with stopped.metrics.open("ab") as file:
+        file.write(b'{"step": 5, "loss')
+    trainer = resumed(stopped)
+    assert not [w for w in recwarn if "metrics" in str(w.message)]
+    trainer.fit()
+    assert_same(straight, stopped)
