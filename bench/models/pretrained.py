@@ -24,11 +24,11 @@ from bench.models.weights import (
     missing_weights,
     read_tensors,
     record_of,
+    released_digest,
     require_timm_name,
     state_dict_of,
     timm_model,
 )
-from bench.store.files import sha256_of
 
 SUFFIXES = (".safetensors", ".pth", ".bin")
 SHOWN = 12  # mistakes of a message; of a file of another model, every tensor is one
@@ -167,7 +167,7 @@ def load(
     described = _described(
         model.eval(),
         classes,
-        record_of(f"{name.partition('.')[0]}.{tag}" if tag else name, path, sha256_of(path))
+        record_of(f"{name.partition('.')[0]}.{tag}" if tag else name, path, released_digest(path))
         | {"by_position": ordered},
     )
     return replace(described, **normalisation)

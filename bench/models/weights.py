@@ -90,6 +90,21 @@ def read_tensors(path: Path) -> Any:
         ) from error
 
 
+def released_digest(path: Path, known: str = "") -> str:
+    """SHA-256 of a weight file. Raises ValueError where it does not begin with what is known of it:
+    `known`, or its name in Hugging Face's cache, where large files are called by their digest.
+    """
+    digest, blob = sha256_of(path), path.resolve()
+    if blob.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", blob.name):
+        known = blob.name
+    if digest.startswith(known):
+        return digest
+    raise ValueError(
+        f"{path} is damaged: its SHA-256 is {digest}, and that of the file that was released begins "
+        f"with {known}; delete it and download it again"
+    )
+
+
 def _first_bytes(path: Path) -> bytes:
     """The 9 bytes that tell the format. Raises ValueError when they are those of no weight file."""
     with path.open("rb") as file:
@@ -193,7 +208,7 @@ def read_image_weights(
         raise ValueError(problem)
     path = find_weights(init, folder)
     assert path is not None
-    digest = sha256_of(path)
+    digest = released_digest(path)
     if sha256 is not None and digest != sha256.lower():
         raise ValueError(
             f"{path.name} has SHA-256 {digest}, but init_sha256 is {sha256}: "

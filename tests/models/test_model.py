@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from bench.models import released
 from bench.models.backbones import timesformer
 from bench.models.classifier import Classifier
 from bench.models.weights import load_fitted
+from bench.store.files import sha256_of
 from tasks import classify
 from tasks.video import debias, flow, order, order_probe, shuffle_gap
 
@@ -228,6 +230,22 @@ def test_wrong_weights_are_refused(vit_folder: Path, tmp_path: Path) -> None:
     save_file(state, tmp_path / f"{VIT}.safetensors")
     with pytest.raises(ValueError, match=r"missing blocks\.2\.mlp\.fc1\.bias"):
         build(tmp_path)
+
+
+def test_a_cached_file_is_what_its_cache_says(vit_folder: Path, tmp_path: Path) -> None:
+    """Hugging Face's cache calls large files by their SHA-256."""
+    whole = vit_folder / f"{VIT}.safetensors"
+    blob = tmp_path / "blobs" / sha256_of(whole)
+    blob.parent.mkdir()
+    shutil.copy(whole, blob)
+    (tmp_path / whole.name).symlink_to(blob)
+    built = timesformer.build(VIT_CONFIG, frames=2, size=32, weights=tmp_path)
+    assert built.loaded_weights is not None and built.loaded_weights["sha256"] == blob.name
+    content = bytearray(blob.read_bytes())
+    content[-1] ^= 1
+    blob.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{VIT}\.safetensors is damaged: .*{blob.name}"):
+        timesformer.build(VIT_CONFIG, frames=2, size=32, weights=tmp_path)
 
 
 # Released checkpoints ---------------------------------------------------------------------------

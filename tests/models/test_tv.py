@@ -78,6 +78,20 @@ def test_official_files_are_known_by_their_digest() -> None:
     assert len(hashes) == 10 and all(len(h) == 8 and int(h, 16) >= 0 for h in hashes)
 
 
+def test_a_cached_file_is_the_one_that_torchvision_released(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or it was damaged there. A file that is named may be any."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    (tmp_path / "hub/checkpoints").mkdir(parents=True)
+    _, path = written("mc3_18", tmp_path)
+    entry = models.get_model_weights("mc3_18").DEFAULT
+    cached = path.rename(tmp_path / "hub/checkpoints" / tv._file_of(entry))
+    with pytest.raises(ValueError, match=f"{cached.name} is damaged: .* {tv._hash_of(entry)};"):
+        tv.load("mc3_18", Asked())
+    assert tv.load(f"mc3_18@{cached}", Asked(frames=4, size=32)).class_names is None
+
+
 def test_the_input_is_that_of_the_weights(tmp_path: Path) -> None:
     _, path = written("mc3_18", tmp_path)
     made = tv.load("mc3_18", Asked(weights=tmp_path, frames=2))

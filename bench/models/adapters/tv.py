@@ -18,8 +18,7 @@ from torch import Tensor
 from bench.config.science import Input
 from bench.models.logits_only import LogitsOnly
 from bench.models.named import Asked, NamedModel
-from bench.models.weights import misfits, read_tensors, state_dict_of
-from bench.store.files import sha256_of
+from bench.models.weights import misfits, read_tensors, released_digest, state_dict_of
 
 FORM = "<name>[@<weights file>]: a video classifier of torchvision"
 OPTIONS = ("frames", "size")
@@ -52,6 +51,9 @@ def load(name: str, asked: Asked) -> NamedModel:
         )
     entries = list(models.get_model_weights(name))
     path = _weight_file(name, Path(file) if file else None, asked.weights, entries)
+    # One that was not named and is called as torch.hub does is that one, or damaged.
+    called = "" if file else next((_hash_of(e) for e in entries if _file_of(e) == path.name), "")
+    digest = released_digest(path, called)
     model, classes = _filled(name, path)
     transform = entries[0].transforms()
     (size, _), short_side = transform.crop_size, transform.resize_size[0]
@@ -60,7 +62,6 @@ def load(name: str, asked: Asked) -> NamedModel:
     frames = asked.frames or FRAMES.get(name, 16)
     classifier = TorchvisionClassifier(model, WHY).eval()
     _try(classifier, f"tv:{name}", frames, side)
-    digest = sha256_of(path)
     official = next((e for e in entries if digest.startswith(_hash_of(e))), None)
     departures = [] if len(transform.resize_size) == 1 else [_squashed(transform.resize_size)]
     return NamedModel(
