@@ -55,8 +55,9 @@ class Loaded:
     damaged: tuple[DamagedCheckpoint, ...] = ()
 
     @property
-    def step(self) -> int | None:
-        return self.state["step"] if self.state else None
+    def moment(self) -> tuple[int, bool] | None:
+        """Of the training: the step, and whether the validation after it is still to come."""
+        return (self.state["step"], self.state.get("epoch_to_end", False)) if self.state else None
 
 
 def previous(path: Path) -> Path:
@@ -158,22 +159,23 @@ def load_alike(
     deadline = time.monotonic() + STALE_S
     while True:
         loaded = load(path, objection)
-        steps = world.gathered(loaded.step)
-        if len(set(steps)) == 1:
+        moments = world.gathered(loaded.moment)
+        if len(set(moments)) == 1:
             _report(loaded, world)
             return loaded.state
         [over] = world.agreed([time.monotonic() > deadline])
         if over:
-            raise RuntimeError(f"{path}: the ranks read checkpoints of different steps: {steps}")
+            raise RuntimeError(f"{path}: the ranks read checkpoints of different steps: {moments}")
         time.sleep(2.0)
 
 
 def _report(loaded: Loaded, world: World) -> None:
-    went_on = f"going on from step {loaded.step} of {loaded.path and loaded.path.name}"
+    goes_on = "starting without it"
+    if loaded.state and loaded.path:
+        goes_on = f"going on from step {loaded.state['step']} of {loaded.path.name}"
     for error in loaded.damaged:
         kept = f"; kept as {set_aside(error.path).name}" if world.first else ""
         warnings.warn(
-            f"{error.path} cannot be read: {error.problem}; "
-            f"{went_on if loaded.path else 'starting without it'}{kept}",
+            f"{error.path} cannot be read: {error.problem}; {goes_on}{kept}",
             stacklevel=3,
         )

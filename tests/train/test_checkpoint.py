@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import threading
 import zipfile
 from contextlib import suppress
 from functools import partial
@@ -261,6 +262,30 @@ def test_ranks_fall_back_together(stopped: RunDir) -> None:
     damage(stopped.last, "flipped")
     assert as_ranks(2, partial(goes_on, stopped.path)) == [3, 3]
     assert len(list(stopped.last.parent.glob("*.damaged-*"))) == 1
+
+
+def goes_on_apart(folder: Path) -> tuple[int, bool]:
+    """Of two ranks, whose file systems show them other files until, a second later, both are whole."""
+    run, world = RunDir(folder), World.from_environment()
+    mine = folder / f"{world.rank}/last.pt"
+    mend = threading.Timer(1.0, os.replace, (mine.with_name("whole.pt"), mine))
+    with world.joined(run, torch.device("cpu")):
+        mend.start()
+        state = checkpoint.load_alike(mine, world)
+    assert state is not None
+    return state["step"], state["epoch_to_end"]
+
+
+def test_ranks_that_are_shown_different_checkpoints_wait(tmp_path: Path) -> None:
+    """Here two of the same step, before and after its validation."""
+    for rank in ("0", "1"):
+        for before in (True, False):
+            state = {**state_of(3), "epoch_to_end": before}
+            checkpoint.save(tmp_path / rank / "last.pt", state, keep_previous=True)
+        shutil.copy(tmp_path / rank / "last.pt", tmp_path / rank / "whole.pt")
+    damage(tmp_path / "1/last.pt", "flipped")
+    assert as_ranks(2, partial(goes_on_apart, tmp_path)) == [(3, False)] * 2
+    assert not list(tmp_path.rglob("*.damaged-*"))
 
 
 def test_old_checkpoints_are_gone_on_from(straight: RunDir, stopped: RunDir) -> None:
