@@ -204,7 +204,7 @@ class _Checks:
                 )
             lines.setdefault(name, line)
             if self.keep(value, (*path, name)):
-                pairs.append((_as_text(key) if wrong else key, value))
+                pairs.append((_as_text(key), value))
         node.value = pairs
 
     def _why_not(self, node: Node) -> str | None:
@@ -230,12 +230,15 @@ def _why_no_key(key: Node) -> str | None:
         return f"{cut(key.value)}: a key has at most {LONGEST_KEY} characters"
     if wrong := why_unwritable(key.value):
         return f"{key.value!r}: {wrong}"
-    if str(key.tag) not in (_TAG + "str", _TAG + "merge"):
+    # a number is the text that was written: a label may be 8, or 1e-3
+    if str(key.tag) not in {_TAG + kind for kind in ("str", "int", "float", "merge")}:
         return f'{key.value}: a key is text; write it in quotes, "{key.value}"'
     return None
 
 
 def _as_text(key: ScalarNode) -> ScalarNode:
-    """So that the mistakes of what stands below it come out too."""
+    """Also one that is a mistake, so that those of what stands below it come out too."""
+    if str(key.tag) == _TAG + "merge":
+        return key
     text = key.value.encode(errors="replace").decode().replace("\0", "?")
     return ScalarNode(_TAG + "str", text, key.start_mark, key.end_mark)

@@ -23,6 +23,7 @@ from ruamel.yaml import YAML
 from bench import results
 from bench.config.science import parse
 from bench.grid import axes, yaml
+from bench.grid.plan import plan
 from bench.sweep import command as sweep_command
 from bench.tune import command as tune_command
 
@@ -93,7 +94,7 @@ OF_FILES = {
     "huge integer": (with_value("train.batch", "9" * 6000), "beyond the whole numbers of 64 bits"),
     "2 ** 63": (with_value("train.batch", str(2**63)), f"+-{2**63 - 1}"),
     "long key": (SWEEP + "k" * 500 + ": 1", "a key has at most 200 characters"),
-    "keys of mixed types": (SWEEP + "1: a\nnull: b\n", 'write it in quotes, "1"'),
+    "keys of mixed types": (SWEEP + "1: a\nnull: b\n", 'write it in quotes, "null"'),
     "a list as key": (SWEEP + "? [a]\n: b\n", "a key is text, not a list"),
     "a tag": (SWEEP + "title: !!python/name:os.system\n", "tags are not taken"),
     "a broken tag": (SWEEP + "title: !!float ''\n", "tags are not taken"),
@@ -151,7 +152,7 @@ OF_SEARCHES = {
     "infinite range": ("train.lr: {low: 0.1, high: .inf, step: 1}", "finite number"),
     "2,000 values": (f"train.batch: {{values: {list(range(1, 2001))}}}", "at most 1000 items"),
     "lr that cannot be": ("train.lr: {values: [0.1, 1e300]}", "less than 1000"),
-    "keys of mixed types": ("1: {values: [2]}", "a key is text"),
+    "keys of mixed types": ("1: {values: [2]}", "search.space.1: unknown key"),
 }  # fmt: skip
 
 
@@ -206,6 +207,16 @@ def test_names_that_no_file_has(tmp_path: Path, name: str) -> None:
     assert told(tmp_path / name)[0] == 2
 
 
+def test_labels_may_be_numbers(tmp_path: Path) -> None:
+    """They are the text that was written."""
+    text = SWEEP.replace(
+        "low:", '8: {train.lr: 2e-3}, 1e-3: {train.lr: 1e-5}, "0.50": {train.lr: 1e-6}, low:'
+    )
+    (tmp_path / "sweep.yaml").write_text(text)
+    labels = [cell.labels["lr"] for cell in plan(tmp_path / "sweep.yaml", "smoke").cells]
+    assert labels[:3] == ["8", "1e-3", "0.50"]
+
+
 def test_the_names_of_results_are_taken(tmp_path: Path) -> None:
     assert {*axes.TAKEN} == {*results.COLUMNS, "model"}
     for name in axes.TAKEN:
@@ -228,10 +239,11 @@ def test_unknown_components_come_with_all_other_mistakes(tmp_path: Path) -> None
 
 def test_what_is_refused_hides_no_other_mistake(tmp_path: Path) -> None:
     text = (
-        with_value("train.batch", str(2**70)).replace("low:", "4:") + "titel: 2001-01-01\nseeds: x"
+        with_value("train.batch", str(2**70)).replace("low:", "null:")
+        + "titel: 2001-01-01\nseeds: x"
     )
     said = refused(tmp_path, text)
-    for part in ("base.train.batch: ", "axes.lr.4: a key", "a date", "seeds: must be"):
+    for part in ("base.train.batch: ", "axes.lr.null: a key", "a date", "seeds: must be"):
         assert part in said
 
 
