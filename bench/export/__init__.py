@@ -1,0 +1,1 @@
+"""What was measured, as local files of other tools; nothing is uploaded."""

@@ -1,0 +1,64 @@
+"""The runs and results that a command names -> records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.config.mistakes import Mistake
+from bench.export.record import EvaluatedRecord, Record, RunRecord, identity
+from bench.store.files import read_json
+from bench.store.rundir import RunDir, evaluated_path
+
+_FIELDS = {
+    "model": str,
+    "evaluation": str,
+    "official": bool,
+    "made_by": dict,
+    "rows": list,
+}
+"""What a result of bench.evaluate has, of those that are read."""
+
+
+def records(
+    names: Sequence[str], runs: Path, mistakes: list[Mistake], *, follow: bool = False
+) -> list[Record]:
+    """One of each run, and one of each model that was measured without a run, whose results may be several.
+    What is wrong is added to the mistakes.
+    """
+    found: list[Record] = []
+    results: dict[str, list[Mapping[str, Any]]] = {}
+    for path in dict.fromkeys(_path(name, runs) for name in names):
+        try:
+            if path.is_dir():
+                found.append(RunRecord(RunDir(path), follow=follow))
+            else:
+                result = _result(path)
+                results.setdefault(identity(result), []).append(result)
+        except ValueError as error:
+            mistakes.append(Mistake((), str(error)))
+    return [*found, *(EvaluatedRecord(group) for group in results.values())]
+
+
+def _path(name: str, runs: Path) -> Path:
+    """As named, or of this signature or slug among the runs."""
+    places = (Path(name), runs / name, evaluated_path(runs, name))
+    return next((place.resolve() for place in places if place.exists()), Path(name))
+
+
+def _result(path: Path) -> Mapping[str, Any]:
+    """Of bench.evaluate. ValueError for any other file."""
+    if not path.exists():
+        raise ValueError(
+            f"{path}: no run directory, no signature of a run and no result of bench.evaluate; "
+            "--runs says where signatures are looked up"
+        )
+    result = read_json(path) or {}
+    wrong = [name for name, kind in _FIELDS.items() if not isinstance(result.get(name), kind)]
+    if wrong:
+        raise ValueError(
+            f"{path}: not a result of bench.evaluate ({', '.join(wrong)}: missing or wrong); evaluate the model "
+            "again"
+        )
+    return result
