@@ -28,6 +28,7 @@ ROOMS = {
     "bench.data.decoders": "decoders",
     "bench.models.backbones": "backbones",
     "bench.models.adapters": "adapters",
+    "bench.export.sinks": "sinks",
     "reports.tables": "tables",
     "reports.figures": "figures",
 }

@@ -23,6 +23,7 @@ COMMANDS = {
     "sweep": Command("run every cell of a sweep that is not DONE yet", "bench.sweep.command:entry"),
     "report": Command("tables and figures of what has run, on one page", "reports.build:main"),
     "evaluate": Command("measure any model on any data set", "bench.evaluate.command:main"),
+    "export": Command("what was measured, as files of other tools", "bench.export.command:entry"),
     "prepare": Command("convert a data set to shards, or verify shards", "bench.prepare:main"),
     "tune": Command("search the values of config keys", "bench.tune.command:entry"),
     "speed": Command("measure how fast this machine is", "bench.speed.command:entry"),

@@ -1,8 +1,8 @@
 """What every command of the suite shares: its name as it was called, and `--components DIR`, folders
 with components of the user's own.
 
-A folder has rooms of the suite's names: tasks/, sources/, decoders/, backbones/, adapters/, tables/, figures/
-and sweeps/, each optional. BENCH_COMPONENTS lists the same folders for child processes; there
+A folder has rooms of the suite's names: tasks/, sources/, decoders/, backbones/, adapters/, sinks/, tables/,
+figures/ and sweeps/, each optional. BENCH_COMPONENTS lists the same folders for child processes; there
 bench/__init__.py lets Python import from them, and bench.find looks into them.
 """
 
@@ -31,8 +31,8 @@ def option() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument(
         "--components", action="append", default=[], type=Path, metavar="DIR",
-        help="a folder with components of your own in tasks/, sources/, decoders/, backbones/, adapters/, tables/, "
-        f"figures/ or sweeps/; may be repeated (also: the environment variable {COMPONENTS})",
+        help="a folder with components of your own in tasks/, sources/, decoders/, backbones/, adapters/, sinks/, "
+        f"tables/, figures/ or sweeps/; may be repeated (also: the environment variable {COMPONENTS})",
     )  # fmt: skip
     return parser
 

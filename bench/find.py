@@ -30,6 +30,7 @@ PACKAGES = {
     "objective": "tasks",
     "evaluation": "tasks",
     "benchmark": "bench.speed",
+    "sink": "bench.export.sinks",
     "table": "reports.tables",
     "figure": "reports.figures",
 }
@@ -42,6 +43,7 @@ CONTRACTS = {
     "objective": "bench.task.ObjectiveModule",
     "evaluation": "bench.task.EvaluationModule",
     "benchmark": "bench.task.BenchmarkModule",
+    "sink": "bench.export.sinks.SinkModule",
     "table": "reports.contracts.TableModule",
     "figure": "reports.contracts.FigureModule",
 }

@@ -22,7 +22,8 @@ HEAD = """\
 Made from the protocols by `python docs/components.py`; edit those, not this page.
 
 A component is one Python file, and its path is its name. What the file must and may offer is below, for each kind; in
-the code these are protocols in `bench.task`, `bench.models.named`, `bench.data.decoders` and `reports.contracts`.
+the code these are protocols in `bench.task`, `bench.models.named`, `bench.data.decoders`,
+`bench.export.sinks` and `reports.contracts`.
 Whoever loads a component gets it checked: what is missing or wrong is one message with the file, every such member and
 the signature wanted, and the command ends with status 2. Parameters before a `*` are given by position, so their names
 are free; further ones need defaults. `task` is `bench.task`.
@@ -38,6 +39,7 @@ TITLES = {
     "objective": "Objective",
     "evaluation": "Evaluation",
     "benchmark": "Benchmark",
+    "sink": "Sink",
     "table": "Table",
     "figure": "Figure",
 }

@@ -12,6 +12,7 @@ from makers import ROOT
 
 from bench import find, prepare
 from bench.evaluate import command as evaluate
+from bench.export import command as export
 from bench.speed import command as speed
 from bench.sweep import command as sweep
 
@@ -25,6 +26,7 @@ SOUND = {
     "objective": "tasks/video/flow.py",
     "evaluation": "tasks/video/shuffle_gap.py",
     "benchmark": "bench/speed/sweep.py",
+    "sink": "bench/export/sinks/tensorboard.py",
     "table": "reports/tables/ablation.py",
     "figure": "reports/figures/shuffled_accuracy.py",
 }
@@ -134,6 +136,7 @@ def test_the_engine_asks_for_no_member_that_no_contract_names() -> None:
          lambda out: evaluate.main(["video.shuffle_gap", "--model", "no", "--data", "no"])),
         ("source", "ssv2", lambda out: prepare.main(["mini-ssv2", "--out", str(out)])),
         ("benchmark", "step", lambda out: speed.main(["step"])),
+        ("sink", "tensorboard", lambda out: export.main(["tensorboard", "x", "--out", str(out)])),
     ],
 )  # fmt: skip
 def test_commands_show_an_invalid_component_and_end_with_2(
@@ -147,7 +150,7 @@ def test_commands_show_an_invalid_component_and_end_with_2(
     module = find.load(kind, name)
     monkeypatch.chdir(ROOT)
     with monkeypatch.context() as without:
-        without.delattr(module, "HELP" if kind == "benchmark" else "VERSION")
+        without.delattr(module, "HELP" if kind in ("benchmark", "sink") else "VERSION")
         find.load.cache_clear()
         assert command(tmp_path / "out") == 2
     find.load.cache_clear()

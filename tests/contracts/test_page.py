@@ -19,6 +19,7 @@ RECIPES = {
     "objective": "an objective",
     "evaluation": "an evaluation",
     "benchmark": "a benchmark",
+    "sink": "a sink",
     "table": "a table or a figure",
     "figure": "a table or a figure",
 }
