@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from trackers import points_of, scalars_of
 
 from bench.export import command
 from bench.store.rundir import RunDir
@@ -22,22 +22,14 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     return {tag: [(event.step, event.value) for event in read.Scalars(tag)] for tag in tags}
 
 
-def expected(metrics: list[dict[str, Any]], run: RunDir) -> Iterator[tuple[str, int, float]]:
-    for row in metrics:
-        yield from ((name, row["step"], value) for name, value in row.items() if name != "step")
-    for row in run.read_rows():
-        if not row["subset"].startswith("class: "):
-            names = ("evaluation", "split", "view", "subset", "metric")
-            yield "/".join(row[name] for name in names), metrics[-1]["step"], row["value"]
-
-
 def test_it_holds_every_step_and_row_once(
     run: RunDir, metrics: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     for _ in range(2):
         assert command.main(["tensorboard", str(run.path), "--out", str(tmp_path)]) == 0
+    points = [(name, metrics[-1]["step"], value) for name, value in scalars_of(run).items()]
     wanted: dict[str, list[tuple[int, float]]] = {}
-    for name, step, value in expected(metrics, run):
+    for name, step, value in [*points_of(metrics), *points]:
         wanted.setdefault(name, []).append((step, np.float32(value)))
     assert scalars(tmp_path / run.signature) == wanted
     assert len(wanted["loss"]) == 6 and len(wanted["val/top1"]) == 2
