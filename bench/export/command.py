@@ -35,7 +35,7 @@ def _parser() -> argparse.ArgumentParser:
 examples:
   python -m bench.export tensorboard runs/0123456789abcdef            all steps and evaluations of a run
   python -m bench.export wandb runs/0123456789abcdef --follow         beside a run, until it ends
-  python -m bench.export tensorboard runs/evaluated/my-model-*.json   a model without a run""",
+  python -m bench.export model_card runs/evaluated/my-model-*.json    one card of several evaluations""",
     )
     parser.add_argument("sink", metavar="SINK", help=", ".join(sinks))
     parser.add_argument(

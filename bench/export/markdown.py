@@ -6,15 +6,20 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from bench.export.numbers import Number
 from bench.store.files import dump_yaml
 
 _COLUMNS = ("split", "view", "subset", "metric", "value", "n", "n_failed")
 
 
+def one_line(text: object) -> str:
+    """Without control characters and what changes the direction of writing."""
+    return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
+
+
 def inert(text: object) -> str:
     """As code in a line, or in a cell of a table."""
-    line = "".join(c if c.isprintable() else " " for c in str(text))
-    line = " ".join(line.replace("|", "\\|").split())
+    line = one_line(text).replace("|", "\\|")
     if not line:
         return "-"
     fence = "`"
@@ -43,3 +48,27 @@ def config_block(config: Mapping[str, Any]) -> str:
 def rows_table(rows: Iterable[Mapping[str, Any]]) -> str:
     """All rows of an evaluation, as they are."""
     return table(_COLUMNS, ([inert(row.get(name, 0)) for name in _COLUMNS] for row in rows))
+
+
+def numbers_table(numbers: Iterable[Number]) -> str:
+    """With chance level and interval in the line of the number that they belong to."""
+    heads = (
+        "split",
+        "view",
+        "subset",
+        "metric",
+        "value",
+        "95 % interval",
+        "chance",
+        "n",
+        "not decoded",
+    )
+    return table(heads, (_line(number) for number in numbers))
+
+
+def _line(number: Number) -> list[str]:
+    names = [inert(n) for n in (number.split, number.view, number.subset, number.metric)]
+    ends = (number.low, number.high)
+    interval = "-" if None in ends else " to ".join(f"{end:.4f}" for end in ends)
+    chance = "-" if number.chance is None else f"{number.chance:.4f}"
+    return [*names, f"{number.value:.4f}", interval, chance, str(number.n), str(number.n_failed)]

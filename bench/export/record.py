@@ -58,6 +58,7 @@ class Record(ABC):
     title: str
     config: dict[str, Any]
     versions: dict[str, str]
+    trained_here = False  # its config says how
 
     def points(self) -> Iterator[Point]:
         """Of training, in order; of a run that is followed until it ends. Raises Rewritten."""
@@ -82,6 +83,8 @@ class Record(ABC):
 
 class RunRecord(Record):
     """A run directory. ValueError when it is not readable."""
+
+    trained_here = True
 
     def __init__(self, run: RunDir, *, follow: bool = False) -> None:
         self._run, self._follow = run, follow
