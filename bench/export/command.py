@@ -45,7 +45,10 @@ examples:
         help="a run directory, its signature, or what bench.evaluate kept (runs/evaluated/*.json)",
     )
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="where to (default: exported/SINK beside the runs)"
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="where to (default: RUNS/exported/SINK, RUNS as --runs says)",
     )
     parser.add_argument(
         "--runs",

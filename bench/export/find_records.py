@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.config.mistakes import Mistake
-from bench.export.record import EvaluatedRecord, Record, RunRecord, identity
+from bench.export.record import EvaluatedRecord, Record, RunRecord, identity, sound
 from bench.store.files import read_json
 from bench.store.rundir import RunDir, evaluated_path
 
@@ -16,7 +16,6 @@ _FIELDS = {
     "evaluation": str,
     "official": bool,
     "made_by": dict,
-    "rows": list,
 }
 """What a result of bench.evaluate has, of those that are read."""
 
@@ -28,17 +27,23 @@ def records(
     What is wrong is added to the mistakes.
     """
     found: list[Record] = []
-    results: dict[str, list[Mapping[str, Any]]] = {}
+    results: dict[str, dict[Path, Mapping[str, Any]]] = {}
     for path in dict.fromkeys(_path(name, runs) for name in names):
         try:
             if path.is_dir():
                 found.append(RunRecord(RunDir(path), follow=follow))
             else:
                 result = _result(path)
-                results.setdefault(identity(result), []).append(result)
+                results.setdefault(identity(result), {})[path] = result
         except ValueError as error:
             mistakes.append(Mistake((), str(error)))
-    return [*found, *(EvaluatedRecord(group) for group in results.values())]
+    found += [EvaluatedRecord(group) for group in results.values()]
+    names = [record.name for record in found]
+    for name in dict.fromkeys(name for name in names if names.count(name) > 1):
+        mistakes.append(
+            Mistake((), f"{name} is named twice: give each of them an --out of its own")
+        )
+    return found
 
 
 def _path(name: str, runs: Path) -> Path:
@@ -56,6 +61,7 @@ def _result(path: Path) -> Mapping[str, Any]:
         )
     result = read_json(path) or {}
     wrong = [name for name, kind in _FIELDS.items() if not isinstance(result.get(name), kind)]
+    wrong += ["rows"] if not sound(result.get("rows")) else []
     if wrong:
         raise ValueError(
             f"{path}: not a result of bench.evaluate ({', '.join(wrong)}: missing or wrong); evaluate the model "

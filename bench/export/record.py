@@ -12,15 +12,18 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from ruamel.yaml.error import YAMLError
 
 from bench.store.files import read_json, sha256_of
-from bench.store.rundir import Activity, RunDir
+from bench.store.rundir import Activity, RunDir, manifests
 
 POLL_S = 1.0
 """How often a run that goes on is looked at."""
+
+_ROW = {"split", "view", "subset", "metric", "value", "n"}
 
 
 class Rewritten(Exception):
@@ -59,6 +62,12 @@ class Record(ABC):
     config: dict[str, Any]
     versions: dict[str, str]
     trained_here = False  # its config says how
+    sweeps: Mapping[str, Mapping[str, str]] = {}  # <sweep>-<scale> -> its labels there
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The config as trackers show it: with what its sweeps call the run."""
+        return {**self.config, "sweeps": self.sweeps} if self.sweeps else self.config
 
     def points(self) -> Iterator[Point]:
         """Of training, in order; of a run that is followed until it ends. Raises Rewritten."""
@@ -88,8 +97,10 @@ class RunRecord(Record):
 
     def __init__(self, run: RunDir, *, follow: bool = False) -> None:
         self._run, self._follow = run, follow
-        self.name = self.title = run.path.resolve().name
+        self.title = run.path.resolve().name
+        self.name = _safe(self.title)
         self.config = _readable_config(run)
+        self.sweeps = _sweeps(run)
         env = read_json(run.env) or {}
         code = {f"code {key}": str(value) for key, value in env.get("code", {}).items() if value}
         self.versions = {**{k: str(v) for k, v in env.get("versions", {}).items()}, **code}
@@ -145,63 +156,51 @@ class RunRecord(Record):
             ) from error
 
     def measured(self) -> list[MeasuredEvaluation]:
-        found = self._run.read_measured()
+        found = [(folder, result or {}) for folder, result in self._run.read_measured()]
         for folder, result in found:
-            if result is None or "rows" not in result:
+            if not sound(result.get("rows")):
                 raise ValueError(
                     f"{folder.result}: not readable; delete it and run the sweep again"
                 )
-        names = [str(result["evaluation"]) for _, result in found if result]
+        names = [result["evaluation"] for _, result in found]
         made = [
-            _evaluation(
-                result,
-                result["evaluation"]
-                if names.count(result["evaluation"]) == 1
-                else folder.path.name,
-            )
+            _evaluation(result, _label(result["evaluation"], names, folder.path.name[-8:]))
             for folder, result in found
-            if result
         ]
         return [*self._measured_earlier(set(names)), *made]
 
     def _measured_earlier(self, anew: set[str]) -> list[MeasuredEvaluation]:
         """Of a run that was made when training and evaluations had one result."""
         trained = self._run.read_result() or {}
-        rows = [row for row in trained.get("rows", ()) if row["evaluation"] not in anew]
-        named = dict.fromkeys(row["evaluation"] for row in rows)
         common = {"data": self.config.get("data", {}).get("name"), **trained}
+        groups: dict[str, list[Mapping[str, Any]]] = {}
+        for row in trained.get("rows", ()):
+            groups.setdefault(row["evaluation"], []).append(row)
         return [
-            _evaluation(
-                {
-                    **common,
-                    "evaluation": name,
-                    "rows": [r for r in rows if r["evaluation"] == name],
-                },
-                name,
-            )
-            for name in named
+            _evaluation({**common, "evaluation": name, "rows": rows}, name)
+            for name, rows in groups.items()
+            if name not in anew
         ]
 
 
 class EvaluatedRecord(Record):
     """Results of `bench.evaluate` of one model: runs/evaluated/<slug>.json, of each evaluation one."""
 
-    def __init__(self, results: Sequence[Mapping[str, Any]]) -> None:
-        first = results[0]
+    def __init__(self, results: Mapping[Path, Mapping[str, Any]]) -> None:
         self._results = results
+        first = next(iter(results.values()))
         self.title = f"{first['model']}{' (official)' if first['official'] else ''}"
-        slug = re.sub(r"[^A-Za-z0-9._-]+", "_", self.title)[:80]
-        self.name = f"{slug}-{hashlib.sha256(identity(first).encode()).hexdigest()[:8]}"
+        self.name = (
+            f"{_safe(self.title)}-{hashlib.sha256(identity(first).encode()).hexdigest()[:8]}"
+        )
         self.config = dict(first["made_by"])
         self.versions = {}
 
     def measured(self) -> list[MeasuredEvaluation]:
-        names = [result["evaluation"] for result in self._results]
+        names = [result["evaluation"] for result in self._results.values()]
         return [
-            _evaluation(
-                result, name if names.count(name) == 1 else f"{name}#{names[:k].count(name) + 1}"
-            )
-            for k, (name, result) in enumerate(zip(names, self._results, strict=True))
+            _evaluation(result, _label(result["evaluation"], names, path.stem[-8:]))
+            for path, result in self._results.items()
         ]
 
     def weights_sha256(self) -> str:
@@ -214,6 +213,34 @@ def identity(result: Mapping[str, Any]) -> str:
     """
     made_by = {key: value for key, value in result["made_by"].items() if key != "labels"}
     return json.dumps([result["model"], result["official"], made_by], sort_keys=True)
+
+
+def sound(rows: Any) -> bool:
+    """Whether these are rows of an evaluation."""
+    return isinstance(rows, list) and all(
+        isinstance(row, dict) and row.keys() >= _ROW and isinstance(row["value"], int | float)
+        for row in rows
+    )
+
+
+def _label(name: str, names: Sequence[str], digest: str) -> str:
+    return name if names.count(name) == 1 else f"{name}-{digest}"
+
+
+def _safe(title: str) -> str:
+    """As a file's name, and as the id of a run of trackers."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", title)[:80]
+
+
+def _sweeps(run: RunDir) -> dict[str, dict[str, str]]:
+    """What the sweeps beside it call the run."""
+    found = [(path.stem, read_json(path) or {}) for path in manifests(run.path.parent)]
+    return {
+        name: {**cell["labels"], "seed": str(cell["seed"])}
+        for name, manifest in found
+        for cell in manifest.get("cells", ())
+        if cell["signature"] == run.signature
+    }
 
 
 def _evaluation(result: Mapping[str, Any], label: str) -> MeasuredEvaluation:

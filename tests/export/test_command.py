@@ -140,15 +140,21 @@ def test_all_mistakes_at_once_and_nothing_written(
     broken, lost = copy_of(run, tmp_path / "a"), copy_of(run, tmp_path / "b")
     broken.metrics.write_text('{"step": 1, "loss": 2}\n{"loss": 3}\n')
     lost.config.write_text("[")
-    given = ["absent", wrong, broken.path, lost.path, tmp_path]
+    twice = copy_of(run, tmp_path / "c")
+    rows = tmp_path / "rows.json"
+    rows.write_text(
+        '{"model": "x", "evaluation": "y", "official": false, "made_by": {}, "rows": [{}]}'
+    )
+    given = ["absent", run.path, twice.path, rows, wrong, broken.path, lost.path, tmp_path]
     out = tmp_path / "out"
     assert command.main(["lines", *map(str, given), "--follow", "--out", str(out)]) == 2
     said = capsys.readouterr().err
-    assert said.startswith("7 mistake(s), nothing was written:")
+    assert said.startswith("9 mistake(s), nothing was written:")
     for part in (
         "--follow: name one run", "absent: no run directory", "evaluation, official, made_by, rows: missing or wrong",
         f"{broken.metrics}: not a line of metrics", f"{lost.config}: not readable",
         f"{tmp_path / 'config.yaml'}: not readable", "lines: it is not here: run `pip install it`",
+        f"{run.signature} is named twice", f"{rows}: not a result of bench.evaluate (rows: missing or wrong)",
     ):  # fmt: skip
         assert part in said
     assert not out.exists()

@@ -11,22 +11,23 @@ import pytest
 from recorded import copy_of, rows_of
 
 from bench.export.record import EvaluatedRecord, Rewritten, RunRecord
-from bench.store.rundir import RunDir
+from bench.store.files import write_json
+from bench.store.rundir import RunDir, manifest_path
 
 
 def test_another_way_to_show_a_model_is_another_record(evaluated: list[Path]) -> None:
     result = json.loads(evaluated[0].read_text())
     official = {**result, "official": True}
     other = {**result, "made_by": {**result["made_by"], "size": 224}}
-    names = {EvaluatedRecord([found]).name for found in (result, official, other)}
+    names = {EvaluatedRecord({Path(): found}).name for found in (result, official, other)}
     assert len(names) == 3
     labels = {**result, "made_by": {**result["made_by"], "labels": "by position"}}
-    assert EvaluatedRecord([labels]).name in names
+    assert EvaluatedRecord({Path(): labels}).name in names
 
 
 def test_a_name_from_a_file_is_no_path(evaluated: list[Path]) -> None:
     result = json.loads(evaluated[0].read_text())
-    name = EvaluatedRecord([{**result, "model": "../../x/\n| [y](z)"}]).name
+    name = EvaluatedRecord({Path(): {**result, "model": "../../x/\n| [y](z)"}}).name
     assert Path(name).name == name and name.isprintable() and " " not in name
 
 
@@ -50,6 +51,22 @@ def test_evaluations_of_one_name_are_told_apart_by_their_digest(
     labels = [evaluation.label for evaluation in RunRecord(twice).evaluations()]
     assert labels[:2] == ["video.arrow_of_time-00000000", first.path.name]
     assert labels[2:] == ["video.order_probe", "video.shuffle_gap"]
+
+
+def test_results_of_one_evaluation_are_told_apart_by_their_digest(evaluated: list[Path]) -> None:
+    results = {path: json.loads(evaluated[0].read_text()) for path in evaluated}
+    labels = [evaluation.label for evaluation in EvaluatedRecord(results).evaluations()]
+    assert labels == [f"video.arrow_of_time-{path.stem[-8:]}" for path in evaluated]
+
+
+def test_trackers_are_told_what_its_sweeps_call_a_run(run: RunDir, tmp_path: Path) -> None:
+    named = copy_of(run, tmp_path)
+    assert RunRecord(named).settings == RunRecord(named).config == run.read_config()
+    labels = {"backbone": "TimeSformer", "method": "+ TIME"}
+    cell = {"signature": run.signature, "labels": labels, "seed": 3}
+    other = {**cell, "signature": "other", "labels": {}}
+    write_json(manifest_path(tmp_path, "ablation-smoke"), {"cells": [other, cell]})
+    assert RunRecord(named).settings["sweeps"] == {"ablation-smoke": {**labels, "seed": "3"}}
 
 
 def test_only_whole_lines_are_read_until_the_run_ends(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 from bench.export.numbers import Number
@@ -11,7 +12,7 @@ from bench.export.sinks import absent
 
 def unfit(records: Sequence[Record]) -> list[str]:
     """Why these are not for others to read, each with the remedy."""
-    problems = absent("huggingface_hub", "'huggingface_hub>=1.4'")
+    problems = _library()
     for record in records:
         measured = record.measured()
         limits = sorted({evaluation.limit for evaluation in measured} - {0})
@@ -24,6 +25,17 @@ def unfit(records: Sequence[Record]) -> list[str]:
     return problems
 
 
+def _library() -> list[str]:
+    install = "'huggingface_hub>=1.4'"
+    if problems := absent("huggingface_hub", install):
+        return problems
+    import huggingface_hub
+
+    if hasattr(huggingface_hub, "EvalResultEntry"):
+        return []
+    return [f"huggingface_hub is too old here: run `pip install {install}`"]
+
+
 def notes(evaluation: MeasuredEvaluation, number: Number) -> str:
     """What must be known of a number wherever it stands alone."""
     said = [f"a fraction; n = {number.n}"]
@@ -33,6 +45,6 @@ def notes(evaluation: MeasuredEvaluation, number: Number) -> str:
         said.append(f"chance {number.chance:.4f}")
     if number.n_failed:
         said.append(f"{number.n_failed} samples not decoded, counted as wrong")
-    return "; ".join(
-        [*said, evaluation.provenance, f"data digest {evaluation.data_digest or 'not recorded'}"]
-    )
+    how = f"{evaluation.name} with {json.dumps(evaluation.options)}"
+    digest = f"data digest {evaluation.data_digest or 'not recorded'}"
+    return "; ".join([*said, how, evaluation.provenance, digest])

@@ -44,6 +44,7 @@ def write(record: Record, folder: Path) -> str:
 def _entries(record: Record) -> Iterator[Any]:
     from huggingface_hub import EvalResultEntry
 
+    weights = f"; weights SHA-256 {record.weights_sha256() or 'not recorded'}"
     for evaluation in record.evaluations():
         for number in numbers(evaluation.rows):
             where = (evaluation.label, number.split, number.view, number.subset, number.metric)
@@ -51,5 +52,5 @@ def _entries(record: Record) -> Iterator[Any]:
                 dataset_id=one_line(evaluation.data),
                 task_id=one_line("/".join(where)),
                 value=number.value,
-                notes=notes(evaluation, number),
+                notes=one_line(notes(evaluation, number) + weights),
             )

@@ -25,7 +25,11 @@ _MARK = "<!-- Written by time-matters export model_card; the same command writes
 def check(records: Sequence[Record], folder: Path) -> list[str]:
     """Nobody's own README is overwritten."""
     places = [folder / record.name / "README.md" for record in records]
-    others = [place for place in places if place.exists() and _MARK not in place.read_text("utf-8")]
+    others = [
+        place
+        for place in places
+        if place.exists() and _MARK not in place.read_text("utf-8", "replace")
+    ]
     return [
         *unfit(records),
         *(f"{place} was written by others: move it, or take another --out" for place in others),

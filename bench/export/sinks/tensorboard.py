@@ -32,7 +32,7 @@ def write(record: Record, folder: Path) -> str:
     for path in place.glob("events.out.tfevents.*"):
         path.unlink()
     with SummaryWriter(str(place), flush_secs=_FLUSH_S) as writer:
-        writer.add_text("config", config_block(record.config))
+        writer.add_text("config", config_block(record.settings))
         for step, values in record.points():
             for name, value in values.items():
                 writer.add_scalar(name, value, step)

@@ -32,13 +32,17 @@ def write(record: Record, folder: Path) -> str:
     os.environ["TRACKIO_DIR"] = str(folder.resolve())  # read when trackio is imported
     import trackio
 
+    if Path(trackio.utils.TRACKIO_DIR) != folder.resolve():
+        raise ValueError(
+            f"trackio writes to {trackio.utils.TRACKIO_DIR} in this process: start another"
+        )
     if (folder / f"{PROJECT}.db").exists():
         for earlier in trackio.Api().runs(PROJECT):
             if earlier.name == record.name:
                 earlier.delete()
     with redirect_stdout(StringIO()):  # it says that it uploads, to its own database
         run = trackio.init(
-            project=PROJECT, name=record.name, config=record.config, embed=False,
+            project=PROJECT, name=record.name, config=record.settings, embed=False,
             auto_log_cpu=False, auto_log_gpu=False,
         )  # fmt: skip
         try:

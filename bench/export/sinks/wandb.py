@@ -11,6 +11,7 @@ import shlex
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from bench.export.numbers import scalars
 from bench.export.record import Record
@@ -31,24 +32,32 @@ def write(record: Record, folder: Path) -> str:
     os.environ["WANDB_ERROR_REPORTING"] = "false"  # read when wandb is imported
     import wandb
 
-    pattern = f"wandb/offline-run-*-{record.name}"
-    for earlier in folder.glob(pattern):
+    places = f"wandb/offline-run-????????_??????-{record.name}"
+    for earlier in folder.glob(places):
         shutil.rmtree(earlier)
     folder.mkdir(parents=True, exist_ok=True)
     quiet = wandb.Settings(
         silent=True, console="off", x_disable_stats=True, x_disable_meta=True, disable_git=True,
-        disable_code=True, disable_job_creation=True,
-        x_save_requirements=False,
+        disable_code=True, disable_job_creation=True, x_save_requirements=False,
     )  # fmt: skip
-    with wandb.init(
-        project=PROJECT, id=record.name, name=record.title, dir=str(folder), config=record.config,
+    run = wandb.init(
+        project=PROJECT, id=record.name, name=record.title, dir=str(folder), config=record.settings,
         mode="offline", settings=quiet,
-    ) as run:  # fmt: skip
-        for step, values in record.points():
-            run.log(values, step=step)
-        for evaluation in record.evaluations():
-            run.summary.update(scalars(evaluation.label, evaluation.rows))
-            cells = [[row.get(name, 0) for name in _COLUMNS] for row in evaluation.rows]
-            run.log({evaluation.label: wandb.Table(columns=_COLUMNS, data=cells)})
-    (place,) = folder.glob(pattern)
+    )  # fmt: skip
+    try:
+        _log(run, record)
+    finally:
+        run.finish()
+    (place,) = folder.glob(places)
     return f"{place}: `wandb sync {shlex.quote(str(place))}` uploads it, if you want that"
+
+
+def _log(run: Any, record: Record) -> None:
+    from wandb import Table
+
+    for step, values in record.points():
+        run.log(values, step=step)
+    for evaluation in record.evaluations():
+        run.summary.update(scalars(evaluation.label, evaluation.rows))
+        cells = [[row.get(name, 0) for name in _COLUMNS] for row in evaluation.rows]
+        run.log({evaluation.label: Table(columns=_COLUMNS, data=cells)})
