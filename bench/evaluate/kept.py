@@ -11,6 +11,7 @@ import pandas as pd
 from PIL import Image
 
 from bench import find
+from bench.config.science import EVALUATION_INPUT
 from bench.config.signature import digest
 from bench.data.limited import LimitedSamples
 from bench.evaluate.context import EvaluationContext, provenance
@@ -19,6 +20,8 @@ from bench.store.evaluations import EvaluationDir
 from bench.store.files import read_json, replacing, write_json
 from bench.store.rundir import evaluated_path
 from bench.task import Row
+
+_SHOWN = {*EVALUATION_INPUT, "sampling", "stride"}
 
 
 def write_kept(folder: EvaluationDir, context: EvaluationContext) -> None:
@@ -74,5 +77,7 @@ class KeptResult:
     def write(self, rows: list[Row], context: EvaluationContext) -> None:
         write_kept(self._folder, context)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(self.path, {**self._result, "failed": context.failed, "rows": rows})
+        shown = context.input.model_dump(mode="json", include=_SHOWN)
+        measured = {"input": shown, "failed": context.failed, "rows": rows}
+        write_json(self.path, {**self._result, **measured})
         shutil.rmtree(self.scratch, ignore_errors=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from bench.export.markdown import code_block, config_block, inert, numbers_table
 from bench.export.numbers import numbers
@@ -18,6 +19,10 @@ time-matters-bench. Values are fractions of 1."""
 _TRAINING = """\
 The training: in a new folder the YAML above as `config.yaml` and `{}` as `resources.yaml`, then
 `time-matters run FOLDER`, which is MODEL below."""
+
+_REPEATED = """\
+With MODEL the weights above and DATA the data of that digest. What is not among the options (frames, size; of results
+of earlier versions also views and crops) is as recorded above."""
 
 _LIMITS = """\
 * These are the numbers that were measured, and no others: of these data, these views and these weights.
@@ -44,7 +49,7 @@ def text(record: Record) -> str:
         "\n".join(_versions(record)),
         "## How to repeat it",
         _TRAINING if record.trained_here else "",
-        "With MODEL the weights above and DATA the data of that digest:",
+        _REPEATED,
         code_block("\n".join(map(_command, measured))) if measured else "",
         "## Limits",
         _LIMITS,
@@ -79,8 +84,17 @@ def _command(evaluation: MeasuredEvaluation) -> str:
     words = ["time-matters", "evaluate", evaluation.name, "--model", "MODEL", "--data", "DATA"]
     for name, value in evaluation.options.items():
         words += ["--set", f"{name}={json.dumps(value)}"]
+    if evaluation.official:
+        words.append("--official")
+    elif not evaluation.name.startswith("image."):
+        words += _views(evaluation.shown)
+    return shlex.join(words)
+
+
+def _views(shown: Mapping[str, Any]) -> list[str]:
+    """The options that show clips so again."""
     flags = {"eval_views": "--views", "eval_crops": "--crops", "average": "--average"}
-    for name, value in evaluation.shown.items():
-        if name in flags:
-            words += [flags[name], str(value)]
-    return " ".join(map(shlex.quote, words)) + (" --official" if evaluation.official else "")
+    if shown.get("sampling") == "dense":
+        flags["stride"] = "--stride"
+    found = [[flag, str(shown[name])] for name, flag in flags.items() if name in shown]
+    return [word for pair in found for word in pair]

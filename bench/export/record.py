@@ -208,8 +208,8 @@ class EvaluatedRecord(Record):
 
 
 def identity(result: Mapping[str, Any]) -> str:
-    """Equal for results of one model, shown in one way: all that is known of it but how labels matched,
-    which evaluations may differ in.
+    """Equal for results of one model: all that is known of it but how labels matched, which evaluations may
+    differ in.
     """
     made_by = {key: value for key, value in result["made_by"].items() if key != "labels"}
     return json.dumps([result["model"], result["official"], made_by], sort_keys=True)

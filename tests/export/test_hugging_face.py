@@ -85,6 +85,8 @@ def test_the_front_matter_of_a_card_holds_every_number(
         row["value"] for row in wanted
     ]
     assert {args["n"] for _, args, _ in found} == {row["n"] for row in wanted}
+    digest = json.loads(evaluated[0].read_text())["data_digest"]
+    assert {args["data_digest"] for _, args, _ in found} == {digest}
     assert {r.task_type for r in card.data.eval_results} == {"video-classification"}
 
 
@@ -111,20 +113,27 @@ def test_a_card_says_of_what_it_was_measured(run: RunDir, tmp_path: Path) -> Non
     assert again.read_text() == text
 
 
-def test_its_command_measures_the_same_again(
-    run: RunDir, evaluated: list[Path], data_dir: Path, tmp_path: Path
-) -> None:
-    (gap,) = [path for path in evaluated if "shuffle_gap" in path.name]
-    path = export("model_card", tmp_path / "out", gap) / "README.md"
+def test_its_command_measures_the_same_again(run: RunDir, data_dir: Path, tmp_path: Path) -> None:
     data = smoke_config().data
     shards = find.load("source", data.name).locate(data.config, data_dir)
-    (block,) = [t.content for t in rendered(path) if t.type == "fence" and t.info != "yaml"]
+    places = ["--model", str(run.path), "--data", str(shards)]
+
+    def rows(given: list[str], runs: Path) -> tuple[Path, Any]:
+        where = ["--runs", str(runs), "--device", "cpu", "--threads", "1"]
+        assert evaluate.main([*given, *where]) == 0
+        (path,) = (runs / "evaluated").glob("*.json")
+        return path, json.loads(path.read_text())["rows"]
+
+    shown = ["--views", "2", "--crops", "3", "--average", "probabilities", "--stride", "2"]
+    asked = ["video.shuffle_gap", *places, *shown, "--set", "permutations=2"]
+    kept, first = rows(asked, tmp_path / "first")
+    card = export("model_card", tmp_path / "out", kept) / "README.md"
+    (block,) = [t.content for t in rendered(card) if t.type == "fence" and t.info != "yaml"]
     program, _, *words = shlex.split(block)
-    given = [{"MODEL": str(run.path), "DATA": str(shards)}.get(word, word) for word in words]
-    where = ["--runs", str(tmp_path / "runs"), "--device", "cpu", "--threads", "1"]
-    assert program == "time-matters" and evaluate.main([*given, *where]) == 0
-    (made,) = (tmp_path / "runs/evaluated").glob("*.json")
-    assert json.loads(made.read_text())["rows"] == json.loads(gap.read_text())["rows"]
+    given = [{"MODEL": places[1], "DATA": places[3]}.get(word, word) for word in words]
+    again, second = rows(given, tmp_path / "second")
+    assert program == "time-matters" and second == first
+    assert again.name == kept.name, "which is made of all that was asked"
 
 
 def test_names_from_files_are_inert(evaluated: list[Path], tmp_path: Path) -> None:

@@ -59,6 +59,7 @@ def _result(evaluation: MeasuredEvaluation, number: Number) -> Any:
     arguments = {
         "view": number.view, "subset": number.subset, "n": number.n, "n_failed": number.n_failed,
         "chance": number.chance, "ci_low": number.low, "ci_high": number.high,
+        "shown": evaluation.provenance, "data_digest": evaluation.data_digest,
     }  # fmt: skip
     shown = f"{evaluation.label}: {number.metric}, view {number.view}, subset {number.subset}"
     return EvalResult(
@@ -68,7 +69,6 @@ def _result(evaluation: MeasuredEvaluation, number: Number) -> Any:
         dataset_type=one_line(evaluation.data),
         dataset_name=one_line(evaluation.data),
         dataset_split=number.split,
-        dataset_args={"digest": evaluation.data_digest, "shown": evaluation.provenance},
         metric_type=number.metric,
         metric_name=one_line(shown),
         metric_value=number.value,
