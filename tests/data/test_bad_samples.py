@@ -17,7 +17,7 @@ import torch
 from makers import INPUT, Fake, assert_same, make_run, smoke_config, trainer_of
 from worlds import as_ranks, in_world
 
-from bench import results
+from bench.results import rows
 from bench.config.resources import Resources
 from bench.data import loader
 from bench.data.access import open_split
@@ -155,7 +155,7 @@ def test_evaluation_counts_it_as_wrong_and_says_so(tmp_path: Path, data: Path) -
 def results_of(run: RunDir) -> pd.DataFrame:
     manifest = {"sweep": "s", "scale": "smoke", "overrides": {}}
     cell_ = {"signature": run.signature, "labels": {}, "seed": 0, "data": "mini_ssv2"}
-    return pd.DataFrame(results._cell_rows(run.path.parent, manifest, cell_, ""))
+    return pd.DataFrame(rows._cell_rows(run.path.parent, manifest, cell_, ""))
 
 
 def test_data_that_mostly_do_not_decode_are_no_measurement(tmp_path: Path, data: Path) -> None:

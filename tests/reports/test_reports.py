@@ -40,6 +40,7 @@ from matplotlib.transforms import Bbox
 from rendered import by_label, contents, from_html, from_json, from_markdown, from_tex
 
 from bench import find
+from bench.results import rows
 from reports import build, formats, published, stats, style, table
 
 FIGURES_OF_THE_ABLATION = ("shuffled_accuracy", "order_by_depth")
@@ -55,7 +56,7 @@ def report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int
     def run(results: pd.DataFrame, *options: str, out: str = "out", figures: str = "none") -> int:
         if figures == "none":  # drawing takes most of the time of a build
             only("figure", {}, runs, monkeypatch)
-        monkeypatch.setattr(build.results, "load", lambda folder: results)
+        monkeypatch.setattr(rows, "load", lambda folder: results)
         return build.main(["--runs", str(runs), "--out", str(tmp_path / out), *options])
 
     return run
@@ -406,7 +407,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     shuffled = realistic().sample(frac=1, random_state=0)
     with pytest.MonkeyPatch.context() as patch:
         for out, results in ((first, realistic()), (second, shuffled)):
-            patch.setattr(build.results, "load", lambda runs, results=results: results)
+            patch.setattr(rows, "load", lambda runs, results=results: results)
             assert build.main(["--runs", str(folder), "--out", str(out)]) == 0
     return first, second
 

@@ -693,7 +693,7 @@ def test_a_build_of_everything_is_reproducible(
     monkeypatch.setenv("COLUMNS", "80")
     frame = results.load(finished)
     for out, part in (("one", frame), ("two", frame.sample(frac=1, random_state=1))):
-        monkeypatch.setattr(build.results, "load", lambda runs, part=part: part)
+        monkeypatch.setattr("bench.results.rows.load", lambda runs, part=part: part)
         arguments = ["--runs", str(finished), "--out", str(tmp_path / out), "--strict"]
         assert build.main(arguments) == 0
     assert contents(tmp_path / "one") == contents(tmp_path / "two")

@@ -1,5 +1,4 @@
-"""Runs -> one long DataFrame, one row per measured number; and what a run kept beside its numbers.
-The only API that reports use.
+"""Manifests, run directories and evaluated models -> one long DataFrame, one row per measured number.
 
 Rebuilt from manifests and run directories alone. A cell without a result is one row with empty
 value and its reason, so that a table shows a hole instead of forgetting the cell. Models that
@@ -16,10 +15,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 from ruamel.yaml.error import YAMLError
 
-from bench.store.evaluations import EvaluationDir
 from bench.store.files import read_json
 from bench.store.rundir import RunDir, State, manifests
 
@@ -31,8 +28,6 @@ COLUMNS = (
 
 EVALUATED = "evaluated"
 """Sweep of the models without a run, and their folder under `runs/`."""
-
-PREDICTIONS = ("evaluation", "split", "view", "key", "label", "top5", "confidence")
 
 
 def load(runs: Path) -> pd.DataFrame:
@@ -82,94 +77,6 @@ def merged(folders: Sequence[Path]) -> pd.DataFrame:
     return frame.drop_duplicates(numbers).reset_index(drop=True)
 
 
-# --- searches ---
-
-
-def search(runs: Path) -> list[dict[str, Any]]:
-    """The searches of `bench.tune`, by name: each {study, sweep, scale, overrides, title, metric,
-    split, direction, sampler, pruner, optuna, planned, epochs, best, importances,
-    importances_reason, trials}.
-
-    A trial is {number, state, params, value, intermediate, signature, seconds, retry_of, point,
-    error, lost}; only a COMPLETE one has a value. Raises ValueError for a file that is broken.
-    """
-    found = []
-    for path in sorted((Path(runs) / "tune").glob("*/trials.json")):
-        study = read_json(path)
-        if study is None or "trials" not in study:
-            raise ValueError(f"{path}: not readable; `python -m bench.tune` writes it again")
-        found.append(study)
-    return found
-
-
-def search_of(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """The searches among the runs of these rows, at their scale and with their overrides: what may
-    stand beside them.
-    """
-    rows = frame[frame["sweep"] != EVALUATED]
-    folders = {_runs_of(Path(run_dir)) for run_dir in rows["run_dir"].dropna()}
-    settings = set(zip(rows["scale"], rows["overrides"], strict=True))
-    studies = [study for folder in sorted(folders) for study in search(folder)]
-    return [s for s in studies if (s["scale"], _overrides(s)) in settings]
-
-
-def _runs_of(run_dir: Path) -> Path:
-    """The folder of runs that one of its directories, or of an evaluation in it, is in."""
-    inside = run_dir.parent.name == "evaluations"
-    return run_dir.parents[2] if inside else run_dir.parent
-
-
-def _overrides(manifest: dict[str, Any]) -> str:
-    return json.dumps(manifest["overrides"], sort_keys=True) if manifest["overrides"] else ""
-
-
-# --- what a run kept ---
-
-
-def predictions(run_dir: str | Path) -> pd.DataFrame:
-    """What was predicted for each sample: PREDICTIONS; `top5` are class ids, best first.
-
-    Empty where nothing was kept. Raises ValueError when the file is broken.
-    """
-    path = EvaluationDir(Path(run_dir)).predictions
-    if not path.exists():
-        return pd.DataFrame(columns=list(PREDICTIONS))
-    try:
-        return pd.read_parquet(path)
-    except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
-        raise ValueError(f"{path}: not readable ({error}); evaluate the model again") from error
-
-
-def pictures(run_dir: str | Path, evaluation: str) -> tuple[str, ...]:
-    """The names of the pictures that an evaluation kept, sorted; as `picture` takes them."""
-    folder = _picture_folder(run_dir, evaluation)
-    return tuple(
-        sorted(
-            path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.png")
-        )
-    )
-
-
-def picture(run_dir: str | Path, evaluation: str, name: str) -> np.ndarray | None:
-    """uint8 H W 3 (RGB), or None where there is no such picture.
-
-    Raises ValueError when the file is broken.
-    """
-    # Not with_suffix: a name may have dots of its own.
-    path = _picture_folder(run_dir, evaluation) / f"{name}.png"
-    if not path.exists():
-        return None
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except (OSError, ValueError, SyntaxError) as error:
-        raise ValueError(f"{path}: not readable ({error}); evaluate the model again") from error
-
-
-def _picture_folder(run_dir: str | Path, evaluation: str) -> Path:
-    return EvaluationDir(Path(run_dir)).pictures / evaluation
-
-
 # --- rows ---
 
 
@@ -197,6 +104,11 @@ def _digest(identities: list[str]) -> str:
     return hashlib.sha256(" ".join(identities).encode()).hexdigest()[:4]
 
 
+def overrides_of(manifest: dict[str, Any]) -> str:
+    """The `--set` changes of a sweep or a search, as the column `overrides` has them."""
+    return json.dumps(manifest["overrides"], sort_keys=True) if manifest["overrides"] else ""
+
+
 def _planned(runs: Path, manifest: dict[str, Any]) -> str:
     """The evaluations of a sweep, by the config of its first cell that has one: reading them all
     would take longer than everything else. Empty when none was launched.
@@ -222,7 +134,7 @@ def _cell_rows(
     common = {
         "sweep": manifest["sweep"],
         "scale": manifest["scale"],
-        "overrides": _overrides(manifest),
+        "overrides": overrides_of(manifest),
         **cell["labels"],
         "seed": cell["seed"],
         "signature": cell["signature"],

@@ -1,0 +1,24 @@
+"""Runs -> one long DataFrame, one row per measured number; and what a run kept beside its numbers.
+The only API that reports use.
+
+    rows.py      manifests, run directories and evaluated models -> rows
+    kept.py      predictions and pictures
+    searches.py  what bench.tune has found
+"""
+
+from bench.results.kept import PREDICTIONS, picture, pictures, predictions
+from bench.results.rows import COLUMNS, EVALUATED, load, merged
+from bench.results.searches import search, search_of
+
+__all__ = [
+    "COLUMNS",
+    "EVALUATED",
+    "PREDICTIONS",
+    "load",
+    "merged",
+    "picture",
+    "pictures",
+    "predictions",
+    "search",
+    "search_of",
+]

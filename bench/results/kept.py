@@ -1,0 +1,57 @@
+"""What an evaluation kept beside its numbers: predictions and pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from bench.store.evaluations import EvaluationDir
+
+PREDICTIONS = ("evaluation", "split", "view", "key", "label", "top5", "confidence")
+
+
+def predictions(run_dir: str | Path) -> pd.DataFrame:
+    """What was predicted for each sample: PREDICTIONS; `top5` are class ids, best first.
+
+    Empty where nothing was kept. Raises ValueError when the file is broken.
+    """
+    path = EvaluationDir(Path(run_dir)).predictions
+    if not path.exists():
+        return pd.DataFrame(columns=list(PREDICTIONS))
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
+        raise ValueError(f"{path}: not readable ({error}); evaluate the model again") from error
+
+
+def pictures(run_dir: str | Path, evaluation: str) -> tuple[str, ...]:
+    """The names of the pictures that an evaluation kept, sorted; as `picture` takes them."""
+    folder = _picture_folder(run_dir, evaluation)
+    return tuple(
+        sorted(
+            path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.png")
+        )
+    )
+
+
+def picture(run_dir: str | Path, evaluation: str, name: str) -> np.ndarray | None:
+    """uint8 H W 3 (RGB), or None where there is no such picture.
+
+    Raises ValueError when the file is broken.
+    """
+    # Not with_suffix: a name may have dots of its own.
+    path = _picture_folder(run_dir, evaluation) / f"{name}.png"
+    if not path.exists():
+        return None
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except (OSError, ValueError, SyntaxError) as error:
+        raise ValueError(f"{path}: not readable ({error}); evaluate the model again") from error
+
+
+def _picture_folder(run_dir: str | Path, evaluation: str) -> Path:
+    return EvaluationDir(Path(run_dir)).pictures / evaluation
