@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import hashlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -155,6 +156,16 @@ def load_fitted(model: Any, state: dict[str, Tensor]) -> None:
     ValueError as `load_checked` does.
     """
     load_checked(model, fitted(model, state))
+
+
+def digest_of(model: nn.Module) -> str:
+    """SHA-256 of a model's parameters and buffers: names, types, shapes and values; of no file."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        found.update(flat.view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def load_init(

@@ -29,6 +29,14 @@ class Busy(TimeoutError):
     """Another process holds the lock."""
 
 
+class DamagedFile(ValueError):
+    """A file of ours is not what was written. The message: which file, and what is wrong with it."""
+
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(f"{path} {why}")
+        self.path, self.why = path, why
+
+
 @contextmanager
 def lock(
     path: Path,

@@ -13,9 +13,8 @@ import shutil
 import time
 from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
-from enum import Enum, StrEnum
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from bench.process.machine import is_alive
 from bench.store.evaluations import EvaluationDir
@@ -30,46 +29,7 @@ from bench.store.files import (
     write_json,
     write_text,
 )
-
-
-class State(StrEnum):
-    """What is known of a cell. Only DONE is not submitted again."""
-
-    NEW = "NEW"  # nothing on disk
-    PENDING = "PENDING"  # handed to a launcher, not started
-    RUNNING = "RUNNING"
-    DONE = "DONE"
-    TRAINED = "TRAINED"  # its weights are final; an evaluation that a sweep asks for is missing
-    FAILED = "FAILED"  # an error was written
-    PREEMPTED = "PREEMPTED"  # was told to stop, wrote its checkpoint; goes on from there
-    INTERRUPTED = "INTERRUPTED"  # started, then died without a word; goes on from its checkpoint
-    PRUNED = "PRUNED"  # a search stopped it: not promising; goes on when a sweep asks for it
-    STALE = "STALE"  # same signature, but a default has changed since
-    SKIPPED = "SKIPPED"  # an impossible combination; never submitted
-
-
-class Activity(Enum):
-    """Whether somebody works on a cell, or is going to."""
-
-    ACTIVE = "queued or running"
-    IDLE = "nobody does"
-    UNKNOWN = "only SLURM's queue can tell"
-
-
-class RunStatus(NamedTuple):
-    """What files, and SLURM's queue where it was asked, say of a run."""
-
-    state: State
-    activity: Activity
-    node: str = ""  # where it runs, as SLURM says
-    reason: str = ""  # why it waits, or ended
-    job: str = ""  # SLURM's "123_4", while it has one
-
-    @property
-    def busy(self) -> bool:
-        """Whether it must not be started: it is queued or running, or might be."""
-        return self.activity != Activity.IDLE
-
+from bench.store.state import Activity, RunStatus, State
 
 _DIGEST = "# sha256 of the training config: "
 _EARLIER_DIGEST = "# sha256 of the full config: "  # as long as signatures also signed evaluations
