@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from bench import components, find, results
-from bench.store.files import write_bytes
+from bench.store.files import DamagedFile, write_bytes
 from reports import formats, page, stats, style, table, terminal
 from reports.commands import FIRST_SWEEP
 from reports.contracts import FigureModule, TableModule
@@ -233,6 +233,8 @@ def _figure(name: str, setting: Setting) -> page.BuiltFigure:
         figure = Figure()
         try:
             caption = module.draw(setting.frame, figure)
+        except DamagedFile as error:  # what it shows of one run; the numbers of the others stand
+            figure, caption = Figure(), f"Not drawn: {error}"
         except Exception as error:
             error.add_note(f"while drawing the figure {name!r} for {setting.folder}")
             raise

@@ -42,7 +42,7 @@ def act(word: str, run: Path, rank: int) -> None:
     """One word of MODE."""
     if word == "done":
         if rank == 0:
-            write(run / "result.json", dict(os.environ))
+            write(run / "result.json", {"data_digest": "", **os.environ})
     elif word == "hang":
         time.sleep(600)
     elif word == "nap":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import re
 import shutil
 from pathlib import Path
@@ -17,9 +19,12 @@ from bench.data.limited import LimitedSamples
 from bench.evaluate.context import EvaluationContext, provenance
 from bench.models.named import NamedModel
 from bench.store.evaluations import EvaluationDir
-from bench.store.files import read_json, replacing, write_json
+from bench.store.files import DamagedFile, replacing
+from bench.store.result_files import Kind, files_beside, read_result, write_result
 from bench.store.rundir import evaluated_path
 from bench.task import Row
+
+log = logging.getLogger("bench")
 
 _SHOWN = {*EVALUATION_INPUT, "sampling", "stride"}
 
@@ -36,6 +41,10 @@ def write_kept(folder: EvaluationDir, context: EvaluationContext) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
             Image.fromarray(image_HWC).save(temporary, format="png")
+
+
+def _as_json(value: Any) -> Any:
+    return json.loads(json.dumps(value))
 
 
 class KeptResult:
@@ -71,13 +80,19 @@ class KeptResult:
 
     def read(self) -> list[Row] | None:
         """The rows that were kept by an earlier call, or None."""
-        found = read_json(self.path)
-        return found["rows"] if found and isinstance(found.get("rows"), list) else None
+        try:
+            found = read_result(self.path, Kind.MODEL)
+        except DamagedFile as error:
+            log.warning("%s; the model is evaluated again", error)
+            return None
+        known = found is not None and _as_json(self._result).items() <= found.items()
+        return found["rows"] if found is not None and known else None
 
     def write(self, rows: list[Row], context: EvaluationContext) -> None:
         write_kept(self._folder, context)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         shown = context.input.model_dump(mode="json", include=_SHOWN)
-        measured = {"input": shown, "failed": context.failed, "rows": rows}
-        write_json(self.path, {**self._result, **measured})
+        beside = files_beside(self._folder.path)
+        measured = {"input": shown, "failed": context.failed, "rows": rows, "files": beside}
+        write_result(self.path, Kind.MODEL, {**self._result, **measured})
         shutil.rmtree(self.scratch, ignore_errors=True)

@@ -7,17 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from bench.config.mistakes import Mistake
-from bench.export.record import EvaluatedRecord, Record, RunRecord, identity, sound
-from bench.store.files import read_json
+from bench.export.record import EvaluatedRecord, Record, RunRecord, identity
+from bench.store.files import DamagedFile
+from bench.store.result_files import Kind, read_result
 from bench.store.rundir import RunDir, evaluated_path
-
-_FIELDS = {
-    "model": str,
-    "evaluation": str,
-    "official": bool,
-    "made_by": dict,
-}
-"""What a result of bench.evaluate has, of those that are read."""
 
 
 def records(
@@ -59,12 +52,7 @@ def _result(path: Path) -> Mapping[str, Any]:
             f"{path}: no run directory, no signature of a run and no result of bench.evaluate; "
             "--runs says where signatures are looked up"
         )
-    result = read_json(path) or {}
-    wrong = [name for name, kind in _FIELDS.items() if not isinstance(result.get(name), kind)]
-    wrong += ["rows"] if not sound(result.get("rows")) else []
-    if wrong:
-        raise ValueError(
-            f"{path}: not a result of bench.evaluate ({', '.join(wrong)}: missing or wrong); evaluate the model "
-            "again"
-        )
-    return result
+    try:
+        return read_result(path, Kind.MODEL) or {}
+    except DamagedFile as error:
+        raise ValueError(f"{error}; evaluate the model again") from error

@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 
 from ruamel.yaml.error import YAMLError
 
-from bench.store.files import read_json, sha256_of
+from bench.store.files import DamagedFile, read_json_if_sound, sha256_of
+from bench.store.result_files import Kind, read_result
 from bench.store.rundir import Activity, RunDir, manifests
 
 POLL_S = 1.0
@@ -101,7 +102,7 @@ class RunRecord(Record):
         self.name = _safe(self.title)
         self.config = _readable_config(run)
         self.sweeps = _sweeps(run)
-        env = read_json(run.env) or {}
+        env = read_json_if_sound(run.env)
         code = {f"code {key}": str(value) for key, value in env.get("code", {}).items() if value}
         self.versions = {**{k: str(v) for k, v in env.get("versions", {}).items()}, **code}
         for _ in self._read(0, b""):  # a line that is not readable is a mistake before all work
@@ -234,13 +235,16 @@ def _safe(title: str) -> str:
 
 def _sweeps(run: RunDir) -> dict[str, dict[str, str]]:
     """What the sweeps beside it call the run."""
-    found = [(path.stem, read_json(path) or {}) for path in manifests(run.path.parent)]
-    return {
-        name: {**cell["labels"], "seed": str(cell["seed"])}
-        for name, manifest in found
-        for cell in manifest.get("cells", ())
-        if cell["signature"] == run.signature
-    }
+    found = {}
+    for path in manifests(run.path.parent):
+        try:
+            manifest = read_result(path, Kind.MANIFEST) or {}
+        except DamagedFile:  # which is the report's to say
+            continue
+        for cell in manifest.get("cells", ()):
+            if cell["signature"] == run.signature:
+                found[path.stem] = {**cell["labels"], "seed": str(cell["seed"])}
+    return found
 
 
 def _evaluation(result: Mapping[str, Any], label: str) -> MeasuredEvaluation:

@@ -9,6 +9,9 @@ import pandas as pd
 from PIL import Image
 
 from bench.store.evaluations import EvaluationDir
+from bench.store.files import DamagedFile
+
+_REMEDY = "delete the result beside it and run the same again: only this is measured anew"
 
 PREDICTIONS = ("evaluation", "split", "view", "key", "label", "top5", "confidence")
 
@@ -16,15 +19,19 @@ PREDICTIONS = ("evaluation", "split", "view", "key", "label", "top5", "confidenc
 def predictions(run_dir: str | Path) -> pd.DataFrame:
     """What was predicted for each sample: PREDICTIONS; `top5` are class ids, best first.
 
-    Empty where nothing was kept. Raises ValueError when the file is broken.
+    Empty where nothing was kept. Raises DamagedFile for a file that is not what was kept.
     """
-    path = EvaluationDir(Path(run_dir)).predictions
+    folder = EvaluationDir(Path(run_dir))
+    path = folder.predictions
     if not path.exists():
         return pd.DataFrame(columns=list(PREDICTIONS))
     try:
+        folder.refuse_damage(path)
         return pd.read_parquet(path)
+    except DamagedFile as error:
+        raise DamagedFile(path, f"{error.why}; {_REMEDY}") from error
     except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
-        raise ValueError(f"{path}: not readable ({error}); evaluate the model again") from error
+        raise DamagedFile(path, f"is not readable ({error}); {_REMEDY}") from error
 
 
 def pictures(run_dir: str | Path, evaluation: str) -> tuple[str, ...]:
@@ -40,17 +47,20 @@ def pictures(run_dir: str | Path, evaluation: str) -> tuple[str, ...]:
 def picture(run_dir: str | Path, evaluation: str, name: str) -> np.ndarray | None:
     """uint8 H W 3 (RGB), or None where there is no such picture.
 
-    Raises ValueError when the file is broken.
+    Raises DamagedFile for a file that is not what was kept.
     """
     # Not with_suffix: a name may have dots of its own.
     path = _picture_folder(run_dir, evaluation) / f"{name}.png"
     if not path.exists():
         return None
     try:
+        EvaluationDir(Path(run_dir)).refuse_damage(path)
         with Image.open(path) as image:
             return np.asarray(image.convert("RGB"))
+    except DamagedFile as error:
+        raise DamagedFile(path, f"{error.why}; {_REMEDY}") from error
     except (OSError, ValueError, SyntaxError) as error:
-        raise ValueError(f"{path}: not readable ({error}); evaluate the model again") from error
+        raise DamagedFile(path, f"is not readable ({error}); {_REMEDY}") from error
 
 
 def _picture_folder(run_dir: str | Path, evaluation: str) -> Path:

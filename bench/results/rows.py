@@ -2,23 +2,27 @@
 
 Rebuilt from manifests and run directories alone. A cell without a result is one row with empty
 value and its reason, so that a table shows a hole instead of forgetting the cell. Models that
-`bench.evaluate` measured without a run are rows of the sweep EVALUATED, told apart by `model`.
+`bench.evaluate` measured without a run are rows of the sweep EVALUATED, told apart by `model`. A
+damaged file is that cell's state and reason; of one that belongs to no cell only a warning is left.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from ruamel.yaml.error import YAMLError
 
-from bench.store.files import read_json
-from bench.store.rundir import RunDir, State, manifests
+from bench.store.files import DamagedFile
+from bench.store.result_files import Kind, read_result
+from bench.store.rundir import RunDir, RunStatus, State, manifests
+
+log = logging.getLogger(__name__)
 
 COLUMNS = (
     "sweep", "scale", "overrides", "seed", "signature", "run_dir", "state", "reason", "evaluations",
@@ -32,7 +36,7 @@ EVALUATED = "evaluated"
 
 def load(runs: Path) -> pd.DataFrame:
     """Columns: COLUMNS plus one per axis of any sweep, and `model` where models without a run were
-    evaluated. Empty when nothing was launched. Raises ValueError for a file that is broken.
+    evaluated. Empty when nothing was launched.
 
     `run_dir` is where `predictions` and `pictures` of a row are: the directory of its evaluation.
     `signature` names the run; where sweeps ask for the same evaluation of it with other options, `+`
@@ -81,13 +85,15 @@ def merged(folders: Sequence[Path]) -> pd.DataFrame:
 
 
 def _manifests(runs: Path) -> list[dict[str, Any]]:
-    """Of all sweeps. ValueError for one that is broken."""
+    """Of all sweeps."""
     found = []
     for path in manifests(runs):
-        manifest = read_json(path)
-        if manifest is None:
-            raise ValueError(f"{path}: not readable; run the sweep again to rewrite it")
-        found.append(manifest)
+        try:
+            manifest = read_result(path, Kind.MANIFEST)
+        except DamagedFile as error:
+            log.warning("%s; run the sweep again to write it anew", error)
+            continue
+        found += [manifest] if manifest else []
     return found
 
 
@@ -115,13 +121,11 @@ def _planned(runs: Path, manifest: dict[str, Any]) -> str:
     """
     for cell in manifest["cells"]:
         run = RunDir(runs / cell["signature"])
-        if cell["signature"] and run.config.exists():
+        if cell["signature"] and cell.get("evaluations") is None and run.config.exists():
             try:
                 return " ".join(sorted(run.read_config().get("evaluations") or ()))
-            except (OSError, AttributeError, YAMLError) as error:
-                raise ValueError(
-                    f"{run.config}: not readable; delete {run.path} and run the sweep again"
-                ) from error
+            except DamagedFile:  # which is that cell's alone
+                continue
     return ""
 
 
@@ -144,19 +148,21 @@ def _cell_rows(
         "limit": 0,
         "weights_sha256": "",
     }
-    trained = None if cell.get("stale") else run.read_result()
+    status = run.status()
+    other = cell.get("stale") or status.state == State.EDITED
+    trained = run.read_result() if status.trained and not other else None
     rows = [] if trained is None else _measured_rows(run, trained, asked)
-    missing = [] if trained is None else _missing(run, asked or {}, rows)
+    missing = [] if trained is None else _missing(status, asked or {}, rows)
     if trained is not None and (rows or not missing):
         # Before samples that cannot be decoded were counted, one of them was an error.
         counts = {
             "n_failed": 0,
             "train_replaced": trained.get("bad_samples", {}).get("replaced", 0),
         }
-        reason = _why_missing(run, missing) if missing else ""
+        reason = _why_missing(run, status, missing) if missing else ""
         known = {**common, "state": str(State.DONE), "reason": reason, **counts}
         return [{**known, **row} for row in rows]
-    state, reason = _hole(run, cell, missing)
+    state, reason = _hole(run, status, cell, missing)
     empty = dict.fromkeys(("evaluation", "split", "view", "subset", "metric"))
     nothing = {"value": np.nan, "n": 0, "n_failed": 0}
     return [{**common, "state": state, "reason": reason, **empty, **nothing}]
@@ -169,8 +175,6 @@ def _measured_rows(
     rows: list[dict[str, Any]] = []
     anew = set()
     for folder, found in run.read_measured(asked):
-        if found is None or "rows" not in found:
-            raise ValueError(f"{folder.result}: not readable; delete it and run the sweep again")
         anew.add(found["evaluation"])
         made_from = {name: found[name] for name in ("data", "data_digest", "provenance")}
         rows += [{"run_dir": str(folder.path), **made_from, **row} for row in found["rows"]]
@@ -184,67 +188,70 @@ def _measured_rows(
     ]
 
 
-def _missing(run: RunDir, asked: dict[str, str], rows: list[dict[str, Any]]) -> list[str]:
+def _missing(status: RunStatus, asked: dict[str, str], rows: list[dict[str, Any]]) -> list[str]:
     """The names of the evaluations that have measured nothing."""
-    through = {asked[identity] for identity in run.measured() & asked.keys()}
+    through = {asked[identity] for identity in status.measured & asked.keys()}
     return sorted(set(asked.values()) - through - {row["evaluation"] for row in rows})
 
 
-def _why_missing(run: RunDir, missing: list[str]) -> str:
+def _why_missing(run: RunDir, status: RunStatus, missing: list[str]) -> str:
     names = ", ".join(missing)
-    if run.state() == State.FAILED:
+    if status.state == State.FAILED:
         return f"{names} failed: {_why_failed(run)}"
+    if status.state == State.DAMAGED:
+        return f"{status.reason}; run the sweep again (it trains nothing)"
     return f"{names} is not measured yet; run the sweep again (it trains nothing)"
 
 
 def _evaluated_rows(path: Path) -> list[dict[str, Any]]:
     """The rows of `runs/evaluated/<slug>.json`; everything else kept is in the folder <slug>."""
-    found = read_json(path)
     try:
-        if found is None:
-            raise TypeError("no JSON mapping")
-        # Two normalisations of one model are two entries of a table.
-        official = " (official)" if found["official"] else ""
-        common = {
-            "sweep": EVALUATED,
-            "scale": "",
-            "overrides": "",
-            "model": f"{found['model']}{official}",
-            "seed": 0,
-            "signature": f"{EVALUATED}/{path.stem}",
-            "run_dir": str(path.with_suffix("")),
-            "state": str(State.DONE),
-            "reason": "",
-            "evaluations": found["evaluation"],
-            "limit": found.get("limit", 0),
-            "weights_sha256": str(found.get("made_by", {}).get("sha256", "")),
-            **{name: found[name] for name in ("data", "data_digest", "provenance")},
-        }
-        numbers = ("split", "view", "subset", "metric", "value", "n")
-        named = {**common, "evaluation": found["evaluation"], "train_replaced": 0}
-        return [
-            {**named, "n_failed": row.get("n_failed", 0), **{name: row[name] for name in numbers}}
-            for row in found["rows"]
-        ]
-    except (AttributeError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path}: not a result of bench.evaluate ({error!r}); delete it, or evaluate the model "
-            "again"
-        ) from error
+        found = read_result(path, Kind.MODEL)
+    except DamagedFile as error:
+        log.warning("%s; delete it, or evaluate the model again", error)
+        found = None
+    if found is None:
+        return []
+    # Two normalisations of one model are two entries of a table.
+    official = " (official)" if found["official"] else ""
+    common = {
+        "sweep": EVALUATED,
+        "scale": "",
+        "overrides": "",
+        "model": f"{found['model']}{official}",
+        "seed": 0,
+        "signature": f"{EVALUATED}/{path.stem}",
+        "run_dir": str(path.with_suffix("")),
+        "state": str(State.DONE),
+        "reason": "",
+        "evaluations": found["evaluation"],
+        "limit": found.get("limit", 0),
+        "weights_sha256": str(found.get("made_by", {}).get("sha256", "")),
+        **{name: found[name] for name in ("data", "data_digest", "provenance")},
+    }
+    numbers = ("split", "view", "subset", "metric", "value", "n")
+    named = {**common, "evaluation": found["evaluation"], "train_replaced": 0}
+    return [
+        {**named, "n_failed": row.get("n_failed", 0), **{name: row[name] for name in numbers}}
+        for row in found["rows"]
+    ]
 
 
-def _hole(run: RunDir, cell: dict[str, Any], missing: list[str]) -> tuple[str, str]:
+def _hole(
+    run: RunDir, status: RunStatus, cell: dict[str, Any], missing: list[str]
+) -> tuple[str, str]:
     if cell["skip"]:
         return str(State.SKIPPED), cell["skip"]
     if cell.get("stale"):
         return str(State.STALE), cell["stale"]
-    state = run.state()
-    if missing and state in (State.DONE, State.TRAINED):
-        return str(State.TRAINED), _why_missing(run, missing)
-    if state == State.DONE:
-        return str(State.FAILED), f"{run.result} is not readable"
+    state = status.state
+    if missing and state in (State.DONE, State.TRAINED, State.DAMAGED):
+        shown = State.DAMAGED if state == State.DAMAGED else State.TRAINED
+        return str(shown), _why_missing(run, status, missing)
     reasons = {
         State.FAILED: _why_failed(run) if state == State.FAILED else "",
+        State.DAMAGED: f"{status.reason}; run the sweep again",
+        State.EDITED: status.reason,
         State.NEW: "not run yet",
         State.PENDING: "waiting to start",
         State.RUNNING: "still running",

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from bench.results.rows import EVALUATED, overrides_of
-from bench.store.files import read_json
+from bench.store.files import DamagedFile
+from bench.store.result_files import Kind, read_result
+
+log = logging.getLogger(__name__)
 
 
 def search(runs: Path) -> list[dict[str, Any]]:
@@ -17,14 +21,16 @@ def search(runs: Path) -> list[dict[str, Any]]:
     importances_reason, trials}.
 
     A trial is {number, state, params, value, intermediate, signature, seconds, retry_of, point,
-    error, lost}; only a COMPLETE one has a value. Raises ValueError for a file that is broken.
+    error, lost}; only a COMPLETE one has a value.
     """
     found = []
     for path in sorted((Path(runs) / "tune").glob("*/trials.json")):
-        study = read_json(path)
-        if study is None or "trials" not in study:
-            raise ValueError(f"{path}: not readable; `python -m bench.tune` writes it again")
-        found.append(study)
+        try:
+            study = read_result(path, Kind.SEARCH)
+        except DamagedFile as error:
+            log.warning("%s; `python -m bench.tune` writes it again", error)
+            continue
+        found += [study] if study else []
     return found
 
 

@@ -20,6 +20,7 @@ from torch import nn
 from bench.config.resources import Resources, parse_resources
 from bench.config.science import RunConfig
 from bench.data.access import prepare_data
+from bench.models.weights import digest_of
 from bench.process import interrupt
 from bench.process.environment import RankEnvironment
 from bench.run.beginning import describe, note_start
@@ -27,7 +28,8 @@ from bench.run.directory import read_config
 from bench.run.ending import Ending
 from bench.run.measuring import measure
 from bench.run.progress import Progress, logging_to
-from bench.store.files import Busy, write_json
+from bench.store.files import Busy, DamagedFile, set_aside
+from bench.store.result_files import Kind, write_result
 from bench.store.rundir import RunDir, State
 from bench.train import checkpoint
 from bench.train.learner import build
@@ -45,6 +47,8 @@ def run_cell(path: str | Path) -> str:
     run, world = RunDir(Path(path)), World.from_environment()
     if run.is_done():
         return str(State.DONE)
+    if world.first:
+        run.clear_the_way()
     with interrupt.listening():
         if not world.first:
             return str(_run_to_end(run, world))
@@ -64,6 +68,8 @@ def _run_to_end(run: RunDir, world: World) -> State:
         run.error.unlink(missing_ok=True)
         run.outcome.unlink(missing_ok=True)
     with logging_to(run.log, world):
+        if world.first:
+            run.mend()
         try:
             _train_and_evaluate(run, world, told, ending)
         except interrupt.Interrupted as stop:
@@ -87,7 +93,7 @@ def _train_and_evaluate(run: RunDir, world: World, told: RankEnvironment, ending
     with interrupt.held_back():
         prepare_data(config, Path(resources.data_dir))
     started = time.monotonic()
-    if run.result.exists():
+    if run.status().trained:
         model = _trained(run, config, told) if world.first else None
     else:
         model = _train(run, config, resources, world, told, ending, progress)
@@ -131,8 +137,9 @@ def _train(
         "bad_samples": bad_samples,
         "seconds": {"train": time.monotonic() - started},
         **_facts(trainer, env),
+        "weights": digest_of(trainer.learner.classifier),
     }
-    write_json(run.result, facts)
+    write_result(run.result, Kind.TRAINING, facts)
     return trainer.learner.classifier
 
 
@@ -147,9 +154,21 @@ def _trained(run: RunDir, config: RunConfig, told: RankEnvironment) -> nn.Module
             f"{run.last} is gone (resources.keep): what is to be measured needs the weights; "
             "`bench.sweep --retrain` trains the run again"
         ) from error
+    except checkpoint.DamagedCheckpoint as error:
+        aside = set_aside(run.last).name
+        raise ValueError(
+            f"{run.last} cannot be read: {error.problem}. It is kept as {aside}: put a copy of it back, or "
+            "train the run again (`bench.sweep --retrain`)"
+        ) from error
     note_start(run, told, state["step"])
     learner = build(config, weights_dir=None)
     learner.load_state_dict(state["learner"])
+    known = (run.read_result() or {}).get("weights")
+    if known is not None and known != digest_of(learner.classifier):
+        raise DamagedFile(
+            run.last,
+            "does not hold the weights that were trained here; `bench.sweep --force` trains again",
+        )
     log.info("trained before; measuring what is missing")
     return learner.classifier
 

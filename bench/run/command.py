@@ -7,7 +7,8 @@ written last, so its existence means DONE. Told to stop (SIGUSR2, SIGTERM, Ctrl-
 checkpoint and leaves. Of a cell on several devices each process runs this, as bench.launch.supervisor or torchrun
 starts it; rank 0 writes the files.
 
-Exit status: 0 done, 1 failed (see error.txt), 2 the directory is not a run, 75 stopped and can go on,
+Exit status: 0 done, 1 failed (see error.txt), 2 the directory is not a run, or not
+what its name says, 75 stopped and can go on,
 76 stopped by a search.
 """
 
@@ -21,9 +22,12 @@ import sys
 from pathlib import Path
 
 from bench import components
+from bench.config.mistakes import Mistakes
 from bench.process import interrupt
 from bench.run.cell import run_cell
+from bench.run.directory import read_config
 from bench.run.progress import stack_kept
+from bench.store.files import DamagedFile
 from bench.store.rundir import RunDir, State
 from bench.train.world import World
 
@@ -52,6 +56,11 @@ def main(arguments: list[str] | None = None) -> int:
             f"{run.path}: not a run directory (no config.yaml); `python -m bench.sweep` makes them",
             file=sys.stderr,
         )
+        return 2
+    try:
+        read_config(run)
+    except (DamagedFile, Mistakes) as error:
+        print(error, file=sys.stderr)
         return 2
     faulthandler.enable()
     console = logging.StreamHandler()

@@ -13,6 +13,7 @@ from typing import Any
 from bench.config import signature
 from bench.config.resources import Resources
 from bench.config.science import EVALUATION_INPUT, Input, RunConfig, parse, parse_options
+from bench.store.files import DamagedFile
 from bench.store.rundir import RunDir
 
 
@@ -46,8 +47,18 @@ def create(
 
 
 def read_config(run: RunDir) -> RunConfig:
-    """What is trained; of a directory of before there were two identities, with its evaluations."""
-    return parse(run.read_config())
+    """What is trained; of a directory of before there were two identities, with its evaluations.
+
+    Raises DamagedFile where that is not what the directory's name says, and Mistakes.
+    """
+    config = parse(run.read_config())
+    if run.signature not in (signature.signature(config), signature.earlier_signature(config)):
+        raise DamagedFile(
+            run.config,
+            f"is not what its directory is named for (that would be {signature.signature(config)}): it was "
+            "edited, the directory renamed, or a default has changed; `bench.sweep --force` runs it afresh",
+        )
+    return config
 
 
 def read_asked(run: RunDir, config: RunConfig) -> list[AskedEvaluation]:

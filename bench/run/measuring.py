@@ -20,10 +20,12 @@ from bench.config.resources import Resources
 from bench.config.science import RunConfig
 from bench.evaluate.context import EvaluationContext, context_for, provenance, run_one
 from bench.evaluate.kept import write_kept
+from bench.models.weights import digest_of
 from bench.process import interrupt
 from bench.run.directory import AskedEvaluation, read_asked
 from bench.run.progress import Progress
-from bench.store.files import write_json
+from bench.store.files import set_aside
+from bench.store.result_files import Kind, files_beside, write_result
 from bench.store.rundir import RunDir
 from bench.store.snapshot import code_version
 from bench.train import environment
@@ -35,7 +37,8 @@ def measure(
     run: RunDir, config: RunConfig, resources: Resources, model: nn.Module, progress: Progress
 ) -> None:
     """Make what is missing of what was asked for. Raises Interrupted when told to stop."""
-    measured = run.measured()
+    weights = digest_of(model)
+    measured = _measured_of(run, weights)
     missing = [asked for asked in read_asked(run, config) if asked.identity not in measured]
     if not missing:
         return
@@ -49,7 +52,22 @@ def measure(
     for asked in missing:
         shown = json.dumps(asked.shown, sort_keys=True)
         context = alike.setdefault(shown, replace(whole, input=asked.input(config.input)))
-        _measure(run, config, resources, asked, context)
+        result = _measure(run, config, resources, asked, context) | {"weights": weights}
+        write_result(run.evaluation(asked.identity).result, Kind.EVALUATION, result)
+        shutil.rmtree(run.scratch / asked.identity, ignore_errors=True)
+        log.info("measured %s in %.0f s", asked.name, result["seconds"])
+
+
+def _measured_of(run: RunDir, weights: str) -> set[str]:
+    """The evaluations that are through. A run that was trained again may have come to other weights:
+    numbers of the weights of before are renamed.
+    """
+    for folder, found in run.read_measured():
+        if found.get("weights") not in (None, weights):
+            log.warning(
+                "%s is of other weights; now %s", folder.result, set_aside(folder.result).name
+            )
+    return run.measured()
 
 
 def _measure(
@@ -58,16 +76,15 @@ def _measure(
     resources: Resources,
     asked: AskedEvaluation,
     context: EvaluationContext,
-) -> None:
-    """One evaluation; its result is written last."""
+) -> dict[str, Any]:
+    """What one evaluation found; its predictions and pictures are written."""
     begun, folder = time.monotonic(), run.evaluation(asked.identity)
     context.scratch_folder = run.scratch / asked.identity
     rows = run_one(asked.name, asked.options, context)
     write_kept(folder, context)
-    folder.path.mkdir(parents=True, exist_ok=True)
     samples = context.samples(context.splits[0])
     device = environment.describe(context.device, threads=resources.threads)["device"]
-    result = {
+    return {
         "signature": run.signature,
         "evaluation": asked.name,
         "version": asked.version,
@@ -81,7 +98,5 @@ def _measure(
         "seconds": time.monotonic() - begun,
         "code": code_version(),
         "device": device,
+        "files": files_beside(folder.path),
     }
-    write_json(folder.result, result)
-    shutil.rmtree(run.scratch / asked.identity, ignore_errors=True)
-    log.info("measured %s in %.0f s", asked.name, result["seconds"])

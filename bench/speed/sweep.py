@@ -33,6 +33,7 @@ from bench.run.directory import create
 from bench.speed._measuring import Numbers, Show, SpeedColumn, SpeedRow, check_out, spread
 from bench.store import snapshot
 from bench.store.files import write_json
+from bench.store.result_files import Kind, write_result
 from bench.store.rundir import RunDir
 from bench.train import environment
 
@@ -47,11 +48,11 @@ NO_OP = """
 import sys
 from pathlib import Path
 import bench.run.command
-from bench.store.files import write_json
 from bench.store.rundir import RunDir
+from bench.store.result_files import Kind, write_result
 run = RunDir(Path(sys.argv[1]))
 with run.hold():
-    write_json(run.result, {})
+    write_result(run.result, Kind.TRAINING, {"data_digest": ""})
 """
 SCALE = {
     "base": {
@@ -203,7 +204,10 @@ def make_runs(sweep: Path, runs: Path) -> int:
         else:  # only the digest is looked at, and writing YAML is slow
             run.path.mkdir(parents=True)
             run.config.write_text(template[1].replace(template[0], digest))
-        (run.result if number % 2 else run.env).write_text("{}")
+        if number % 2:
+            write_result(run.result, Kind.TRAINING, {"data_digest": ""})
+        else:
+            run.env.write_text("{}")
     return len(cells)
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bench.store.files import read_json
+from bench.store.files import DamagedFile, sha256_of
+from bench.store.result_files import Kind, is_result, read_result
 
 
 class EvaluationDir:
@@ -20,8 +21,8 @@ class EvaluationDir:
 
     @property
     def result(self) -> Path:
-        """{evaluation, version, options, input, data, data_digest, provenance, rows, failed, seconds,
-        code, device}
+        """{evaluation, version, options, input, data, data_digest, provenance, weights, rows, failed,
+        seconds, code, device, files}; `files` are those beside it, with their SHA-256.
         """
         return self.path / "result.json"
 
@@ -34,5 +35,24 @@ class EvaluationDir:
         """PNG files that it kept for the figures: <evaluation>/<name>.png"""
         return self.path / "pictures"
 
+    def is_through(self) -> bool:
+        """Raises DamagedFile."""
+        return is_result(self.result, Kind.EVALUATION)
+
     def read_result(self) -> dict[str, Any] | None:
-        return read_json(self.result)
+        """None where it is not through. Raises DamagedFile."""
+        return read_result(self.result, Kind.EVALUATION)
+
+    def refuse_damage(self, file: Path) -> None:
+        """Raises DamagedFile where a file is not what the result says was kept beside it. The result of a
+        model without a run is not in the folder, but named like it.
+        """
+        if self.path.parent.name == "evaluations":
+            found = self.read_result()
+        else:
+            found = read_result(self.path.parent / f"{self.path.name}.json", Kind.MODEL)
+        known = (found or {}).get("files", {}).get(file.relative_to(self.path).as_posix())
+        if known is not None and sha256_of(file) != known:
+            raise DamagedFile(
+                file, "is not what was written (its SHA-256 is not that in the result)"
+            )

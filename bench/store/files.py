@@ -13,11 +13,13 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cache
 from io import StringIO
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 log = logging.getLogger(__name__)
 
@@ -133,14 +135,37 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The JSON mapping in a file, or None when the file is absent or was cut short by something
-    other than us.
+    """The JSON mapping in a file, or None where there is no such file. Raises DamagedFile for any other
+    content, and for what cannot be read.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError:
         return None
-    return value if isinstance(value, dict) else None
+    except OSError as error:
+        raise DamagedFile(path, f"cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:  # also what is not UTF-8
+        raise DamagedFile(path, f"is not JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise DamagedFile(path, f"holds no JSON mapping but a {type(value).__name__}")
+    return value
+
+
+def read_json_if_sound(path: Path) -> dict[str, Any]:
+    """The JSON mapping in a file; empty, with a warning, where there is none that can be read: for
+    files without which things go on.
+    """
+    try:
+        return read_json(path) or {}
+    except DamagedFile as error:
+        warn_once(f"{error}; it is ignored")
+        return {}
+
+
+@cache
+def warn_once(message: str) -> None:
+    """Of a file that is read again and again."""
+    log.warning("%s", message)
 
 
 def read_lines(path: Path, *, having: str = "") -> list[dict[str, Any]]:
@@ -168,4 +193,15 @@ def dump_yaml(value: Mapping[str, Any]) -> str:
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
-    return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    """The YAML mapping in a file. Raises FileNotFoundError, and DamagedFile for any other content."""
+    try:
+        value = YAML(typ="safe", pure=True).load(path.read_bytes().decode())
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise DamagedFile(path, f"cannot be read ({error.strerror})") from error
+    except (ValueError, YAMLError, RecursionError) as error:
+        raise DamagedFile(path, f"is not YAML ({str(error).splitlines()[0]})") from error
+    if not isinstance(value, dict):
+        raise DamagedFile(path, f"holds no YAML mapping but a {type(value).__name__}")
+    return value

@@ -8,38 +8,39 @@ kernel drops when it dies, however it dies) tells a live run from a dead one.
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from bench.process.machine import is_alive
-from bench.store.evaluations import EvaluationDir
+from bench.store import config_file
 from bench.store.failure import Failure
 from bench.store.files import (
     Busy,
+    DamagedFile,
     dump_yaml,
     load_yaml,
     lock,
-    read_json,
-    read_lines,
+    set_aside,
     write_json,
     write_text,
 )
+from bench.store.records import OUTCOME, PROGRESS, START, read_claim, read_record, read_records
+from bench.store.run_results import RunResults
 from bench.store.state import Activity, RunStatus, State
 
-_DIGEST = "# sha256 of the training config: "
-_EARLIER_DIGEST = "# sha256 of the full config: "  # as long as signatures also signed evaluations
+log = logging.getLogger("bench")
+
+_OUTCOME = {"state": (State,), **OUTCOME}
 
 
-class RunDir:
+class RunDir(RunResults):
     """One run's files."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = Path(path)
 
     # Properties, because a plan of thousands of cells makes this object for each of them.
 
@@ -64,6 +65,11 @@ class RunDir:
         return self.path / "checkpoint/last.pt"
 
     @property
+    def previous(self) -> Path:
+        """The checkpoint before the last."""
+        return self.path / "checkpoint/last.previous.pt"
+
+    @property
     def best(self) -> Path:
         return self.path / "checkpoint/best.pt"
 
@@ -74,25 +80,6 @@ class RunDir:
     @property
     def error(self) -> Path:
         return self.path / "error.txt"
-
-    @property
-    def result(self) -> Path:
-        """What training came to; that it exists means that the weights are final."""
-        return self.path / "result.json"
-
-    @property
-    def asked(self) -> Path:
-        """What the client that started it last asks to be measured: see `read_asked`."""
-        return self.path / "evaluations.json"
-
-    @property
-    def evaluations(self) -> Path:
-        """A folder for each evaluation that is through, see `evaluation`."""
-        return self.path / "evaluations"
-
-    def evaluation(self, identity: str) -> EvaluationDir:
-        """`identity`: <name>-<digest>"""
-        return EvaluationDir(self.evaluations / identity)
 
     @property
     def progress(self) -> Path:
@@ -152,93 +139,48 @@ class RunDir:
     ) -> None:
         """Write the config (once; it never changes), the resources of the next start, and what it is
         to measure.
-
-        The digest in the first line lets a plan of thousands of cells check for drift without
-        parsing them all.
         """
         self.path.mkdir(parents=True, exist_ok=True)
+        self.clear_the_way()
         if not self.config.exists():
-            write_text(self.config, f"{_DIGEST}{digest}\n{dump_yaml(config)}")
+            config_file.write_config(self.config, digest, config)
         write_text(self.resources, dump_yaml(resources))
         if asked is not None:
             write_json(self.asked, asked)
 
     def config_digest(self) -> str | None:
-        """The digest that `create` was given, or None when there is no config."""
-        line = self._first_line()
-        return None if line is None else line.removeprefix(_DIGEST).strip()
+        """The digest that `create` was given, or None when there is no config. Raises DamagedFile."""
+        return config_file.training_digest(self.config)
 
     def signs_evaluations(self) -> bool:
-        """Whether its name was made when signatures also signed evaluations."""
-        return (self._first_line() or "").startswith(_EARLIER_DIGEST)
+        """Whether its name was made when signatures also signed evaluations. Raises DamagedFile."""
+        return config_file.signs_evaluations(self.config)
 
-    def _first_line(self) -> str | None:
-        try:
-            with self.config.open(encoding="utf-8") as handle:
-                return handle.readline()
-        except FileNotFoundError:
-            return None
+    def is_edited(self) -> bool:
+        """Whether its config is not what `create` wrote. Raises DamagedFile."""
+        return not config_file.is_as_written(self.config)
 
-    def read_config(self) -> dict[str, Any]:
-        return load_yaml(self.config)
+    def read_config(self, *, edited: bool = False) -> dict[str, Any]:
+        """Raises DamagedFile; for one that was edited too, unless that is asked for."""
+        return load_yaml(self.config) if edited else config_file.read_config(self.config)
 
     def read_resources(self) -> dict[str, Any]:
         return load_yaml(self.resources)
 
-    def read_result(self) -> dict[str, Any] | None:
-        return read_json(self.result)
-
-    def read_asked(self) -> dict[str, dict[str, Any]] | None:
-        """<name>-<digest> -> {evaluation, version, options, input}; None where nothing was written."""
-        return read_json(self.asked)
-
-    def measured(self) -> set[str]:
-        """The evaluations that are through, by <name>-<digest>."""
-        try:
-            with os.scandir(self.evaluations) as entries:
-                names = [entry.name for entry in entries]
-        except FileNotFoundError:
-            return set()
-        return {name for name in names if self.evaluation(name).result.exists()}
-
-    def is_done(self) -> bool:
-        """Whether it is trained, and all that was asked of its last start is measured."""
-        if not self.result.exists():
-            return False
-        asked = self.read_asked()
-        return not asked or asked.keys() <= self.measured()
-
-    def read_measured(
-        self, asked: Collection[str] | None = None
-    ) -> list[tuple[EvaluationDir, dict[str, Any] | None]]:
-        """The evaluations of these (of all) that are through, with their results as far as these can
-        be read.
-        """
-        identities = self.measured() if asked is None else self.measured() & set(asked)
-        folders = [self.evaluation(identity) for identity in sorted(identities)]
-        return [(folder, folder.read_result()) for folder in folders]
-
-    def read_rows(self, asked: Collection[str] | None = None) -> list[dict[str, Any]]:
-        """What these evaluations (all) measured. Rows of a run that was made when training and
-        evaluations had one result are found for every evaluation that has no other.
-        """
-        results = [found or {} for _, found in self.read_measured(asked)]
-        earlier = (self.read_result() or {}).get("rows", [])
-        anew = {found.get("evaluation") for found in results}
-        rows = [row for row in earlier if row["evaluation"] not in anew]
-        return rows + [row for found in results for row in found.get("rows", [])]
-
     def read_progress(self) -> dict[str, Any]:
-        return read_json(self.progress) or {}
+        return read_record(
+            self.progress, PROGRESS, "phase", "done", "total", "time", "phase_started"
+        )
 
     def error_line(self) -> str:
         """The last line of the traceback: what the user wants to see first."""
         try:
-            lines = [
-                line for line in self.error.read_text(encoding="utf-8").splitlines() if line.strip()
-            ]
-        except OSError:
+            text = self.error.read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:
             return ""
+        except OSError as error:
+            return f"({self.error} cannot be read: {error.strerror})"
+        lines = [line for line in text.splitlines() if line.strip()]
         return lines[-1].strip() if lines else "(empty error.txt)"
 
     # -- claims and endings ---
@@ -257,7 +199,7 @@ class RunDir:
             self.error.replace(self.error.with_name("error.previous.txt"))
 
     def read_claim(self) -> dict[str, Any]:
-        return read_json(self.job) or {}
+        return read_claim(self.job)
 
     def write_outcome(
         self,
@@ -280,11 +222,11 @@ class RunDir:
         write_json(self.outcome, {**record, "time": time.time()})
 
     def read_outcome(self) -> dict[str, Any]:
-        return read_json(self.outcome) or {}
+        return read_record(self.outcome, _OUTCOME, "state")
 
     def read_starts(self) -> list[dict[str, Any]]:
-        """All starts so far; a line that was cut short by a kill is left out."""
-        return read_lines(self.starts)
+        """All starts so far."""
+        return read_records(self.starts, START)
 
     # -- state ---
 
@@ -298,31 +240,56 @@ class RunDir:
 
     def status(self) -> RunStatus:
         """The state, and whether somebody is going to work on the cell, as far as files tell."""
-        if self.is_done():
-            return RunStatus(State.DONE, Activity.IDLE)
-        if not self.config.exists():
+        if not self.path.is_dir():
+            return self._without_directory()
+        found = self.from_results()
+        state, activity = found.state, Activity.IDLE
+        if state != State.DONE:
+            state, activity = self._unfinished()
+            if found.state == State.DAMAGED and activity != Activity.ACTIVE:
+                state = State.DAMAGED
+        if activity != Activity.ACTIVE and (why := self._why_another()):
+            return found._replace(state=State.EDITED, activity=activity, reason=why)
+        return found._replace(state=state, activity=activity)
+
+    def _why_another(self) -> str:
+        """Why the config cannot be taken for what it was, or nothing."""
+        try:
+            edited = self.is_edited()
+        except DamagedFile as error:
+            return f"{error}; --force runs it afresh"
+        return f"{self.config} was changed by hand; --force runs it afresh" if edited else ""
+
+    def _without_directory(self) -> RunStatus:
+        if not os.path.lexists(self.path):
             return RunStatus(State.NEW, Activity.IDLE)
+        why = f"{self.path} is no directory; --force moves it out of the way"
+        return RunStatus(State.DAMAGED, Activity.IDLE, reason=why)
+
+    def _unfinished(self) -> tuple[State, Activity]:
+        if not self.config.exists():
+            return State.NEW, Activity.IDLE
         if self.is_locked():
-            return RunStatus(State.RUNNING, Activity.ACTIVE)
+            return State.RUNNING, Activity.ACTIVE
         if self.error.exists():
-            return RunStatus(State.FAILED, Activity.IDLE)
+            return State.FAILED, Activity.IDLE
         claim, ended = self.read_claim(), self.read_outcome()
         activity = _activity(claim, ended)
         if ended:
-            return RunStatus(State(ended["state"]), activity)
+            return State(ended["state"]), activity
         if activity != Activity.IDLE:
-            return RunStatus(State.PENDING, activity)
-        return RunStatus(State.INTERRUPTED if self.env.exists() else State.NEW, activity)
+            return State.PENDING, activity
+        return State.INTERRUPTED if self.env.exists() else State.NEW, activity
 
     def is_locked(self) -> bool:
         """Whether a live process works on this run."""
         try:
             with lock(self.lock, shared=True, patience_s=0, required=False):
                 return False
-        except FileNotFoundError:
-            return False
         except Busy:
             return True
+        except OSError:  # nobody ever locked it, or nobody can
+            return False
 
     def hold(self, *, patience_s: float = 5.0) -> AbstractContextManager[object]:
         """Hold the run's lock. Raises Busy when another process has it (readers let go within
@@ -330,11 +297,30 @@ class RunDir:
         """
         return lock(self.lock, patience_s=patience_s, required=False)
 
+    def clear_the_way(self) -> None:
+        """Where something else is in the place of one of its files or folders, rename it."""
+        for folder in (self.last.parent, self.evaluations, self.scratch):
+            if os.path.lexists(folder) and not folder.is_dir():
+                log.warning("%s is no folder; now %s", folder, set_aside(folder).name)
+        for file in (
+            self.resources, self.env, self.metrics, self.last, self.previous, self.best, self.log, self.error,
+            self.result, self.asked, self.progress, self.job, self.starts, self.outcome, self.stop, self.lock,
+        ):  # fmt: skip
+            if os.path.lexists(file) and not file.is_file():
+                log.warning("%s is no file; now %s", file, set_aside(file).name)
+
+    def mend(self) -> None:
+        """Rename results that are not what was written, so that they are made again. Whoever holds the
+        lock may.
+        """
+        for damaged in self.damage():
+            log.warning("%s; now %s, made again", damaged, set_aside(damaged.path).name)
+
     def set_aside(self) -> Path | None:
         """Move the directory to `<runs>/replaced/`, so that --force starts afresh and nothing is
         lost.
         """
-        if not self.path.exists():
+        if not os.path.lexists(self.path):
             return None
         target = (
             self.path.parent / "replaced" / f"{self.signature}-{time.strftime('%Y%m%d-%H%M%S')}"

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.process.machine import is_alive, process_started
-from bench.store.files import read_json, write_json
+from bench.store.files import write_json
+from bench.store.records import CLAIM, read_record
 from bench.store.rundir import RunDir, jobs_folder
 from bench.sweep.status import FINAL, CellStatus, label
 
@@ -56,9 +57,9 @@ def stop_clients(runs: Path, sweep: str) -> list[Client]:
     """Tell the clients of this sweep on this machine to stop and wait a moment for their end."""
     found, told = [], []
     for path in sorted(_clients(runs).glob(f"{sweep}-*.json")):
-        client = read_json(path)
-        if client is None or not path.stem.removeprefix(f"{sweep}-").isdigit():
-            continue  # of a sweep whose name begins alike
+        client = read_record(path, CLAIM, "host", "pid", "launcher")
+        if not client or not path.stem.removeprefix(f"{sweep}-").isdigit():
+            continue  # damaged, or of a sweep whose name begins alike
         here = client["host"] == _host()
         if here and not _terminate(client):
             path.unlink(missing_ok=True)  # it died without a word

@@ -9,6 +9,7 @@ changed first, and what that could be is said. Between status.py and launching.p
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -17,7 +18,7 @@ from bench.config.mistakes import Mistakes
 from bench.config.resources import Resources, parse_resources
 from bench.run.directory import create
 from bench.store.failure import Failure
-from bench.store.files import dump_yaml, write_text
+from bench.store.files import DamagedFile, dump_yaml, write_text
 from bench.store.rundir import RunDir, State
 from bench.sweep.status import FINAL, CellStatus
 
@@ -54,7 +55,7 @@ def choose(
         start = [s.afresh() for s in idle if s.state != State.SKIPPED]
     elif not retry:
         for s in idle:
-            if s.weights_are_gone and not retrain:
+            if s.is_another or (s.weights_are_gone and not retrain):
                 refused.append((s, s.note))
             elif s.state not in FINAL:
                 start.append(s.afresh() if s.weights_are_gone else _as_asked(s))
@@ -74,7 +75,9 @@ def again(s: CellStatus, code: Callable[[], str | None]) -> CellStatus | str | N
     """What --retry does with a cell: start it, as is returned; leave it, for this reason; or nothing
     (it did not fail).
     """
-    if s.state not in (State.FAILED, State.INTERRUPTED, State.PREEMPTED):
+    if s.is_another:
+        return s.note
+    if s.state not in (State.FAILED, State.DAMAGED, State.INTERRUPTED, State.PREEMPTED):
         return None
     if s.kind == Failure.CANCELLED:
         return "was cancelled; the same command without --retry goes on with it"
@@ -140,7 +143,7 @@ def _progressed(s: CellStatus) -> bool:
         return False
     try:
         return s.run.last.stat().st_mtime > float(starts[-1].get("time") or 0)
-    except FileNotFoundError:
+    except OSError:
         return False
 
 
@@ -181,19 +184,17 @@ def _as_asked(s: CellStatus) -> CellStatus:
 def _read_mark(run: RunDir) -> tuple[int, str] | None:
     """(micro_batch used, micro_batch asked for) where it was halved."""
     try:
-        with run.resources.open(encoding="utf-8") as handle:
+        with run.resources.open(encoding="utf-8", errors="replace") as handle:
             line = handle.readline()
-    except FileNotFoundError:
+    except OSError:
         return None
-    if not line.startswith(_REDUCED):
-        return None
-    used, _, asked = line.removeprefix(_REDUCED).strip().partition(" instead of ")
-    return int(used), asked
+    mark = re.fullmatch(rf"{re.escape(_REDUCED)}([1-9]\d{{0,8}}) instead of (\S+)\n", line)
+    return (int(mark[1]), mark[2]) if mark else None
 
 
 def _resources_before(s: CellStatus) -> Resources | None:
     """What the last start was given; None where that can no longer be read."""
     try:
         return parse_resources(s.run.read_resources())
-    except (OSError, Mistakes):
+    except (OSError, DamagedFile, Mistakes):
         return None

@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from ruamel.yaml.error import YAMLError
-
 from bench.config import signature
 from bench.config.mistakes import Mistakes
 from bench.config.science import parse
+from bench.store.files import DamagedFile
 from bench.store.rundir import RunDir
 
 
@@ -45,14 +44,14 @@ class EarlierRuns:
         found: dict[str, EarlierRun] = {}
         for name in sorted(n for n in self._names if re.fullmatch("[0-9a-f]{16}", n)):
             run = RunDir(self._runs / name)
-            if not run.signs_evaluations():
-                continue
             try:
+                if not run.signs_evaluations():
+                    continue
                 config = parse(run.read_config())
-            except (Mistakes, OSError, YAMLError):
+            except (Mistakes, OSError, DamagedFile):
                 continue
             if signature.earlier_signature(config) == name:
-                asked = signature.asked_of(config) if run.result.exists() else {}
+                asked = signature.asked_of(config) if run.status().trained else {}
                 now = signature.signature(config)
                 if now not in found or len(asked) > len(found[now].measured):
                     found[now] = EarlierRun(name, frozenset(asked))

@@ -17,6 +17,8 @@ STYLE = {
     State.PENDING: "blue",
     State.TRAINED: "blue",
     State.FAILED: "bold red",
+    State.DAMAGED: "bold red",
+    State.EDITED: "yellow",
     State.STALE: "yellow",
     State.INTERRUPTED: "yellow",
     State.PREEMPTED: "yellow",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bench.config import signature
 from bench.grid.plan import Plan
-from bench.store.files import write_json
+from bench.store.result_files import Kind, write_result
 from bench.store.rundir import State, manifest_path
 from bench.sweep.status import CellStatus
 
@@ -39,4 +39,4 @@ def write_manifest(grid: Plan, runs: Path, statuses: Iterable[CellStatus]) -> No
         "overrides": grid.overrides,
         "cells": cells,
     }
-    write_json(manifest_path(runs, grid.name), manifest)
+    write_result(manifest_path(runs, grid.name), Kind.MANIFEST, manifest)

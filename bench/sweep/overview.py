@@ -27,8 +27,8 @@ from bench.sweep.status import CellStatus, count_text
 SHOWN_ROWS = 60
 _MEASURED_FOLDERS = 20
 _FIRST = (
-    State.FAILED, State.RUNNING, State.INTERRUPTED, State.PREEMPTED, State.PENDING, State.TRAINED,
-    State.STALE,
+    State.FAILED, State.DAMAGED, State.EDITED, State.RUNNING, State.INTERRUPTED, State.PREEMPTED,
+    State.PENDING, State.TRAINED, State.STALE,
 )  # fmt: skip
 
 
@@ -199,7 +199,7 @@ def expected_cost(statuses: Iterable[CellStatus], remaining: list[CellStatus]) -
 
 def _device_hours(s: CellStatus) -> float | None:
     """Of its training, and of all that was measured of it."""
-    seconds = (s.run.read_result() or {}).get("seconds")
+    seconds = (s.run.read_result() or {}).get("seconds") if s.trained else None
     if not isinstance(seconds, dict):
         return None
     measured = sum(found["seconds"] for found in _evaluations(s.run))
@@ -216,7 +216,7 @@ def _evaluation_hours(done: Iterable[CellStatus]) -> dict[str, list[float]]:
 
 
 def _evaluations(run: RunDir) -> list[dict[str, Any]]:
-    return [found for _, found in run.read_measured() if found and "seconds" in found]
+    return [found for _, found in run.read_measured() if "seconds" in found]
 
 
 def _mean(values: list[float]) -> float:

@@ -17,10 +17,11 @@ from bench.config import signature
 from bench.config.resources import Resources
 from bench.grid.plan import Cell
 from bench.store.failure import Failure
-from bench.store.rundir import Activity, RunDir, State
+from bench.store.files import DamagedFile
+from bench.store.rundir import Activity, RunDir, RunStatus, State
 from bench.sweep.earlier import EarlierRuns
 
-FINAL = (State.DONE, State.STALE, State.SKIPPED)
+FINAL = (State.DONE, State.EDITED, State.STALE, State.SKIPPED)
 """States in which a cell is not submitted again without --force."""
 
 
@@ -39,6 +40,7 @@ class CellStatus:
     micro_batch: int | None = None  # in place of the plan's, halved because memory ran out
     # of what the cell asks to be measured, what is not there: see `signature.asked_of`
     missing: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    trained: bool = False  # whether starting it only measures
     replaces: RunDir | None = None  # a directory to be set aside when the cell is started
 
     @property
@@ -49,20 +51,22 @@ class CellStatus:
         return self.cell.resources.model_copy(update={"micro_batch": self.micro_batch})
 
     @property
-    def trained(self) -> bool:
-        """Whether starting it only measures."""
-        return self.run.result.exists()
-
-    @property
     def weights_are_gone(self) -> bool:
         """Whether what is missing cannot be measured because the run kept no weights."""
-        return self.state == State.TRAINED and not self.run.last.exists()
+        to_measure = self.trained and bool(self.missing) and self.state not in FINAL
+        return to_measure and not self.busy and not self.run.last.exists()
+
+    @property
+    def is_another(self) -> bool:
+        """Whether what stands in its place is not its directory: only --force takes that away."""
+        damaged = self.state == State.DAMAGED and not self.run.path.is_dir()
+        return damaged or self.state == State.EDITED
 
     def afresh(self) -> CellStatus:
         """The same cell, to be started in a new directory."""
         new = RunDir(self.run.path.with_name(self.cell.signature))
         asked = signature.asked_of(self.cell.config)
-        return replace(self, run=new, replaces=self.run, missing=asked)
+        return replace(self, run=new, replaces=self.run, missing=asked, trained=False)
 
     @property
     def text(self) -> str:
@@ -101,30 +105,39 @@ def _from_files(runs: Path, cell: Cell, present: set[str], earlier: EarlierRuns)
             return CellStatus(cell, run, State.NEW, missing=asked)
         run, measured = RunDir(runs / before.name), set(before.measured)
     status = run.status()
-    measured |= run.measured()
+    measured |= status.measured
     missing = {identity: entry for identity, entry in asked.items() if identity not in measured}
-    found = CellStatus(cell, run, status.state, status.activity, missing=missing)
-    kind, note = _ending(run, status.state)
-    return _measured(replace(found, kind=kind, note=note))
+    kind, note = _ending(run, status)
+    found = CellStatus(
+        cell,
+        run,
+        status.state,
+        status.activity,
+        kind,
+        note,
+        missing=missing,
+        trained=status.trained,
+    )
+    return _measured(found)
 
 
 def _measured(s: CellStatus) -> CellStatus:
     """Of a trained cell, whether it is DONE is said by what the plan asks for, not by what its last
     start was asked for.
     """
-    if s.busy or not s.trained:
+    if s.busy or not s.trained or s.state == State.EDITED:
         return s
     if not s.missing:
         return replace(s, state=State.DONE, kind=None, note="")
-    if s.state != State.DONE:  # it failed, or was stopped, while it measured
+    if s.state not in (State.DONE, State.DAMAGED):  # it failed, or was stopped, while it measured
         return s
-    trained = replace(s, state=State.TRAINED)
+    trained = replace(s, state=State.DAMAGED if s.state == State.DAMAGED else State.TRAINED)
     names = ", ".join(sorted({str(entry["evaluation"]) for entry in s.missing.values()}))
     if trained.weights_are_gone:
         note = f"kept no weights, so {names} costs training it again: --retrain"
     else:
         note = f"to be measured: {names}"
-    return replace(trained, note=note)
+    return replace(trained, note=f"{s.note}; {note}" if s.note else note)
 
 
 def _ask_slurm(runs: Path, statuses: list[CellStatus]) -> list[CellStatus]:
@@ -136,7 +149,7 @@ def _ask_slurm(runs: Path, statuses: list[CellStatus]) -> list[CellStatus]:
     resolved = []
     for s in statuses:
         status = said[s.run.signature]
-        kind, note = _ending(s.run, status.state)
+        kind, note = _ending(s.run, status)
         if status.busy:
             kind = None  # how an earlier start ended is no longer of interest
             note = status.reason
@@ -149,16 +162,25 @@ def _ask_slurm(runs: Path, statuses: list[CellStatus]) -> list[CellStatus]:
 
 
 def _checked(s: CellStatus) -> CellStatus:
-    """STALE, where a default has changed since the run was made."""
-    if s.busy or s.state in (State.NEW, State.SKIPPED):
+    """STALE, where a default has changed since the run was made; EDITED, where its config was."""
+    if s.busy or s.state in (State.NEW, State.SKIPPED) or not s.run.path.is_dir():
         return s
-    if s.run.config_digest() == signature.digest(s.cell.config.dump_training()):
+    edited = s.state == State.EDITED
+    if not edited and s.run.config_digest() == _digest(s):
         return s
-    changes = signature.drift(s.run.read_config(), s.cell.config)
+    try:
+        changes = "; ".join(signature.drift(s.run.read_config(edited=True), s.cell.config))
+    except (DamagedFile, FileNotFoundError) as error:
+        return replace(s, state=State.EDITED, kind=None, note=f"{error}; --force runs it afresh")
+    if edited:
+        return replace(s, kind=None, note=f"{s.note} ({changes})" if changes else s.note)
     if not changes:
         return s
-    note = f"{'; '.join(changes)}; --force runs it afresh"
-    return replace(s, state=State.STALE, kind=None, note=note)
+    return replace(s, state=State.STALE, kind=None, note=f"{changes}; --force runs it afresh")
+
+
+def _digest(s: CellStatus) -> str:
+    return signature.digest(s.cell.config.dump_training())
 
 
 def _folders(runs: Path) -> set[str]:
@@ -170,8 +192,11 @@ def _folders(runs: Path) -> set[str]:
         return set()
 
 
-def _ending(run: RunDir, state: State) -> tuple[Failure | None, str]:
-    """Why a start did not end well, in one word and in one line."""
+def _ending(run: RunDir, status: RunStatus) -> tuple[Failure | None, str]:
+    """Why a start did not end well, in one word and in one line; of a damaged run what is damaged."""
+    state = status.state
+    if state in (State.DAMAGED, State.EDITED):
+        return None, status.reason
     if state not in (State.FAILED, State.PREEMPTED, State.INTERRUPTED, State.PRUNED):
         return None, ""
     ended = run.read_outcome()

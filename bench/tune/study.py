@@ -40,7 +40,8 @@ from bench.config import seeds
 from bench.config.mistakes import Mistakes
 from bench.grid.plan import Cell
 from bench.process.machine import is_alive, process_started
-from bench.store.files import lock, read_json, write_json
+from bench.store.files import lock, read_json_if_sound, write_json
+from bench.store.result_files import Kind, write_result
 from bench.tune import winner
 from bench.tune.search import Dimension, Search
 
@@ -234,7 +235,8 @@ class Study:
 
     def _export(self) -> None:
         best = self.best()
-        write_json(self.folder / "trials.json", winner.record(self.search, self._study, best))
+        found = winner.record(self.search, self._study, best)
+        write_result(self.folder / "trials.json", Kind.SEARCH, found)
         if best is not None:
             winner.write(self.folder / "winner.yaml", self.search, best, self.trials())
 
@@ -283,7 +285,7 @@ class Study:
             return time.time() - started.timestamp() > self.lease_s
         if now - renewed > self.lease_s:
             return True
-        holder = read_json(self._lease(trial.number)) or {}
+        holder = read_json_if_sound(self._lease(trial.number))
         here = holder.get("host") == os.uname().nodename
         return here and not is_alive(holder)
 

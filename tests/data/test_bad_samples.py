@@ -17,13 +17,13 @@ import torch
 from makers import INPUT, Fake, assert_same, make_run, smoke_config, trainer_of
 from worlds import as_ranks, in_world
 
-from bench.results import rows
 from bench.config.resources import Resources
 from bench.data import loader
 from bench.data.access import open_split
 from bench.data.loader import BadSample
 from bench.data.order import Draw
 from bench.data.shards.read import SAMPLES
+from bench.results import rows
 from bench.run.cell import run_cell
 from bench.store.rundir import RunDir, State
 from bench.train.world import World

@@ -151,10 +151,10 @@ def test_all_mistakes_at_once_and_nothing_written(
     said = capsys.readouterr().err
     assert said.startswith("9 mistake(s), nothing was written:")
     for part in (
-        "--follow: name one run", "absent: no run directory", "evaluation, official, made_by, rows: missing or wrong",
+        "--follow: name one run", "absent: no run directory", f"{wrong} is no result (official: Field required)",
         f"{broken.metrics}: not a line of metrics", f"{lost.config}: not readable",
         f"{tmp_path / 'config.yaml'}: not readable", "lines: it is not here: run `pip install it`",
-        f"{run.signature} is named twice", f"{rows}: not a result of bench.evaluate (rows: missing or wrong)",
+        f"{run.signature} is named twice", f"{rows} is no result (data: Field required)",
     ):  # fmt: skip
         assert part in said
     assert not out.exists()

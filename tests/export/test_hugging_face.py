@@ -12,6 +12,7 @@ import pytest
 from makers import smoke_config
 from markdown_it import MarkdownIt
 from recorded import ROWS, recorded
+from ruamel.yaml import YAML
 
 from bench import find
 from bench.evaluate import command as evaluate
@@ -37,7 +38,7 @@ def export(sink: str, out: Path, *what: Path) -> Path:
 
 
 def entries(path: Path) -> list[Any]:
-    return list(hub.parse_eval_result_entries(load_yaml(path)))
+    return list(hub.parse_eval_result_entries(YAML(typ="safe").load(path)))
 
 
 def shown(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

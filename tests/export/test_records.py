@@ -11,7 +11,7 @@ import pytest
 from recorded import copy_of, rows_of
 
 from bench.export.record import EvaluatedRecord, Rewritten, RunRecord
-from bench.store.files import write_json
+from bench.store.result_files import Kind, write_result
 from bench.store.rundir import RunDir, manifest_path
 
 
@@ -47,7 +47,9 @@ def test_evaluations_of_one_name_are_told_apart_by_their_digest(
 ) -> None:
     twice = copy_of(run, tmp_path)
     first = twice.evaluation(sorted(twice.measured())[0])
-    shutil.copytree(first.path, first.path.with_name("video.arrow_of_time-00000000"))
+    second = twice.evaluation("video.arrow_of_time-00000000")
+    shutil.copytree(first.path, second.path)
+    write_result(second.result, Kind.EVALUATION, first.read_result() or {})
     labels = [evaluation.label for evaluation in RunRecord(twice).evaluations()]
     assert labels[:2] == ["video.arrow_of_time-00000000", first.path.name]
     assert labels[2:] == ["video.order_probe", "video.shuffle_gap"]
@@ -63,9 +65,16 @@ def test_trackers_are_told_what_its_sweeps_call_a_run(run: RunDir, tmp_path: Pat
     named = copy_of(run, tmp_path)
     assert RunRecord(named).settings == RunRecord(named).config == run.read_config()
     labels = {"backbone": "TimeSformer", "method": "+ TIME"}
-    cell = {"signature": run.signature, "labels": labels, "seed": 3}
+    cell = {
+        "signature": run.signature,
+        "labels": labels,
+        "seed": 3,
+        "skip": None,
+        "data": "mini_ssv2",
+    }
     other = {**cell, "signature": "other", "labels": {}}
-    write_json(manifest_path(tmp_path, "ablation-smoke"), {"cells": [other, cell]})
+    manifest = {"sweep": "ablation", "scale": "smoke", "overrides": {}, "cells": [other, cell]}
+    write_result(manifest_path(tmp_path, "ablation-smoke"), Kind.MANIFEST, manifest)
     assert RunRecord(named).settings["sweeps"] == {"ablation-smoke": {**labels, "seed": "3"}}
 
 

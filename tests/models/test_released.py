@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from bench import find
 from bench.config.resources import parse_resources
 from bench.config.science import parse
+from bench.config.signature import signature
 from bench.data.shards import read as shard_files
 from bench.evaluate import command as evaluate
 from bench.grid.plan import plan
@@ -606,8 +607,9 @@ def test_a_run_writes_down_its_image_weights(weights: Path, data_dir: Path, tmp_
     model = VIT_CONFIG.model_copy(update={"init": f"{VIT}@deit.pth"})
     raw["model"] = {"name": "timesformer", **model.model_dump(mode="json")}
     places = {"data_dir": str(data_dir), "weights_dir": str(weights), "device": "cpu"}
-    run = RunDir(tmp_path / "0123456789abcdef")
-    create(run, parse(raw), parse_resources(places))
+    config = parse(raw)
+    run = RunDir(tmp_path / signature(config))
+    create(run, config, parse_resources(places))
     assert run_cell(run.path) == State.DONE
     assert json.loads(run.env.read_text())["weights"] == {
         "name": VIT,

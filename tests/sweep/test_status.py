@@ -115,7 +115,7 @@ def test_states_and_kinds_come_from_the_files(folder: Path) -> None:
     run.claim({"launcher": "local"})
     run.write_outcome(State.PREEMPTED, reason="SIGTERM")
     assert (first(folder).text, first(folder).note) == ("PREEMPTED", "SIGTERM")
-    run.result.write_text("{}")
+    run.result.write_text('{"data_digest": ""}')
     assert first(folder).text == "DONE"
     counts = count_text(read_statuses(folder / "runs", planned(folder).cells))
     assert counts == "2 NEW, 1 DONE"
@@ -333,7 +333,7 @@ def test_status_of_many_cells_shows_failed_and_running_ones_first(
         run.config.write_text(
             f"# sha256 of the training config: {signature.digest(cell.config.dump_training())}"
         )
-        run.result.write_text("{}")
+        run.result.write_text('{"data_digest": ""}')
     for run in runs[100:200]:
         run.result.unlink()
         run.write_outcome(State.FAILED, Failure.OOM, traceback="OutOfMemoryError: 2 GiB")
@@ -375,7 +375,7 @@ def test_the_plan_estimates_from_what_is_done(
     run = made(folder)
     run.last.parent.mkdir()
     run.last.write_bytes(b"0" * 5_000_000)
-    run.result.write_text(json.dumps({"seconds": {"train": 3600.0}}))
+    run.result.write_text(json.dumps({"data_digest": "", "seconds": {"train": 3600.0}}))
     command(folder, "--plan")
     out = capsys.readouterr().out
     assert (

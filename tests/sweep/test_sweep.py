@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -21,6 +22,8 @@ from makers import ROOT
 from bench import results
 from bench.config import signature as identity
 from bench.grid.plan import plan
+from bench.run.command import main as bench_run
+from bench.store.config_file import write_config
 from bench.store.files import load_yaml, read_json
 from bench.store.rundir import RunDir, State
 from bench.sweep.command import main
@@ -329,7 +332,7 @@ def test_a_changed_default_is_stale_not_reused(tmp_path: Path) -> None:
     stored: dict[str, Any] = cell.config.dump_training()
     stored["train"]["gamma"] = 0.5
     run.create(stored, {}, identity.digest(stored))
-    run.result.write_text("{}")
+    run.result.write_text('{"data_digest": ""}')
     (found,) = read_statuses(tmp_path, [cell])
     assert found.state == State.STALE and "train.gamma was 0.5, is now 0.1" in found.note
 
@@ -338,13 +341,43 @@ def test_a_stale_run_is_a_hole_in_the_results(
     copied: Path, data_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = next(copied.glob("*/config.yaml"))
-    digest, rest = config.read_text().split("\n", 1)
-    assert "gamma: 0.1" in rest
-    config.write_text(f"{digest[:-3]}000\n{rest.replace('gamma: 0.1', 'gamma: 0.5')}")
+    stored = load_yaml(config)
+    assert stored["train"]["gamma"] == 0.1
+    stored["train"]["gamma"] = 0.5
+    write_config(config, identity.digest(stored), stored)
     assert here(copied, data_dir) == 1
     assert "train.gamma was 0.5, is now 0.1" in capsys.readouterr().out
     frame = results.load(copied).query("signature == @config.parent.name")
     assert frame["state"].tolist() == ["STALE"] and frame["value"].isna().all()
+
+
+def test_an_edited_config_is_not_obeyed(
+    copied: Path, data_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = next(copied.glob("*/config.yaml"))
+    config.write_text(config.read_text().replace("lr: 0.001", "lr: 0.5"))
+    assert here(copied, data_dir, "--status") == 0
+    shown = " ".join(re.sub("[│┃]", " ", capsys.readouterr().out).split())
+    assert "1 EDITED" in shown and "train.lr was 0.5, is now 0.001" in shown
+    assert here(copied, data_dir) == 1
+    assert "not again: EDITED" in capsys.readouterr().out
+    assert bench_run([str(config.parent)]) == 2
+    assert "it was edited or damaged" in capsys.readouterr().err
+    rows = results.load(copied).query("signature == @config.parent.name")
+    assert rows["state"].tolist() == ["EDITED"] and rows["value"].isna().all()
+    assert here(copied, data_dir, "--force", "--launcher", "inline") == 0
+    assert load_yaml(config)["train"]["lr"] == 0.001
+
+
+def test_a_directory_that_was_renamed_is_not_run(
+    copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = next(copied.glob("*/config.yaml")).parent
+    other = run.rename(run.with_name("my-best-run"))
+    (other / "result.json").unlink()
+    assert bench_run([str(other)]) == 2
+    err = capsys.readouterr().err
+    assert run.name in err and "the directory renamed" in err
 
 
 def test_force_leaves_running_cells_alone(

@@ -194,12 +194,24 @@ def test_a_failed_evaluation_takes_neither_the_weights_nor_the_others(
     assert world.trained() == before and world.run().state() == State.DONE
 
 
-def test_a_broken_measurement_is_named(world: World) -> None:
+def test_a_broken_measurement_is_damaged_and_made_again(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, weights = measured(world.run()), world.run().last.read_bytes()
     [identity] = world.run().measured()
     path = world.run().evaluation(identity).result
     path.write_text(json.dumps({"evaluation": GAP}))
-    with pytest.raises(ValueError, match=rf"{identity}.*not readable; delete it"):
-        results.load(world.runs)
+    holes = results.load(world.runs)
+    assert set(holes["state"]) == {"DAMAGED"} and str(path) in holes["reason"][0]
+    assert world.sweep("--plan") == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "1 DAMAGED" in out and "0 to train, 1 to evaluate" in out
+    assert world.sweep() == 0
+    assert world.run().last.read_bytes() == weights
+    (after,) = measured(world.run())
+    assert {**after, "seconds": 0} == {**whole[0], "seconds": 0}
+    [aside] = path.parent.glob("result.json.damaged-*")
+    assert aside.read_text() == json.dumps({"evaluation": GAP})
 
 
 def test_earlier_runs_keep_their_name_and_are_measured_further(

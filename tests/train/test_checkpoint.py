@@ -315,9 +315,13 @@ def test_damaged_weights_are_not_measured(straight: RunDir, tmp_path: Path) -> N
         damage(run.last, kind, another=tmp_path / "another.pt")
         with pytest.raises(ValueError, match=r"renamed/checkpoint/last\.pt cannot be read: "):
             load_named(str(run.path))
-    shutil.rmtree(run.evaluations)
-    assert run_cell(run.path) == State.FAILED
-    assert "last.pt cannot be read: Is a directory. Put a copy of it back" in run.error_line()
+    named = RunDir(Path(shutil.copytree(straight.path, tmp_path / straight.signature)))
+    shutil.rmtree(named.evaluations)
+    damage(named.last, "truncated")
+    assert run_cell(named.path) == State.FAILED
+    assert "put a copy of it back, or train the run again" in named.error_line()
+    [aside] = named.last.parent.glob("last.pt.damaged-*")
+    assert aside.name in named.error_line() and not named.last.exists()
 
 
 # -- metrics.jsonl ---

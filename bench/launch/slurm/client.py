@@ -25,7 +25,7 @@ from bench.launch.slurm.submit import Answer, JobArray, Submission, Version, sub
 from bench.store import snapshot
 from bench.store.claims import submitting
 from bench.store.failure import Failure
-from bench.store.files import read_json, write_json
+from bench.store.files import read_json_if_sound, write_json
 from bench.store.rundir import Activity, RunDir, RunStatus, State, jobs_folder
 
 if TYPE_CHECKING:
@@ -273,7 +273,7 @@ def _bad_nodes(runs: Path) -> set[str]:
     """Nodes where cells of this folder failed for their device, more than once."""
     counts: Counter[str] = Counter()
     for path in runs.glob("*/ended.json"):
-        ended = read_json(path) or {}
+        ended = read_json_if_sound(path)
         if ended.get("kind") == Failure.DEVICE and ended.get("host"):
             counts[str(ended["host"]).partition(".")[0]] += 1
     return {node for node, count in counts.items() if count >= BAD_NODE}
@@ -320,13 +320,13 @@ def _cancelled_path(runs: Path) -> Path:
 
 def _read_cancelled(runs: Path) -> dict[str, Any]:
     """When each cell was cancelled last: a client that has not submitted it yet leaves it alone."""
-    return read_json(_cancelled_path(runs)) or {}
+    return read_json_if_sound(_cancelled_path(runs))
 
 
 def _others(runs: Path, run: RunDir, chosen: set[str]) -> bool:
     """Whether the job of a cell has cells to do that are not among the chosen ones."""
     claim = run.read_claim()
-    batch = read_json(batch_folder(runs, claim["batch"]) / "batch.json") or {}
+    batch = read_json_if_sound(batch_folder(runs, claim["batch"]) / "batch.json")
     names = batch["cells"][claim["task"]] if batch else []
     over = (State.DONE, State.FAILED, State.PRUNED)
     others = [n for n in names if n not in chosen and RunDir(runs / n).state() not in over]
