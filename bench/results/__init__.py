@@ -1,9 +1,10 @@
 """Runs -> one long DataFrame, one row per measured number; and what a run kept beside its numbers.
-The only API that reports use.
+The only API that reports use; `python -m bench.results` verifies an archive.
 
     rows.py      manifests, run directories and evaluated models -> rows
     kept.py      predictions and pictures
     searches.py  what bench.tune has found
+    verify.py    whether every file is what was written
 """
 
 from bench.results.kept import PREDICTIONS, picture, pictures, predictions
