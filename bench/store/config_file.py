@@ -43,7 +43,7 @@ def is_as_written(path: Path) -> bool:
     first, second, below = _lines(path)
     known = second.removeprefix(_REST)
     whole = known == second or known.strip() == _sha256(below).encode()
-    return whole and first.startswith((_TRAINING, _EARLIER))
+    return whole and bool(below) and first.startswith((_TRAINING, _EARLIER))
 
 
 def read_config(path: Path) -> dict[str, Any]:

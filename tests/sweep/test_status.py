@@ -19,6 +19,7 @@ from bench.config import signature
 from bench.grid.plan import Cell, Plan, plan
 from bench.process.machine import process_started
 from bench.run import directory
+from bench.store.config_file import write_config
 from bench.store.failure import Failure
 from bench.store.files import write_json
 from bench.store.rundir import Activity, RunDir, State
@@ -330,9 +331,7 @@ def test_status_of_many_cells_shows_failed_and_running_ones_first(
     runs = [RunDir(folder / "runs" / cell.signature) for cell in cells]
     for run, cell in zip(runs[:250], cells, strict=False):
         run.path.mkdir(parents=True)
-        run.config.write_text(
-            f"# sha256 of the training config: {signature.digest(cell.config.dump_training())}"
-        )
+        write_config(run.config, signature.digest(cell.config.dump_training()), {})
         run.result.write_text('{"data_digest": ""}')
     for run in runs[100:200]:
         run.result.unlink()
