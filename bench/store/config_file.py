@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.store.files import DamagedFile, dump_yaml, load_yaml, write_text
+from bench.store.files import DamagedFile, dump_yaml, load_yaml, read_bytes, write_text
 
 _TRAINING = b"# sha256 of the training config: "
 _EARLIER = b"# sha256 of the full config: "  # as long as signatures also signed evaluations
@@ -25,44 +25,34 @@ def write_config(path: Path, digest: str, config: Mapping[str, Any]) -> None:
     write_text(path, head + body)
 
 
-def training_digest(path: Path) -> str | None:
-    """The digest that the config was written with, or None where there is no config. Raises DamagedFile."""
-    line = _lines(path)[0]
-    return line.removeprefix(_TRAINING).decode(errors="replace").strip() if line else None
-
-
 def signs_evaluations(path: Path) -> bool:
     """Whether it was written when signatures also signed evaluations. Raises DamagedFile."""
     return _lines(path)[0].startswith(_EARLIER)
 
 
-def is_as_written(path: Path) -> bool:
-    """Whether nobody has changed it, as far as it tells: one of before the second line does not.
-    Raises DamagedFile.
+def digest_as_written(path: str | Path) -> str | None:
+    """The digest of the training config that it was written with, or None where somebody has changed
+    it, as far as it tells: one of before the second line does not. Raises DamagedFile.
     """
     first, second, below = _lines(path)
     known = second.removeprefix(_REST)
     whole = known == second or known.strip() == _sha256(below).encode()
-    return whole and bool(below) and first.startswith((_TRAINING, _EARLIER))
+    if not whole or not below or not first.startswith((_TRAINING, _EARLIER)):
+        return None
+    return first.rpartition(b": ")[2].decode(errors="replace").strip()
 
 
 def read_config(path: Path) -> dict[str, Any]:
     """Raises FileNotFoundError, and DamagedFile for what is not what was written."""
     found = load_yaml(path)
-    if not is_as_written(path):
+    if digest_as_written(path) is None:
         raise DamagedFile(path, "is not what was written: it was edited or damaged")
     return found
 
 
-def _lines(path: Path) -> tuple[bytes, bytes, bytes]:
+def _lines(path: str | Path) -> tuple[bytes, bytes, bytes]:
     """The first line, the second, and the rest; empty ones where there is no file."""
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        return b"", b"", b""
-    except OSError as error:
-        raise DamagedFile(path, f"cannot be read ({error.strerror})") from error
-    first, _, rest = content.partition(b"\n")
+    first, _, rest = (read_bytes(path) or b"").partition(b"\n")
     second, _, below = rest.partition(b"\n")
     return first, second, below
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.store.files import DamagedFile, sha256_of
-from bench.store.result_files import Kind, is_result, read_result
+from bench.store.result_files import Kind, read_result
 
 
 class EvaluationDir:
@@ -34,10 +34,6 @@ class EvaluationDir:
     def pictures(self) -> Path:
         """PNG files that it kept for the figures: <evaluation>/<name>.png"""
         return self.path / "pictures"
-
-    def is_through(self) -> bool:
-        """Raises DamagedFile."""
-        return is_result(self.result, Kind.EVALUATION)
 
     def read_result(self) -> dict[str, Any] | None:
         """None where it is not through. Raises DamagedFile."""

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
-from io import StringIO
+from io import FileIO, StringIO
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
@@ -134,20 +134,32 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
+def read_bytes(path: str | Path) -> bytes | None:
+    """The content of a file, or None where there is no such file. Raises DamagedFile where it cannot be
+    read. The state of thousands of cells is read with it: it makes no Path of its own.
+    """
+    try:
+        with FileIO(path) as file:
+            return file.readall()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise DamagedFile(Path(path), f"cannot be read ({error.strerror})") from error
+
+
+def read_json(path: str | Path) -> dict[str, Any] | None:
     """The JSON mapping in a file, or None where there is no such file. Raises DamagedFile for any other
     content, and for what cannot be read.
     """
-    try:
-        value = json.loads(path.read_bytes())
-    except FileNotFoundError:
+    content = read_bytes(path)
+    if content is None:
         return None
-    except OSError as error:
-        raise DamagedFile(path, f"cannot be read ({error.strerror})") from error
+    try:
+        value = json.loads(content)
     except (ValueError, RecursionError) as error:  # also what is not UTF-8
-        raise DamagedFile(path, f"is not JSON ({error})") from error
+        raise DamagedFile(Path(path), f"is not JSON ({error})") from error
     if not isinstance(value, dict):
-        raise DamagedFile(path, f"holds no JSON mapping but a {type(value).__name__}")
+        raise DamagedFile(Path(path), f"holds no JSON mapping but a {type(value).__name__}")
     return value
 
 

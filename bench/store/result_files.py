@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from bench.store.files import DamagedFile, sha256_of, write_text
+from bench.store.files import DamagedFile, read_bytes, sha256_of, write_text
 
 _SEAL = re.compile(rb',\n "seal": "([0-9a-f]{64})"\n\}\n\Z')
 _SEAL_BYTES = len(',\n "seal": ""\n}\n') + 64
@@ -31,15 +32,16 @@ class Kind(Enum):
     MANIFEST = "ManifestShape"  # of a sweep: no result, but what the report takes results for
     SEARCH = "SearchShape"  # trials.json
 
-    def place(self, path: Path) -> str:
+    def place(self, path: str | Path) -> str:
         """What of its path a result belongs to: its run, and its evaluation. The folders above may be
         moved; one of a model says itself what it is of, and may also be renamed.
         """
+        *_, run, _, folder, name = ("", "", "", *os.fspath(path).split("/"))
         if self in (Kind.TRAINING, Kind.SEARCH):
-            return path.parent.name
+            return folder
         if self == Kind.MANIFEST:
-            return path.stem
-        return f"{path.parents[2].name}/{path.parent.name}" if self == Kind.EVALUATION else ""
+            return name.removesuffix(".json")
+        return f"{run}/{folder}" if self == Kind.EVALUATION else ""
 
 
 def write_result(path: Path, kind: Kind, value: Mapping[str, Any]) -> None:
@@ -50,9 +52,9 @@ def write_result(path: Path, kind: Kind, value: Mapping[str, Any]) -> None:
     write_text(path, f'{body},\n "seal": "{seal}"\n}}\n')
 
 
-def is_result(path: Path, kind: Kind) -> bool:
+def is_result(path: str | Path, kind: Kind) -> bool:
     """Whether there is a result; cheaper than reading it. Raises DamagedFile."""
-    content = _content(path)
+    content = read_bytes(path)
     if content is not None and not _is_sealed(path, kind, content):
         _parsed(path, kind, content)
     return content is not None
@@ -60,13 +62,13 @@ def is_result(path: Path, kind: Kind) -> bool:
 
 def is_sealed(path: Path, kind: Kind) -> bool:
     """Whether there is a result with a seal, which then holds. Raises DamagedFile."""
-    content = _content(path)
+    content = read_bytes(path)
     return content is not None and _is_sealed(path, kind, content)
 
 
 def read_result(path: Path, kind: Kind) -> dict[str, Any] | None:
     """What was written, without its seal, or None where there is no such file. Raises DamagedFile."""
-    content = _content(path)
+    content = read_bytes(path)
     if content is None:
         return None
     _is_sealed(path, kind, content)
@@ -79,36 +81,29 @@ def files_beside(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): sha256_of(path) for path in sorted(found)}
 
 
-def _content(path: Path) -> bytes | None:
-    try:
-        return path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise DamagedFile(path, f"cannot be read ({error.strerror})") from error
-
-
-def _is_sealed(path: Path, kind: Kind, content: bytes) -> bool:
+def _is_sealed(path: str | Path, kind: Kind, content: bytes) -> bool:
     seal = _SEAL.search(content, max(0, len(content) - _SEAL_BYTES))
     if seal is None:
         return False
-    if _digest(content[: seal.start()], kind.place(path)).encode() != seal[1]:
-        raise DamagedFile(path, "is not what was written here (its seal does not match)")
+    if _digest(memoryview(content)[: seal.start()], kind.place(path)).encode() != seal[1]:
+        raise DamagedFile(Path(path), "is not what was written here (its seal does not match)")
     return True
 
 
-def _digest(body: bytes, place: str) -> str:
-    return hashlib.sha256(body + place.encode()).hexdigest()
+def _digest(body: bytes | memoryview, place: str) -> str:
+    found = hashlib.sha256(body)
+    found.update(place.encode())
+    return found.hexdigest()
 
 
-def _parsed(path: Path, kind: Kind, content: bytes) -> dict[str, Any]:
+def _parsed(path: str | Path, kind: Kind, content: bytes) -> dict[str, Any]:
     if not content:
-        raise DamagedFile(path, "is empty")
+        raise DamagedFile(Path(path), "is empty")
     try:
         value = json.loads(content)
         _refuse_shape(kind, value)
     except (ValueError, RecursionError) as error:
-        raise DamagedFile(path, f"is no result ({error})") from error
+        raise DamagedFile(Path(path), f"is no result ({error})") from error
     return {name: item for name, item in value.items() if name != "seal"}
 
 

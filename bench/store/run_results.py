@@ -23,6 +23,12 @@ class RunResults:
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
 
+    # Properties, because a plan of thousands of cells makes this object for each of them; for the same
+    # reason the questions of a status are asked with strings.
+
+    def _at(self, name: str) -> str:
+        return f"{self.path}{os.sep}{name}"
+
     @property
     def result(self) -> Path:
         """What training came to; that it exists means that the weights are final."""
@@ -44,7 +50,7 @@ class RunResults:
 
     def is_trained(self) -> bool:
         """Raises DamagedFile."""
-        return is_result(self.result, Kind.TRAINING)
+        return is_result(self._at("result.json"), Kind.TRAINING)
 
     def read_result(self) -> dict[str, Any] | None:
         """Raises DamagedFile."""
@@ -54,7 +60,7 @@ class RunResults:
         """<name>-<digest> -> {evaluation, version, options, input}; None where nothing was written.
         Raises DamagedFile.
         """
-        found = read_json(self.asked)
+        found = read_json(self._at("evaluations.json"))
         for entry in (found or {}).values():
             if not isinstance(entry, dict) or not {*ASKED} <= entry.keys():
                 raise DamagedFile(self.asked, f"does not say what to measure ({entry!r:.60})")
@@ -67,15 +73,15 @@ class RunResults:
     def _measured(self) -> tuple[set[str], list[DamagedFile]]:
         through, damaged = set(), []
         try:
-            with os.scandir(self.evaluations) as entries:
-                names = [entry.name for entry in entries if entry.is_dir()]
+            with os.scandir(self._at("evaluations")) as entries:
+                folders = {entry.name: entry.path for entry in entries if entry.is_dir()}
         except FileNotFoundError:
             return set(), []
         except OSError as error:
             return set(), [DamagedFile(self.evaluations, f"cannot be read ({error.strerror})")]
-        for name in sorted(names):
+        for name, folder in sorted(folders.items()):
             try:
-                if self.evaluation(name).is_through():
+                if is_result(f"{folder}{os.sep}result.json", Kind.EVALUATION):
                     through.add(name)
             except DamagedFile as error:
                 damaged.append(error)

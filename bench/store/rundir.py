@@ -42,8 +42,6 @@ _OUTCOME = {"state": (State,), **OUTCOME}
 class RunDir(RunResults):
     """One run's files."""
 
-    # Properties, because a plan of thousands of cells makes this object for each of them.
-
     @property
     def config(self) -> Path:
         return self.path / "config.yaml"
@@ -148,17 +146,9 @@ class RunDir(RunResults):
         if asked is not None:
             write_json(self.asked, asked)
 
-    def config_digest(self) -> str | None:
-        """The digest that `create` was given, or None when there is no config. Raises DamagedFile."""
-        return config_file.training_digest(self.config)
-
     def signs_evaluations(self) -> bool:
         """Whether its name was made when signatures also signed evaluations. Raises DamagedFile."""
         return config_file.signs_evaluations(self.config)
-
-    def is_edited(self) -> bool:
-        """Whether its config is not what `create` wrote. Raises DamagedFile."""
-        return not config_file.is_as_written(self.config)
 
     def read_config(self, *, edited: bool = False) -> dict[str, Any]:
         """Raises DamagedFile; for one that was edited too, unless that is asked for."""
@@ -248,17 +238,20 @@ class RunDir(RunResults):
             state, activity = self._unfinished()
             if found.state == State.DAMAGED and activity != Activity.ACTIVE:
                 state = State.DAMAGED
-        if activity != Activity.ACTIVE and (why := self._why_another()):
+        digest, why = self._config_digest()
+        if activity != Activity.ACTIVE and why:
             return found._replace(state=State.EDITED, activity=activity, reason=why)
-        return found._replace(state=state, activity=activity)
+        return found._replace(state=state, activity=activity, digest=digest)
 
-    def _why_another(self) -> str:
-        """Why the config cannot be taken for what it was, or nothing."""
+    def _config_digest(self) -> tuple[str, str]:
+        """The digest that its config was written with, and why the config is not what it was."""
         try:
-            edited = self.is_edited()
+            found = config_file.digest_as_written(self._at("config.yaml"))
         except DamagedFile as error:
-            return f"{error}; --force runs it afresh"
-        return f"{self.config} was changed by hand; --force runs it afresh" if edited else ""
+            return "", f"{error}; --force runs it afresh"
+        if found is None and self.config.exists():
+            return "", f"{self.config} was changed by hand; --force runs it afresh"
+        return found or "", ""
 
     def _without_directory(self) -> RunStatus:
         if not os.path.lexists(self.path):

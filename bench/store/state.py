@@ -42,6 +42,7 @@ class RunStatus(NamedTuple):
     job: str = ""  # SLURM's "123_4", while it has one
     trained: bool = False  # whether its weights are final
     measured: frozenset[str] = frozenset()  # the evaluations that are through, by <name>-<digest>
+    digest: str = ""  # of the training config, as its first line says it
 
     @property
     def busy(self) -> bool:

@@ -41,6 +41,7 @@ class CellStatus:
     # of what the cell asks to be measured, what is not there: see `signature.asked_of`
     missing: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     trained: bool = False  # whether starting it only measures
+    digest: str = ""  # of the training config that it was made with
     replaces: RunDir | None = None  # a directory to be set aside when the cell is started
 
     @property
@@ -117,6 +118,7 @@ def _from_files(runs: Path, cell: Cell, present: set[str], earlier: EarlierRuns)
         note,
         missing=missing,
         trained=status.trained,
+        digest=status.digest,
     )
     return _measured(found)
 
@@ -166,7 +168,7 @@ def _checked(s: CellStatus) -> CellStatus:
     if s.busy or s.state in (State.NEW, State.SKIPPED) or not s.run.path.is_dir():
         return s
     edited = s.state == State.EDITED
-    if not edited and s.run.config_digest() == _digest(s):
+    if not edited and s.digest == signature.digest(s.cell.config.dump_training()):
         return s
     try:
         changes = "; ".join(signature.drift(s.run.read_config(edited=True), s.cell.config))
@@ -177,10 +179,6 @@ def _checked(s: CellStatus) -> CellStatus:
     if not changes:
         return s
     return replace(s, state=State.STALE, kind=None, note=f"{changes}; --force runs it afresh")
-
-
-def _digest(s: CellStatus) -> str:
-    return signature.digest(s.cell.config.dump_training())
 
 
 def _folders(runs: Path) -> set[str]:
