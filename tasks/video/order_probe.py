@@ -104,6 +104,7 @@ def _collect(
         for view, orders_BT in shown_as.items():
             shown = views.show(clip_BTCHW, views.in_blocks(orders_BT, tubelet))
             stages = [tokens.mean(dim=2) for tokens in context.model.backbone.stages(shown)]
+            _refuse_pooled_time([stage.shape[1] for stage in stages], places)
             orders[view].append(orders_BT)
             layers[view].append([stage.float().cpu().numpy() for stage in stages])
         keys += shown_keys[:taken]
@@ -131,6 +132,16 @@ def _orders(keys: tuple[str, ...], frames: int, *, seed: int) -> dict[str, np.nd
         "ordered": np.tile(views.original(frames), (len(keys), 1)),
         "shuffled": np.stack(shuffled),
     }
+
+
+def _refuse_pooled_time(times: list[int], places: int) -> None:
+    """Raises ValueError for a model whose layers have no token of each frame, as 3D ResNets."""
+    if pooled := [layer for layer, time in enumerate(times) if time != places]:
+        raise ValueError(
+            f"layer {pooled[0]} of this model has {times[pooled[0]]} tokens in time where the clip has "
+            f"{places} frames or tubelets: it pools time, and which frame was where cannot be asked of "
+            "its tokens (video.arrow_of_time asks its layers for the order of the whole clip)"
+        )
 
 
 def _test_clips(keys: list[str], fraction: float, *, seed: int) -> np.ndarray:

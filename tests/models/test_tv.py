@@ -51,6 +51,70 @@ def test_logits_are_torchvisions_in_every_view(name: str, tmp_path: Path) -> Non
     same_logits(name, tmp_path, Asked(frames=4, size=32))
 
 
+def states_of(model: Any, clip_BCTHW: torch.Tensor) -> list[torch.Tensor]:
+    """Of each layer (B, T, N, D), written down step by step, without hooks."""
+    kind, x = type(model).__name__, clip_BCTHW
+    if kind == "MViT":
+        x = model.pos_encoding(model.conv_proj(x).flatten(2).transpose(1, 2))
+        grid = (model.pos_encoding.temporal_size, *model.pos_encoding.spatial_size)
+        found = [x[:, 1:].unflatten(1, (grid[0], -1))]
+        for block in model.blocks:
+            x, grid = block(x, grid)
+            found.append(x[:, 1:].unflatten(1, (grid[0], -1)))
+        return found
+    if kind == "SwinTransformer3d":
+        x = model.pos_drop(model.patch_embed(x))
+        found = [x.flatten(2, 3)]
+        for part in model.features:
+            for step in part if isinstance(part, torch.nn.Sequential) else [part]:
+                x = step(x)
+                found += [x.flatten(2, 3)] if step is not part else []
+        return found
+    steps = model.features if kind == "S3D" else list(model.children())[:5]
+    found = []
+    for step in steps:
+        x = step(x)
+        found.append(x.flatten(3).permute(0, 2, 3, 1))
+    return found
+
+
+def same_states(name: str, folder: Path, asked: Asked) -> None:
+    model, path = written(name, folder)
+    made = tv.load(f"{name}@{path}", asked)
+    clip = torch.randn(2, made.input.frames, 3, made.input.size, made.input.size)
+    with torch.no_grad():
+        theirs = states_of(model, clip.transpose(1, 2))
+        through = made.model.backbone.stages(clip)
+        ours = []
+        while True:
+            try:
+                ours.append(next(through))
+            except StopIteration as end:
+                features = end.value
+                break
+        assert len(ours) == len(theirs) >= 5
+        for one, other in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
+        logits = made.model(clip)
+        torch.testing.assert_close(made.model.classify(features), logits, atol=1e-5, rtol=0)
+        encoded = made.model.encode(clip)
+        torch.testing.assert_close(encoded.cls_BD, features.cls_BD, atol=1e-5, rtol=0)
+        assert encoded.cls_BD.shape == (2, made.model.backbone.dim)
+        assert encoded.tokens_BTND.shape == ours[-1].shape
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_features_are_torchvisions_hidden_states(name: str, tmp_path: Path) -> None:
+    same_states(name, tmp_path, Asked(frames=4, size=32))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_features_are_hidden_states_at_each_models_own_size(name: str, tmp_path: Path) -> None:
+    fewer = {"s3d": 16, "swin3d_t": 8, "swin3d_s": 8, "swin3d_b": 8}
+    same_states(name, tmp_path, Asked(frames=fewer.get(name)))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_logits_are_torchvisions_at_each_models_own_size(name: str, tmp_path: Path) -> None:

@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from bench.config.science import Input
-from bench.models.logits_only import LogitsOnly
+from bench.models.adapters._torchvision_features import TorchvisionClassifier, TorchvisionEncoder
 from bench.models.named import Asked, NamedModel
 from bench.models.weights import misfits, read_tensors, released_digest, state_dict_of
 
@@ -26,15 +25,6 @@ SUFFIXES = (".safetensors", ".pth", ".bin")
 SHOWN = 12  # mistakes of a message
 # `clip_len` in the documentation of torchvision's weights; the others: 16.
 FRAMES = {"s3d": 128, "swin3d_t": 32, "swin3d_s": 32, "swin3d_b": 32}
-WHY = "torchvision's video models offer none"
-
-
-class TorchvisionClassifier(LogitsOnly):
-    """A `bench.task.Model` of a model whose clips are B C T H W."""
-
-    def forward(self, clip_BTCHW: Tensor) -> Tensor:
-        """logits_BK."""
-        return self.model(clip_BTCHW.transpose(1, 2))
 
 
 def load(name: str, asked: Asked) -> NamedModel:
@@ -60,7 +50,7 @@ def load(name: str, asked: Asked) -> NamedModel:
     side = asked.size or size
     mean, std = tuple(transform.mean), tuple(transform.std)
     frames = asked.frames or FRAMES.get(name, 16)
-    classifier = TorchvisionClassifier(model, WHY).eval()
+    classifier = TorchvisionClassifier(TorchvisionEncoder(model)).eval()
     _try(classifier, f"tv:{name}", frames, side)
     official = next((e for e in entries if digest.startswith(_hash_of(e))), None)
     departures = [] if len(transform.resize_size) == 1 else [_squashed(transform.resize_size)]
