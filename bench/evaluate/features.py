@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from bench.data import views
-from bench.task import Batch, Features, ProbeFeatures, Samples
+from bench.task import Batch, Features, NoFeatures, ProbeFeatures, Samples
 
 LARGE = 256 * 2**20  # bytes
 
@@ -174,6 +174,8 @@ def read(model: Any, clip_BTCHW: Tensor) -> Layers:
             except StopIteration as end:
                 features = end.value
                 break
+            except NoFeatures:  # a generator says so at its first step
+                break
             pooled_BD = tokens_BTND.mean(dim=(1, 2), dtype=torch.float32)
             layers[f"layer_{len(layers):02d}"] = pooled_BD
     if features is None:
@@ -188,7 +190,7 @@ def _through(model: Any, clip_BTCHW: Tensor) -> Iterator[Tensor] | None:
     stages = getattr(getattr(model, "backbone", None), "stages", None)
     try:
         return None if stages is None else iter(stages(clip_BTCHW))
-    except (NotImplementedError, ValueError):
+    except (NotImplementedError, NoFeatures):
         return None
 
 
@@ -198,8 +200,8 @@ def _encoded(model: Any, clip_BTCHW: Tensor) -> Features | None:
         return None
     try:
         return model.encode(clip_BTCHW)
-    except (NotImplementedError, ValueError):
-        return None  # it only classifies; a clip that it cannot take, `model(clip)` refuses as well
+    except (NotImplementedError, NoFeatures):
+        return None  # it only classifies; any other error is one
 
 
 def _on_cpu(layers: Layers) -> dict[str, np.ndarray]:

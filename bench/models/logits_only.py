@@ -31,13 +31,13 @@ class LogitsOnly(nn.Module):
         return self.model(clip_BTCHW)
 
     def encode(self, clip_BTCHW: Tensor, *, positions: bool = True) -> task.Features:
-        raise ValueError(self._refusal)
+        raise task.NoFeatures(self._refusal)
 
     def classify(self, features: task.Features) -> Tensor:
-        raise ValueError(self._refusal)
+        raise task.NoFeatures(self._refusal)
 
     def stages(self, clip_BTCHW: Tensor) -> Iterator[Tensor]:
-        raise ValueError(self._refusal)
+        raise task.NoFeatures(self._refusal)
 
     @property
     def _refusal(self) -> str:

@@ -91,7 +91,7 @@ class FrameEncoder(nn.Module):
 
     def _require_features(self) -> None:
         if self._lacks:
-            raise ValueError(
+            raise task.NoFeatures(
                 "this evaluation needs class feature and patch tokens, and this timm model gives "
                 f"logits only: {self._lacks}"
             )

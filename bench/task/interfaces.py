@@ -93,6 +93,10 @@ class ModelSpec:
         return (self.size // self.patch) ** 2
 
 
+class NoFeatures(ValueError):
+    """A model that gives logits and nothing before them was asked for its features. Says why."""
+
+
 class Features(NamedTuple):
     """What every backbone returns, in training and in evaluation alike."""
 

@@ -60,10 +60,26 @@ class Classifies(nn.Module):
         self.model = model
 
     def encode(self, clip_BTCHW: Tensor) -> task.Features:
-        raise ValueError("logits only")
+        raise task.NoFeatures("logits only")
 
     def forward(self, clip_BTCHW: Tensor) -> Tensor:
         return self.model(clip_BTCHW)
+
+
+class SaysSoAtTheFirstStep(Classifies):
+    """As a generator does."""
+
+    @property
+    def backbone(self) -> Any:
+        return self
+
+    def stages(self, clip_BTCHW: Tensor) -> Any:
+        yield from self.encode(clip_BTCHW)
+
+
+class Fails(OnlyFeatures):
+    def encode(self, clip_BTCHW: Tensor) -> task.Features:
+        raise ValueError("a mistake of its own")
 
 
 @torch.no_grad()
@@ -107,7 +123,12 @@ def test_each_is_computed_once(context: EvaluationContext) -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize(
-    ("wrapper", "layers"), [(OnlyFeatures, ("final",)), (Classifies, ("logits",))]
+    ("wrapper", "layers"),
+    [
+        (OnlyFeatures, ("final",)),
+        (Classifies, ("logits",)),
+        (SaysSoAtTheFirstStep, ("logits",)),
+    ],
 )
 def test_a_model_without_stages_gives_what_it_has(
     wrapper: type[nn.Module], layers: tuple[str, ...], context: EvaluationContext
@@ -119,6 +140,15 @@ def test_a_model_without_stages_gives_what_it_has(
     found = context.features("val")["original"]
     assert found.layers == layers
     assert np.array_equal(found.layer(layers[0]), expected[layers[0]].numpy())
+
+
+@torch.no_grad()
+def test_an_error_of_the_model_is_not_taken_for_a_lack_of_features(
+    context: EvaluationContext,
+) -> None:
+    context.model = Fails(context.model)
+    with pytest.raises(ValueError, match="a mistake of its own"):
+        context.features("val")
 
 
 @torch.no_grad()

@@ -10,7 +10,6 @@ The function is the user's code, so it runs; it loads its weights itself. A modu
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import sys
 from collections.abc import Mapping
@@ -28,6 +27,7 @@ from bench.config.science import Input
 from bench.config.validate import validated
 from bench.models.logits_only import LogitsOnly
 from bench.models.named import Asked, NamedModel
+from bench.models.weights import digest_of
 
 FORM = "<module>:<function>: your own function that returns (nn.Module, {frames, size, mean, std, ...})"
 WHY = "yours has no encode, classify and backbone.stages (bench.task.Model)"
@@ -88,7 +88,7 @@ def described(name: str, module: nn.Module, given: Mapping[str, Any]) -> NamedMo
         precision="fp32",
         num_classes=classes,
         made_by={
-            "weights_sha256": _digest(model),
+            "weights_sha256": digest_of(model),
             **shown.model_dump(mode="json", exclude={"classes"}),
         },
         mean=shown.mean,
@@ -147,13 +147,3 @@ def _classes(name: str, model: nn.Module, shown: OwnInput) -> int:
             f"{name}: {len(shown.classes)} classes are named, there are {count} logits"
         )
     return count
-
-
-def _digest(model: nn.Module) -> str:
-    """Of all tensors with their names: results of other weights are kept apart."""
-    digest = hashlib.sha256()
-    for key, tensor in model.state_dict().items():
-        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        digest.update(data.numpy().tobytes())
-    return digest.hexdigest()
