@@ -26,11 +26,13 @@ pair is left.
 from __future__ import annotations
 
 import csv
+import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import pydantic
 from pydantic import Field
 
 from bench import task
@@ -57,6 +59,20 @@ class Config(ProbeConfig):
     clips: int = Field(default=20_000, ge=2)  # of the training split, at most
     per_class: int = Field(default=200, ge=2)  # of them, of each class
     pairs: str | None = None  # csv file; else the pairs that come with the data
+    pairs_sha256: str = ""  # of its content, filled in: another table is another measurement
+
+    @pydantic.model_validator(mode="after")
+    def _sign_table(self) -> Config:
+        """A table that cannot be read is for `skip` to name."""
+        if self.pairs is None or not Path(self.pairs).is_file():
+            return self
+        digest = hashlib.sha256(Path(self.pairs).read_bytes()).hexdigest()
+        if self.pairs_sha256 not in ("", digest):
+            raise ValueError(
+                f"{self.pairs} is not the table that was asked for: its SHA-256 is {digest}"
+            )
+        object.__setattr__(self, "pairs_sha256", digest)  # before anybody has seen it
+        return self
 
     @classmethod
     def tiny(cls) -> Config:

@@ -9,8 +9,10 @@ classifier. How the probe is fitted, chosen and counted is in `_probe.py`.
 Views: `original`; `shuffled`, one permutation a clip, not the identity, fixed by the seed and the
 clip's key (the first of shuffle_gap's); `reversed`; `gap`. Rows: {split, view, subset, metric, value,
 n}; subsets `all` and those of the data; metric accuracy, with chance (one of all classes at random),
-ci_low and ci_high; of the gap, accuracy and the ends of the normal interval at 95 % of the difference
-on the same clips. n counts clips; one that cannot be decoded is wrong in every view.
+ci_low and ci_high; of the gap, accuracy and the ends of the interval at 95 % of the difference on the
+same clips: the normal one with half a clip more in each cell of the table of both orders (Agresti & Min
+2005, adjusted Wald), so that it has a width where no clip changed. n counts clips; one that cannot be
+decoded is wrong in every view.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from tasks.video._probe import (
 )
 from tasks.video._shuffling import nothing_to_shuffle, subsets_of
 
-VERSION = 1
+VERSION = 2  # 1: the interval of the gap had no width where no clip changed
 ORDERS = ("original", "shuffled", "reversed")
 
 
@@ -94,6 +96,10 @@ def _gap(where: Mapping[str, Any], lost_M: np.ndarray) -> Iterator[task.Row]:
     n = len(lost_M)
     if not n:
         return
-    mean, half = float(lost_M.mean()), Z95 * float(lost_M.std()) / n**0.5
-    for metric, value in (("accuracy", mean), ("ci_low", mean - half), ("ci_high", mean + half)):
+    # half a clip more in each cell of the table of both orders: n + 2 clips, of which 1 differs
+    for_M, against_M = float((lost_M > 0).sum()) + 0.5, float((lost_M < 0).sum()) + 0.5
+    centre = (for_M - against_M) / (n + 2)
+    half = Z95 * float(np.sqrt(((for_M + against_M) / (n + 2) - centre**2) / (n + 2)))
+    ends = (("ci_low", max(-1.0, centre - half)), ("ci_high", min(1.0, centre + half)))
+    for metric, value in (("accuracy", float(lost_M.mean())), *ends):
         yield {**where, "metric": metric, "value": value, "n": n}

@@ -137,3 +137,14 @@ def test_without_an_order_it_is_skipped() -> None:
     for model, spec in ((context.model_spec, images), (single, SPEC)):
         assert "no frames" in (chiral.skip(chiral.Config(), model, spec) or "")
     assert chiral.skip(chiral.Config(), context.model_spec, SPEC) is None
+
+
+def test_another_table_is_another_measurement(tmp_path: Path) -> None:
+    table = tmp_path / "pairs.csv"
+    table.write_text("verb_forward,verb_reverse\na,b\n")
+    asked = chiral.Config(pairs=str(table))
+    table.write_text("verb_forward,verb_reverse\na,c\n")
+    assert chiral.Config(pairs=str(table)).pairs_sha256 != asked.pairs_sha256 != ""
+    with pytest.raises(ValueError, match="not the table that was asked for"):
+        chiral.Config(**asked.model_dump())
+    assert chiral.Config().model_dump()["pairs_sha256"] == ""

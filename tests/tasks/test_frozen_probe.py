@@ -15,6 +15,8 @@ def test_the_frozen_probe_and_its_shuffle_gap(train: int) -> None:
     options = frozen_probe.Config(**QUICK)
     blind = numbers("video.frozen_probe", options, moving_context(BLIND, train=train))
     assert blind["gap", "all", "accuracy"] == 0.0 and blind["original", "all", "chance"] == 0.2
+    # no clip changed, and yet so few are no proof that none would
+    assert blind["gap", "all", "ci_low"] < -0.01 < 0.01 < blind["gap", "all", "ci_high"]
     seeing = numbers("video.frozen_probe", options, moving_context(SEEING, train=train))
     assert seeing["original", "all", "accuracy"] > 0.9
     assert seeing["reversed", "temporal", "accuracy"] < 0.1
