@@ -6,11 +6,13 @@ last client that started it wants measured of that.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from bench import find
 from bench.config import signature
+from bench.config.mistakes import Mistake, Mistakes
 from bench.config.resources import Resources
 from bench.config.science import EVALUATION_INPUT, Input, RunConfig, parse, parse_options
 from bench.store.files import DamagedFile
@@ -61,15 +63,23 @@ def read_config(run: RunDir) -> RunConfig:
     return config
 
 
-def read_asked(run: RunDir, config: RunConfig) -> list[AskedEvaluation]:
-    """What is to be measured. Raises Mistakes for options that this code does not know."""
+def read_missing(
+    run: RunDir, config: RunConfig, measured: Collection[str]
+) -> list[AskedEvaluation]:
+    """What is to be measured still. Raises Mistakes for options, or a version, that this code has not:
+    its numbers would stand under another name.
+    """
     asked = run.read_asked()
     found = signature.asked_of(config) if asked is None else asked
-    return [_asked(identity, entry) for identity, entry in sorted(found.items())]
+    return [_asked(name, found[name]) for name in sorted(found.keys() - set(measured))]
 
 
 def _asked(identity: str, entry: Mapping[str, Any]) -> AskedEvaluation:
     name = entry["evaluation"]
+    here = find.load("evaluation", name).VERSION
+    if entry["version"] != here:
+        text = f"version {entry['version']} is asked for, this code has version {here}: run the sweep again"
+        raise Mistakes([Mistake((identity,), text)])
     options = parse_options("evaluation", name, entry["options"])
     shown = {key: entry["input"][key] for key in EVALUATION_INPUT}
     return AskedEvaluation(identity, name, entry["version"], options, shown)

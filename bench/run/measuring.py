@@ -22,7 +22,7 @@ from bench.evaluate.context import EvaluationContext, context_for, provenance, r
 from bench.evaluate.kept import write_kept
 from bench.models.weights import digest_of
 from bench.process import interrupt
-from bench.run.directory import AskedEvaluation, read_asked
+from bench.run.directory import AskedEvaluation, read_missing
 from bench.run.progress import Progress
 from bench.store.files import set_aside
 from bench.store.result_files import Kind, files_beside, write_result
@@ -38,8 +38,7 @@ def measure(
 ) -> None:
     """Make what is missing of what was asked for. Raises Interrupted when told to stop."""
     weights = digest_of(model)
-    measured = _measured_of(run, weights)
-    missing = [asked for asked in read_asked(run, config) if asked.identity not in measured]
+    missing = read_missing(run, config, _measured_of(run, weights))
     if not missing:
         return
 

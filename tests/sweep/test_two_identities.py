@@ -12,6 +12,7 @@ import pytest
 from makers import ROOT
 
 from bench import find, results
+from bench.run.cell import run_cell
 from bench.store.rundir import RunDir, State
 from bench.sweep.command import main
 
@@ -115,6 +116,18 @@ def test_another_version_is_measured_again(
     assert "0 to train, 1 to evaluate" in capsys.readouterr().out
     versions = {folder["version"] for folder in measured(world.run())}
     assert versions == {1, 2}
+
+
+def test_numbers_of_this_version_never_stand_under_another(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cell that was queued, and is started by other code."""
+    run = world.run()
+    shutil.rmtree(run.evaluations)
+    monkeypatch.setattr(find.load("evaluation", GAP), "VERSION", 2)
+    assert run_cell(run.path) == State.FAILED
+    assert "version 1 is asked for, this code has version 2" in run.error.read_text()
+    assert not run.measured()
 
 
 def measured(run: RunDir) -> list[dict[str, object]]:
