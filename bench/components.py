@@ -16,6 +16,7 @@ from contextvars import ContextVar
 from pathlib import Path
 
 from bench import COMPONENTS, ROOMS, find, own_folders
+from bench.shown.streams import complain, guard_warnings
 
 CALLED_AS: ContextVar[str] = ContextVar("CALLED_AS")
 """`time-matters COMMAND`, while bench/__main__.py runs a command; child processes have their own name."""
@@ -42,12 +43,13 @@ def take(arguments: Sequence[str] | None) -> list[str]:
     the command line: to be called first, since parsers list components. Exits with status 2 when
     something is wrong with the folders.
     """
+    guard_warnings()
     given = sys.argv[1:] if arguments is None else arguments
     options, others = option().parse_known_args(given)
     try:
         look_into(options.components)
     except ValueError as error:
-        sys.stderr.write(f"--components (or {COMPONENTS}): {error}\n")
+        complain(f"--components (or {COMPONENTS}): {error}")
         sys.exit(2)
     return others
 

@@ -8,7 +8,6 @@ name with hyphens. One message on bad input; exit status 1 for data that fail, 2
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from bench.data.shards.check import check
 from bench.data.shards.read import BadData, index_digest, open_split, read_index
 from bench.data.shards.sheet import draw_sheet
 from bench.data.shards.write import SHOWN
+from bench.shown.streams import complain, log_to, say
 from bench.task import SourceModule
 
 EXAMPLES = """\
@@ -149,7 +149,7 @@ def _per_class(folder: Path, index: Mapping[str, Any]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    log_to(sys.stderr)
     arguments = components.take(arguments)
     try:
         modules = preparable_sources()
@@ -159,13 +159,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not args.check:
             modules[args.source].run(args)
         source = args.source.replace("-", "_")
-        print(
-            verify(args.out, source, deep=args.deep, workers=args.workers, failures=args.failures)
-        )
+        say(verify(args.out, source, deep=args.deep, workers=args.workers, failures=args.failures))
         if args.sheet:
             draw_sheet(args.out, next(iter(read_index(args.out)["splits"])), args.sheet)
     except (ValueError, OSError) as error:
-        print(f"{components.program('bench.prepare')}: {error}", file=sys.stderr)
+        complain(f"{components.program('bench.prepare')}: {error}")
         return 1 if isinstance(error, BadData) else 2
     return 0
 

@@ -19,9 +19,10 @@ from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
-from rich.console import Console
 
 from bench import components, find, results
+from bench.shown.console import InertConsole
+from bench.shown.streams import complain
 from bench.store.files import DamagedFile, write_bytes
 from reports import formats, page, stats, style, table, terminal
 from reports.commands import FIRST_SWEEP
@@ -108,19 +109,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         frame = _load(options.runs or [Path("runs")])
         tables, figures = ordered("table"), ordered("figure")
     except (ValueError, OSError) as error:
-        print(f"{components.program('reports.build')}: {error}", file=sys.stderr)
+        complain(f"{components.program('reports.build')}: {error}")
         return 2
     reports = [_report(setting, tables, figures) for setting in settings(frame)]
     try:
         for path, content in _files(reports):
             write_bytes(options.out / path, content)
     except OSError as error:
-        print(
-            f"{components.program('reports.build')}: cannot write the report: {error}",
-            file=sys.stderr,
-        )
+        complain(f"{components.program('reports.build')}: cannot write the report: {error}")
         return 2
-    console = Console()
+    console = InertConsole()
     terminal.show(console, reports, options.out / "index.html")
     holes = sum(len(report.holes) for report in reports)
     return 1 if options.strict and holes else 0

@@ -13,6 +13,7 @@ import unicodedata
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from bench.shown import inert
 from reports.stats import MADE_FROM
 from reports.table import MINUS, Column, Table, TableCell, best, footnotes, notes, percent, shown
 
@@ -35,26 +36,20 @@ def markdown(table: Table, name: str = "") -> str:
     marks, winners = footnotes(table), best(table)
     head = [*table.labels, *(column.full_heading for column in table.columns)]
     lines = [
-        f"### {_md(table.title)}",
+        f"### {inert.markdown(table.title)}",
         "",
-        _md(table.caption),
+        inert.markdown(table.caption),
         "",
-        "| " + " | ".join(map(_md, head)) + " |",
+        "| " + " | ".join(map(inert.markdown, head)) + " |",
         "| " + " | ".join([":--"] * len(table.labels) + ["--:"] * len(table.columns)) + " |",
     ]
     for i, row in enumerate(table.rows):
-        cells = [_md(shown(cell, marks)) for cell in row.cells]
+        cells = [inert.markdown(shown(cell, marks)) for cell in row.cells]
         cells = [f"**{cell}**" if (i, j) in winners else cell for j, cell in enumerate(cells)]
-        lines.append("| " + " | ".join([*map(_md, row.labels), *cells]) + " |")
-    lines += ["", *(f"- {_md(note)}" for note in notes(table))]
-    lines += [f"- [{mark}] {_md(reason)}" for reason, mark in marks.items()]
+        lines.append("| " + " | ".join([*map(inert.markdown, row.labels), *cells]) + " |")
+    lines += ["", *(f"- {inert.markdown(note)}" for note in notes(table))]
+    lines += [f"- [{mark}] {inert.markdown(reason)}" for reason, mark in marks.items()]
     return "\n".join(lines).rstrip() + "\n"
-
-
-def _md(string: str) -> str:
-    for special in "\\`*_|<>":
-        string = string.replace(special, "\\" + special)
-    return string.replace("\n", " ")
 
 
 def csv(table: Table, name: str = "") -> str:
@@ -62,10 +57,17 @@ def csv(table: Table, name: str = "") -> str:
     marks = footnotes(table)
     out = io.StringIO()
     writer = csv_module.writer(out, lineterminator="\n")
-    writer.writerow([*table.labels, *(column.full_heading for column in table.columns)])
+    heads = [*table.labels, *(column.full_heading for column in table.columns)]
+    writer.writerow(map(inert.csv_cell, heads))
     for row in table.rows:
-        writer.writerow([*row.labels, *(shown(cell, marks) for cell in row.cells)])
+        cells = [_csv_cell(cell, shown(cell, marks)) for cell in row.cells]
+        writer.writerow([*map(inert.csv_cell, row.labels), *cells])
     return out.getvalue()
+
+
+def _csv_cell(cell: TableCell, string: str) -> str:
+    """A signed number is one, with or without its deviation."""
+    return inert.csv_cell(string) if cell.value is None else string
 
 
 # --- JSON --------------------------------------------------------------------------------------
@@ -243,7 +245,6 @@ def html(table: Table, name: str = "") -> str:
 
     A fragment to embed: `index.html` has the style sheet.
     """
-    escape = html_module.escape
     items = [f"<li>{escape(note)}</li>" for note in notes(table)]
     items += [
         f"<li><sup>[{mark}]</sup> {escape(reason)}</li>"
@@ -267,8 +268,12 @@ def html(table: Table, name: str = "") -> str:
     return "\n".join(parts) + "\n"
 
 
+def escape(string: str) -> str:
+    """Any text as HTML, as it is on a terminal."""
+    return html_module.escape(inert.printable(string))
+
+
 def _html_header(table: Table) -> list[str]:
-    escape = html_module.escape
     lines = ["<thead>"]
     if any(column.group for column in table.columns):
         cells = [f'<td colspan="{len(table.labels)}"></td>']
@@ -284,7 +289,6 @@ def _html_header(table: Table) -> list[str]:
 
 
 def _html_rows(table: Table) -> list[str]:
-    escape = html_module.escape
     marks, winners = footnotes(table), best(table)
     lines, previous = [], ""
     for i, row in enumerate(table.rows):

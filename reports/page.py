@@ -16,6 +16,7 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup
 
+from bench.shown.inert import printable
 from reports import formats, stats, table
 
 TEMPLATE = Path(__file__).parent / "templates" / "page.html"
@@ -186,6 +187,11 @@ class Report:
         ]
 
 
+def _printable(value: object) -> object:
+    """What a template shows, as it is on a terminal; markup is made of such text already."""
+    return value if isinstance(value, Markup) or not isinstance(value, str) else printable(value)
+
+
 def render(reports: Sequence[Report]) -> str:
     """The whole page."""
     environment = jinja2.Environment(
@@ -193,6 +199,7 @@ def render(reports: Sequence[Report]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
+        finalize=_printable,
     )
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     return template.render(reports=reports, formats=[form for form in formats.FORMATS]) + "\n"

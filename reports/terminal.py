@@ -51,11 +51,11 @@ def _fitting(full: table.Table, setting: str, width: int) -> RichTable:
     first = 1 if single else 0
     title = f"{full.title}, {setting}" + (f", {full.rows[0].labels[0]}" if single else "")
     heads = [_short(column) for column in full.columns]
-    rich_table = RichTable(title=title, title_justify="left", title_style="bold", box=None)
+    rich_table = RichTable(title=Text(title, style="bold"), title_justify="left", box=None)
     rich_table.pad_edge = False
     used = -2
     for i, label in enumerate(full.labels[first:], start=first):
-        rich_table.add_column(label, no_wrap=True)
+        rich_table.add_column(Text(label), no_wrap=True)
         used += 2 + max([len(label), *(len(row.labels[i]) for row in full.rows)])
     chosen: list[int] = []
     for j, head in enumerate(heads):

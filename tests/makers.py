@@ -58,6 +58,18 @@ class Stop(Exception):
     """Stands for a kill between two steps."""
 
 
+def released_checkpoint(path: Path, classes: int) -> Path:
+    """Random weights in the released layout: no config beside them."""
+    torch.manual_seed(0)
+    state = build(smoke_config("baseline"), weights_dir=None).classifier.state_dict()
+    head = torch.nn.Linear(state["head.weight"].shape[1], classes)
+    torch.nn.init.normal_(head.weight)
+    released = {k.removeprefix("backbone."): v for k, v in state.items() if "head." not in k}
+    released |= {f"head.{name}": value for name, value in head.state_dict().items()}
+    torch.save({"model_state": {f"module.{k}": v for k, v in released.items()}}, path)
+    return path
+
+
 # -- order and sampling ---
 
 

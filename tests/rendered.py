@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import html
 import json
 import re
@@ -20,7 +21,13 @@ def from_markdown(text: str) -> list[list[str]]:
     lines = [line for line in text.splitlines() if line.startswith("| ")][2:]
     rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines]
     plain = [[re.sub(r"^\*\*(.*)\*\*$", r"\1", item.strip()) for item in row] for row in rows]
-    return [[re.sub(r"\\([\\`*_|<>])", r"\1", item) for item in row] for row in plain]
+    return [[re.sub(r"\\([\\`*_|<>\[\]&~])", r"\1", item) for item in row] for row in plain]
+
+
+def from_csv(text: str) -> list[list[str]]:
+    """Without the apostrophe that keeps a text from being a formula."""
+    rows = list(csv.reader(text.splitlines()))[1:]
+    return [[re.sub(r"^'(?=[=+@-])", "", item) for item in row] for row in rows]
 
 
 def from_html(text: str) -> list[list[str]]:

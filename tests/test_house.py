@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -64,6 +65,16 @@ def test_no_unsafe_loading_and_no_network_code() -> None:
                 "yaml.unsafe",
             ):
                 assert call not in text, f"{path}: {call}"
+
+
+def test_text_is_shown_through_one_place() -> None:
+    """Where text from files is made inert."""
+    ways = re.compile(r"(?<![\w.])print\(|\bConsole\(|\bbasicConfig\(|\bstd(out|err)\.write\(")
+    apart = ("shown", "assets", "_measuring.py", "__main__.py")
+    for folder in ("bench", "tasks", "reports"):
+        for path in (ROOT / folder).rglob("*.py"):
+            if not set(apart) & set(path.parts):
+                assert not ways.search(path.read_text()), path
 
 
 # -- size: what one screen and one memory hold ---

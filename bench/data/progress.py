@@ -11,8 +11,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from bench.shown.console import InertConsole
 
 log = logging.getLogger(__name__)
 QUIET_S = 2.0  # at least, between two lines
@@ -27,12 +28,12 @@ def report(title: str) -> Iterator[Callable[[int, int], None]]:
         yield _log_lines(title)
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with Progress(*columns, console=InertConsole(stderr=True)) as bar:
         task = bar.add_task(title, total=None)
         first = True
 

@@ -12,7 +12,6 @@ again shows it, and makes what is missing.
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -21,7 +20,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from bench import components, find
@@ -36,12 +35,14 @@ from bench.evaluate.model import label, load_named
 from bench.evaluate.session import CallOptions, Measurement, measurements
 from bench.grid.patch import parse_settings
 from bench.models.named import Asked
+from bench.shown.console import InertConsole
+from bench.shown.streams import complain, log_to
 from bench.store.files import write_json
 from bench.task import Row, Samples
 
 
 def main(arguments: list[str] | None = None) -> int:
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    log_to(sys.stderr)
     options = parser().parse_args(components.take(arguments))
     rows: list[Row] = []
     try:
@@ -52,9 +53,9 @@ def main(arguments: list[str] | None = None) -> int:
             _show(measurement, found)
             rows += found
     except (ValueError, OSError) as error:
-        print(f"{components.program('bench.evaluate')}: {error}", file=sys.stderr)
+        complain(f"{components.program('bench.evaluate')}: {error}")
         return 2
-    print(f"python -m reports.build --runs {options.runs} shows it", file=sys.stderr)
+    complain(f"python -m reports.build --runs {options.runs} shows it")
     if options.out:
         _write(options, made, rows)
     return 0
@@ -189,8 +190,10 @@ def _show(measurement: Measurement, rows: list[Row]) -> None:
     for row in rows:
         if not str(row["subset"]).startswith("class: "):
             cells = [row[k] for k in ("split", "view", "subset", "metric")]
-            table.add_row(*map(str, cells), f"{100 * row['value']:.2f}", str(row["n"]))
-    Console().print(table)
+            table.add_row(
+                *(escape(str(cell)) for cell in cells), f"{100 * row['value']:.2f}", str(row["n"])
+            )
+    InertConsole().print(table)
     matched = measurement.named.made_by["labels"]
     kept = f"; kept in {measurement.kept.path}" if measurement.kept else ""
-    print(f"classes matched {matched}{kept}", file=sys.stderr)
+    complain(f"classes matched {matched}{kept}")

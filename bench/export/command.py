@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import signal
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from bench.config.mistakes import Mistake, Mistakes
 from bench.export.find_records import records
 from bench.export.record import Record, Rewritten
 from bench.export.sinks import SinkModule
+from bench.shown.streams import complain, say
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -72,16 +72,16 @@ def main(arguments: list[str] | None = None) -> int:
         folder = options.out or options.runs / "exported" / options.sink
         found = _ready(sink, options, folder)
     except find.ComponentError as error:
-        print(f"{components.program('bench.export')}: {error}", file=sys.stderr)
+        complain(f"{components.program('bench.export')}: {error}")
         return 2
     except Mistakes as error:
-        print(f"{len(error.mistakes)} mistake(s), nothing was written:\n{error}", file=sys.stderr)
+        complain(f"{len(error.mistakes)} mistake(s), nothing was written:\n{error}")
         return 2
     try:
         for record in found:
-            print(_write(sink, record, folder))
+            say(_write(sink, record, folder))
     except (ValueError, OSError) as error:
-        print(f"{components.program('bench.export')}: {error}", file=sys.stderr)
+        complain(f"{components.program('bench.export')}: {error}")
         return 2
     return 0
 
@@ -104,7 +104,7 @@ def _write(sink: SinkModule, record: Record, folder: Path) -> str:
         try:
             return sink.write(record, folder)
         except Rewritten:
-            print(f"{record.name} went on from a checkpoint: written again", file=sys.stderr)
+            complain(f"{record.name} went on from a checkpoint: written again")
 
 
 def entry(arguments: list[str] | None = None) -> int:
@@ -113,5 +113,5 @@ def entry(arguments: list[str] | None = None) -> int:
     try:
         return main(arguments)
     except KeyboardInterrupt:
-        print("stopped; what was written until then is kept", file=sys.stderr)
+        complain("stopped; what was written until then is kept")
         return 130

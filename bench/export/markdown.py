@@ -7,14 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bench.export.numbers import Number
+from bench.shown.inert import one_line
 from bench.store.files import dump_yaml
 
 _COLUMNS = ("split", "view", "subset", "metric", "value", "n", "n_failed")
-
-
-def one_line(text: object) -> str:
-    """Without control characters and what changes the direction of writing."""
-    return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
 
 
 def inert(text: object) -> str:

@@ -28,6 +28,7 @@ from bench.launch import postmortem
 from bench.launch.rank import Rank
 from bench.process.environment import RankEnvironment
 from bench.process.interrupt import EXIT_PREEMPTED, EXIT_PRUNED, SIGNALS
+from bench.shown.streams import complain
 from bench.store.failure import Failure
 from bench.store.files import read_json
 from bench.store.rundir import RunDir, State
@@ -341,7 +342,7 @@ def main(arguments: list[str] | None = None) -> int:
     ours = [run for run in runs if place.owns(run)]
     for run in runs:
         if run not in ours:
-            sys.stderr.write(f"{run.path} was given to another job: left alone\n")
+            complain(f"{run.path} was given to another job: left alone")
     supervise(ours, place, received=received, command=options.command)
     states = {outcome_of(run) for run in ours}
     return 1 if State.FAILED in states else EXIT_PREEMPTED if State.PREEMPTED in states else 0

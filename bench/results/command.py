@@ -7,13 +7,13 @@ python -m bench.results --check FILE...     results of bench.evaluate that someb
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from bench import components, find
 from bench.results.verify import Problem, Verified, verify, verify_file
+from bench.shown.streams import complain, say
 from bench.store.files import DamagedFile
 from bench.store.result_files import Kind, read_result
 
@@ -36,10 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         runs = options.verify
         if not runs.is_dir():
-            print(f"{parser.prog}: {runs} is no folder of runs", file=sys.stderr)
+            complain(f"{parser.prog}: {runs} is no folder of runs")
             return 2
         found = verify(runs)
-    print(found)
+    say(found)
     return 1 if found.problems else 0
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import shutil
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from bench.run.directory import read_config
 from bench.run.ending import Ending
 from bench.run.measuring import measure
 from bench.run.progress import Progress, logging_to
+from bench.shown.streams import complain
 from bench.store.files import Busy, DamagedFile, set_aside
 from bench.store.result_files import Kind, write_result
 from bench.store.rundir import RunDir, State
@@ -56,7 +56,7 @@ def run_cell(path: str | Path) -> str:
             with run.hold():
                 return str(_run_to_end(run, world))
         except Busy:
-            print(f"{run.path} is being worked on by another process", file=sys.stderr)
+            complain(f"{run.path} is being worked on by another process")
             return str(State.RUNNING)
 
 

@@ -27,6 +27,7 @@ from bench.process import interrupt
 from bench.run.cell import run_cell
 from bench.run.directory import read_config
 from bench.run.progress import stack_kept
+from bench.shown.streams import PrintableFormatter, complain
 from bench.store.files import DamagedFile
 from bench.store.rundir import RunDir, State
 from bench.train.world import World
@@ -52,19 +53,18 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     run, world = RunDir(options.run_dir), World.from_environment()
     if not run.config.exists():
-        print(
-            f"{run.path}: not a run directory (no config.yaml); `python -m bench.sweep` makes them",
-            file=sys.stderr,
+        complain(
+            f"{run.path}: not a run directory (no config.yaml); `python -m bench.sweep` makes them"
         )
         return 2
     try:
         read_config(run)
     except (DamagedFile, Mistakes) as error:
-        print(error, file=sys.stderr)
+        complain(error)
         return 2
     faulthandler.enable()
     console = logging.StreamHandler()
-    console.setFormatter(logging.Formatter("%(message)s"))
+    console.setFormatter(PrintableFormatter("%(message)s"))
     log.addHandler(console)
     try:
         with stack_kept(run.rank_stack(world.rank)):
@@ -77,7 +77,5 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.flush()
         os._exit(1)
     if state == State.FAILED:
-        print(
-            f"{run.signature} failed: {run.error_line()}\nTraceback: {run.error}", file=sys.stderr
-        )
+        complain(f"{run.signature} failed: {run.error_line()}\nTraceback: {run.error}")
     return _EXIT.get(State(state), 1)

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from bench.shown.streams import PrintableFormatter
 from bench.store.files import write_json, write_text
 from bench.store.rundir import RunDir
 from bench.train.world import ALONE, World
@@ -79,7 +80,7 @@ def logging_to(path: Path, world: World) -> Iterator[None]:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(PrintableFormatter("%(asctime)s %(levelname)s %(message)s"))
     logging.captureWarnings(capture=True)
     loggers = (log, logging.getLogger("py.warnings"))
     for logger in loggers:

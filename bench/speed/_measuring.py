@@ -22,12 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from bench import find
 from bench.config.mistakes import Mistake
+from bench.shown.console import InertConsole
+from bench.shown.inert import printable
 from bench.train import environment
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -242,8 +243,8 @@ class Show:
 
     def __init__(self, columns: Sequence[SpeedColumn]) -> None:
         self._columns = columns
-        self._out = Console()
-        self._err = Console(stderr=True)
+        self._out = InertConsole()
+        self._err = InertConsole(stderr=True)
         self._status = self._err.status("") if self._err.is_terminal else nullcontext()
 
     def __enter__(self) -> Show:
@@ -257,7 +258,7 @@ class Show:
         """What is under way. `minor`: too often for a log."""
         if isinstance(self._status, nullcontext):
             if not minor:
-                print(text, file=self._err.file, flush=True)
+                print(printable(text), file=self._err.file, flush=True)
         else:
             self._status.update(escape(text))
 
@@ -277,7 +278,7 @@ class Show:
                 cell.ljust(max(c.width, len(c.title)))
                 for cell, c in zip(cells, self._columns, strict=True)
             )
-            print("  ".join(fitted).rstrip(), file=self._out.file, flush=True)
+            print(printable("  ".join(fitted).rstrip()), file=self._out.file, flush=True)
             return
         # One table per row, of fixed widths: a row stands as soon as it is measured.
         table = Table(show_header=False, box=None, padding=(0, 1, 0, 0))

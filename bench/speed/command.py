@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import argparse
 import signal
-import sys
 
 from bench import components, find
 from bench.config.mistakes import Mistakes
+from bench.shown.streams import complain
 from bench.task import BenchmarkModule
 
 
@@ -43,10 +43,10 @@ def main(arguments: list[str] | None = None) -> int:
         options = _parser().parse_args(components.take(arguments))
         return options.run(options)
     except find.ComponentError as error:
-        print(error, file=sys.stderr)
+        complain(error)
         return 2
     except Mistakes as error:
-        print(f"{len(error.mistakes)} mistake(s), nothing was measured:\n{error}", file=sys.stderr)
+        complain(f"{len(error.mistakes)} mistake(s), nothing was measured:\n{error}")
         return 2
 
 
@@ -56,5 +56,5 @@ def entry(arguments: list[str] | None = None) -> int:
     try:
         return main(arguments)
     except KeyboardInterrupt:
-        print("stopped; --out has the rows measured so far", file=sys.stderr)
+        complain("stopped; --out has the rows measured so far")
         return 130

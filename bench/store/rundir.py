@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.process.machine import is_alive
+from bench.shown.inert import printable
 from bench.store import config_file
 from bench.store.failure import Failure
 from bench.store.files import (
@@ -208,7 +209,7 @@ class RunDir(RunResults):
         """
         record = {"state": state, "kind": kind, "reason": reason, "goes_on": goes_on, **facts}
         if state == State.FAILED:
-            write_text(self.error, traceback or f"{reason}\n")
+            write_text(self.error, printable(traceback or f"{reason}\n"))
         write_json(self.outcome, {**record, "time": time.time()})
 
     def read_outcome(self) -> dict[str, Any]:

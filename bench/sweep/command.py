@@ -10,7 +10,6 @@ DONE and that nobody works on.
 from __future__ import annotations
 
 import argparse
-import logging
 import signal
 import sys
 from pathlib import Path
@@ -23,6 +22,7 @@ from rich.markup import escape
 from bench import components
 from bench.config.mistakes import Mistakes
 from bench.grid.plan import Plan, plan
+from bench.shown.streams import complain, log_to, say
 from bench.sweep import cancel, overview
 from bench.sweep.arguments import add_cells
 from bench.sweep.launching import choose_cells, items_of, launch, show_refused
@@ -60,11 +60,11 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     _check(parser, options)
     console = make_console()
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    log_to(sys.stdout)
     try:
         grid = plan(options.sweep, options.scale, options.set)
     except Mistakes as error:
-        print(f"{len(error.mistakes)} mistake(s), nothing was started:\n{error}", file=sys.stderr)
+        complain(f"{len(error.mistakes)} mistake(s), nothing was started:\n{error}")
         return 2
     if options.cancel:
         return stop(grid, options, console)
@@ -79,7 +79,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     problem = _problem(statuses, missing, options)
     if problem:
-        print(problem, file=sys.stderr)
+        complain(problem)
         return 2
     return launch(grid, statuses, options, console)
 
@@ -213,8 +213,8 @@ def show_cost(grid: Plan, statuses: list[CellStatus], options: Any, console: Con
     limits = " and ".join(f"{hours:.1f} {unit}" for unit, hours in sums.items() if hours)
     console.print(f"{len(scripts)} job array(s); by their time limits at most {limits}")
     for script in scripts:  # not through rich, which would wrap what is to be copied
-        print(f"\n# -- an array of {script.count} jobs --")
-        print(script.text)
+        say(f"\n# -- an array of {script.count} jobs --")
+        say(script.text)
 
 
 def stop(grid: Plan, options: Any, console: Console) -> int:
@@ -225,7 +225,7 @@ def stop(grid: Plan, options: Any, console: Console) -> int:
     try:
         lines += cancel.stop_cells(statuses, clients)
     except RuntimeError as error:
-        print(error, file=sys.stderr)
+        complain(error)
         return 1
     console.print("\n".join(map(escape, lines)) or "nothing is queued or running")
     if lines:
@@ -239,7 +239,7 @@ def entry(arguments: list[str] | None = None) -> int:
     try:
         return main(arguments)
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from the last checkpoints", file=sys.stderr)
+        complain("stopped; the same command goes on from the last checkpoints")
         return 130
 
 

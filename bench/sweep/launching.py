@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from rich.markup import escape
 
 from bench.grid.plan import Plan
 from bench.launch.item import Item, OnChange
+from bench.shown.streams import complain
 from bench.store import snapshot
 from bench.store.rundir import State
 from bench.sweep import cancel, choose
@@ -36,7 +36,7 @@ def launch(grid: Plan, statuses: list[CellStatus], options: Any, console: Consol
         try:
             launcher.check(items_of(choice))
         except ValueError as error:
-            print(f"{error}; nothing was started", file=sys.stderr)
+            complain(f"{error}; nothing was started")
             return 2
     stale = [s for s in statuses if s.state == State.STALE and not options.force]
     _announce(choice, stale, console)
@@ -55,12 +55,12 @@ def launch(grid: Plan, statuses: list[CellStatus], options: Any, console: Consol
             with cancel.known_client(options.runs, grid.name, options.launcher):
                 _run(grid, items_of(choice, busy), options, console)
         except ValueError as error:  # this machine or SLURM cannot give what was asked for
-            print(error, file=sys.stderr)
+            complain(error)
             return 2
         except KeyboardInterrupt:
             if options.launcher != "slurm":
                 raise
-            print("what was submitted goes on: --status, --cancel", file=sys.stderr)
+            complain("what was submitted goes on: --status, --cancel")
             return 130
     if options.launcher == "slurm" and not options.wait:
         if choice.start:
@@ -125,7 +125,7 @@ def choose_cells(statuses: list[CellStatus], options: Any) -> Choice:
 
 def show_refused(choice: Choice, console: Console) -> None:
     for s, reason in choice.refused:
-        console.print(f"not again: [bold red]{s.text}[/] {escape(label(s.cell))}: {reason}")
+        console.print(f"not again: [bold red]{s.text}[/] {escape(label(s.cell))}: {escape(reason)}")
 
 
 def items_of(choice: Choice, live: Iterable[CellStatus] = ()) -> list[Item]:
@@ -162,7 +162,7 @@ def _conclude(statuses: list[CellStatus], console: Console) -> int:
     console.print(count_text(statuses))
     for s in failed:
         console.print(f"[bold red]{s.text}[/] {escape(label(s.cell))}: {escape(s.note)}")
-        console.print(f"  traceback {s.run.error}\n  log       {s.run.log}")
+        console.print(f"  traceback {s.run.error}\n  log       {s.run.log}", markup=False)
     if failed:
         console.print(
             "the same command runs failed cells again; --retry only those that it can help"

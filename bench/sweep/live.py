@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from bench.shown.console import InertConsole
 from bench.store.rundir import RunDir, State
 
 STYLE = {
@@ -61,8 +62,8 @@ def clock(seconds: float) -> str:
 
 def make_console() -> Console:
     """Where a command writes. A log or a pipe has no width: with rich's 80 columns tables would fold."""
-    found = Console(highlight=False)
-    return found if found.is_terminal else Console(width=_LOG_WIDTH, highlight=False)
+    found = InertConsole(highlight=False)
+    return found if found.is_terminal else InertConsole(width=_LOG_WIDTH, highlight=False)
 
 
 class LiveProgress:
@@ -78,7 +79,7 @@ class LiveProgress:
         self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             TimeElapsedColumn(),
             console=console,
             disable=not console.is_terminal,
@@ -121,7 +122,7 @@ class LiveProgress:
         name = escape(self._names[run.signature])
         text = f"[{STYLE.get(state, 'white')}]{state}[/] {name}  {took:.0f} s  ({counts})"
         if state == State.FAILED:
-            text += f"\n  {escape(run.error_line())}\n  log {run.log}"
+            text += f"\n  {escape(run.error_line())}\n  log {escape(str(run.log))}"
         elif state == State.PREEMPTED:
             text += "\n  was told to stop; goes on from its checkpoint when it is started again"
         self._console.print(text)
@@ -139,7 +140,7 @@ class LiveProgress:
         elif time.monotonic() - self._last_line > LINE_EVERY_S:
             self._last_line = time.monotonic()
             for run, _ in self._running.values():
-                self._console.print(f"{escape(self._names[run.signature])}: {_line(run)}")
+                self._console.print(f"{escape(self._names[run.signature])}: {escape(_line(run))}")
 
 
 def _bar(run: RunDir) -> dict[str, Any]:

@@ -11,7 +11,6 @@ killed, and more may be started, here or on other machines.
 from __future__ import annotations
 
 import argparse
-import logging
 import shlex
 import subprocess
 import sys
@@ -29,6 +28,7 @@ from bench.config.mistakes import Mistakes
 from bench.grid.plan import Cell, plan
 from bench.launch import item
 from bench.process import interrupt
+from bench.shown.streams import complain, log_to
 from bench.store.rundir import RunDir, State
 from bench.sweep.arguments import add_cells
 from bench.sweep.live import make_console
@@ -63,16 +63,16 @@ exit status: 0 all trials ended, 1 some cannot be finished, 2 bad input, 75 stop
 def main(arguments: list[str] | None = None) -> int:
     arguments = components.take(arguments)
     options = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    log_to(sys.stdout)
     console = make_console()
     console.soft_wrap = True  # a line per trial, however long
     try:
         search = searches.read(options.sweep, options.scale, options.set, trials=options.trials)
     except Mistakes as error:
-        sys.stderr.write(f"{len(error.mistakes)} mistake(s), nothing was started:\n{error}\n")
+        complain(f"{len(error.mistakes)} mistake(s), nothing was started:\n{error}")
         return 2
     if options.study and options.study != search.name:
-        sys.stderr.write(f"{options.sweep} was changed: study {options.study} is not its search\n")
+        complain(f"{options.sweep} was changed: study {options.study} is not its search")
         return 2
     from bench.tune.study import Study  # imports Optuna: not needed to list mistakes
 
@@ -82,7 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         study = Study(search, options.runs, storage=options.storage, lease_s=options.lease)
     except (ValueError, OSError) as error:
-        sys.stderr.write(f"{error}\n")
+        complain(error)
         return 2
     if options.status:
         _show(console, study)
@@ -91,7 +91,7 @@ def main(arguments: list[str] | None = None) -> int:
         launch = _launcher(options)
         return work(study, options.runs, console, launch=launch)
     if text := _missing(search):
-        sys.stderr.write(f"{text}\n")
+        complain(text)
         return 2
     return _lead(study, arguments, options, console)
 

@@ -9,15 +9,13 @@ from typing import Any
 
 import cv2
 import pytest
-import torch
 from clips import grey_video, video
-from makers import smoke_config
+from makers import released_checkpoint
 
 from bench import results
 from bench.data.sources import mini_ssv2
 from bench.data.video import decode
 from bench.evaluate import command
-from bench.train.learner import build
 from reports import stats
 
 MINI = mini_ssv2.Config(
@@ -26,22 +24,13 @@ MINI = mini_ssv2.Config(
 NAMES = ("jump, high", "größer", "sit down")
 
 
-def checkpoint(path: Path, classes: int) -> Path:
-    """Random weights in the released layout: no config beside them."""
-    torch.manual_seed(0)
-    state = build(smoke_config("baseline"), weights_dir=None).classifier.state_dict()
-    head = torch.nn.Linear(state["head.weight"].shape[1], classes)
-    torch.nn.init.normal_(head.weight)
-    released = {k.removeprefix("backbone."): v for k, v in state.items() if "head." not in k}
-    released |= {f"head.{name}": value for name, value in head.state_dict().items()}
-    torch.save({"model_state": {f"module.{k}": v for k, v in released.items()}}, path)
-    return path
-
-
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     folder = tmp_path_factory.mktemp("models")
-    return {n: checkpoint(folder / f"{n}.pyth", n) for n in (len(NAMES), len(mini_ssv2.CLASSES))}
+    return {
+        n: released_checkpoint(folder / f"{n}.pyth", n)
+        for n in (len(NAMES), len(mini_ssv2.CLASSES))
+    }
 
 
 def evaluate(

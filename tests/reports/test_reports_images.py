@@ -5,7 +5,6 @@ Everything is read from run directories in their real formats, written here with
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import itertools
 import json
@@ -23,7 +22,7 @@ from frames import full
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
-from rendered import by_label, contents, from_html, from_json, from_markdown, from_tex
+from rendered import by_label, contents, from_csv, from_html, from_json, from_markdown, from_tex
 
 from bench import find, results
 from bench.store.rundir import RunDir
@@ -683,7 +682,7 @@ def test_texts_of_figures_are_inside_and_apart(finished: Path, name: str) -> Non
 @pytest.mark.parametrize("name", ["background_shift", "backgrounds_leaderboard"])
 def test_cells_are_equal_in_every_format(finished: Path, name: str) -> None:
     built = build_table(name, load(finished))
-    rows = list(csv.reader(formats.csv(built).splitlines()))[1:]
+    rows = from_csv(formats.csv(built))
     assert from_markdown(formats.markdown(built)) == rows
     assert from_json(formats.json(built)) == rows
     assert from_html(formats.html(built)) == rows

@@ -47,6 +47,7 @@ from bench.data.shards.read import INDEX, SAMPLES, SCHEMA, BadData, require_sour
 from bench.data.shards.space import require_space
 from bench.data.shards.tar import write_clips, write_shard
 from bench.process.machine import available_cores
+from bench.shown.inert import csv_cell
 from bench.store.files import lock, replacing, sha256_of, write_bytes
 
 log = logging.getLogger(__name__)
@@ -150,11 +151,13 @@ def _refuse_failures(
 
 
 def write_failed(path: Path, failed: Sequence[Mapping[str, str]]) -> None:
-    """{split, key, reason} of each as CSV; a file that says so already is not touched."""
+    """{split, key, reason} of each as CSV without formulas; a file that says so already is not
+    touched.
+    """
     table = io.StringIO()
     writer = csv.DictWriter(table, ["split", "key", "reason"], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(failed)
+    writer.writerows({name: csv_cell(text) for name, text in row.items()} for row in failed)
     content = table.getvalue().encode()
     if not path.is_file() or path.read_bytes() != content:
         path.parent.mkdir(parents=True, exist_ok=True)
