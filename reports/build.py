@@ -49,6 +49,7 @@ reading a table:
   61.0 ± 0.5           mean ± sample standard deviation over seeds, percent
   61.0 ± 0.5 (2/3)     2 of 3 seeds have finished; never bold
   — [a]                no number; footnote a says why
+  '+ TIME              in .csv: the text "+ TIME", which a spreadsheet would take for a formula
 
 examples:
   python -m bench.sweep sweeps/ablation.yaml && python -m reports.build

@@ -77,7 +77,7 @@ class LiveProgress:
         self._started: dict[str, float] = {}
         self._last_line = time.monotonic()
         self._bars = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             TextColumn("{task.fields[note]}", markup=False),
             TimeElapsedColumn(),
@@ -110,7 +110,7 @@ class LiveProgress:
         self._ended.discard(run.signature)
         self._started.setdefault(run.signature, time.monotonic())
         if run.signature not in self._running:
-            name = escape(self._names[run.signature])
+            name = self._names[run.signature]
             task = self._bars.add_task(name, total=None, note="starting", visible=False)
             self._running[run.signature] = run, task
 

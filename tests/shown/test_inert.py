@@ -27,7 +27,9 @@ from rich.text import Text
 from bench.shown import inert
 from bench.shown.console import InertConsole
 from bench.store.files import write_text
+from bench.store.rundir import RunDir, State
 from bench.sweep.command import main as sweep
+from bench.sweep.live import LiveProgress
 
 TERMINAL = "\x1b]0;title\x07\x1b[2J\x9b1m\r\u202egnp"
 MARKUP = "[x](http://e.example) ![](x) `c` <script>alert(1)</script> | [red] &lt; :x:"
@@ -107,6 +109,17 @@ def test_a_console_shows_markup_of_its_own_only(terminal: bool) -> None:
     assert bool(styles.findall(out.getvalue())) == terminal
     assert not controls(styles.sub("", out.getvalue()))
     assert r"\x1b]0;title\x07" in out.getvalue()
+
+
+def test_bars_show_names_as_they_are(tmp_path: Path) -> None:
+    out = io.StringIO()
+    console = InertConsole(file=out, force_terminal=True, width=250)
+    with LiveProgress(console, {"0": HOSTILE}) as bars:
+        bars.changed(RunDir(tmp_path / "0"), State.RUNNING)
+        bars.tick()
+    own = re.compile(r"\x1b\[[?\d;]*[A-Za-z]|\r")  # moves the cursor, to draw again
+    assert not controls(own.sub("", out.getvalue()))
+    assert f"{MARKUP} " in own.sub("", out.getvalue()), "nor is it markup of rich"
 
 
 # -- the commands ---
