@@ -22,7 +22,7 @@ from reports import formats, stats, table
 TEMPLATE = Path(__file__).parent / "templates" / "page.html"
 STATES = (
     "DONE", "TRAINED", "RUNNING", "PENDING", "NEW", "PREEMPTED", "INTERRUPTED", "PRUNED", "STALE",
-    "FAILED", "SKIPPED",
+    "EDITED", "DAMAGED", "FAILED", "SKIPPED",
 )  # fmt: skip
 
 
