@@ -9,6 +9,7 @@ other, and whatever dies gives its GPUs back.
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 import signal
@@ -30,9 +31,11 @@ from bench.process.interrupt import SIGNALS
 from bench.process.machine import available_cores, process_started
 from bench.store import snapshot
 from bench.store.claims import submitting
-from bench.store.failure import Failure
+from bench.store.failure import Failure, of_traceback
 from bench.store.files import Busy, lock
 from bench.store.rundir import RunDir, State, jobs_folder
+
+log = logging.getLogger("bench")
 
 POLL_S = 0.05
 OTHERS_POLL_S = 0.5
@@ -281,7 +284,10 @@ class _Queue:
                 self._leave_to_others(item)
                 continue
             if run.state() in (State.NEW, State.PENDING, State.INTERRUPTED):
-                _write_outcome(run, job)
+                try:
+                    _write_outcome(run, job)
+                except OSError as error:
+                    log.warning("%s: how it ended cannot be written down: %s", item.name, error)
             self._on_change(run, run.state())
 
 
@@ -335,7 +341,9 @@ def _write_outcome(run: RunDir, job: Supervised) -> None:
         f"crashed; its output: {job.log}"
     )
     text = "\n".join([*lines, reason, ""])
-    run.write_outcome(State.FAILED, Failure.KILLED, reason=reason, traceback=text)
+    full = status > 0 and of_traceback("\n".join(lines)) == Failure.DISK
+    kind = Failure.DISK if full else Failure.KILLED
+    run.write_outcome(State.FAILED, kind, reason=reason, traceback=text)
 
 
 def _lease(candidates: Sequence[Gpu], count: int, held: ExitStack) -> dict[Gpu, int] | None:

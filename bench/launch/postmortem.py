@@ -89,9 +89,11 @@ def _vanished(run: RunDir, rank: Rank, *, several: bool) -> Cause:
     ]
     # NCCL's watchdog aborts ranks whose peer has gone.
     lost = several and status != -signal.SIGKILL and bool(_LOST.search("\n".join(lines)))
+    # The disk on which it could not write down its end itself.
+    full = status > 0 and failure.of_traceback("\n".join(lines)) == Failure.DISK
     return Cause(
         rank.number,
-        Failure.KILLED,
+        Failure.DISK if full else Failure.KILLED,
         "\n".join([*parts, ""]),
         rank.ended or time.time(),
         by_signal=status < 0,

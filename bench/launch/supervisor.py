@@ -238,7 +238,21 @@ def supervise(
                     with contextlib.suppress(KeyError):
                         selector.unregister(rank.stderr)
                     rank.stderr.close()
-                cell.write_outcome(received)
+                _write_down(cell, received)
+
+
+def _write_down(cell: RankGroup, received: list[int]) -> None:
+    """How it ended. Where that cannot be written, it goes on as one that was killed."""
+    try:
+        cell.write_outcome(received)
+    except OSError as error:
+        _say(f"{cell.run.path}: how it ended cannot be written down: {error}")
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError):  # stderr may be a file on the same disk
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
 
 
 def outcome_of(run: RunDir) -> State | None:
@@ -345,7 +359,9 @@ def main(arguments: list[str] | None = None) -> int:
             complain(f"{run.path} was given to another job: left alone")
     supervise(ours, place, received=received, command=options.command)
     states = {outcome_of(run) for run in ours}
-    return 1 if State.FAILED in states else EXIT_PREEMPTED if State.PREEMPTED in states else 0
+    return (
+        1 if states & {State.FAILED, None} else EXIT_PREEMPTED if State.PREEMPTED in states else 0
+    )
 
 
 if __name__ == "__main__":

@@ -42,22 +42,24 @@ log = logging.getLogger("bench")
 def run_cell(path: str | Path) -> str:
     """Run one cell to its end and return its state; on another rank than 0: how its part ended.
 
-    Exceptions end in the run directory, not in the caller.
+    Exceptions end in the run directory, not in the caller; where that cannot be written, on stderr.
     """
     run, world = RunDir(Path(path)), World.from_environment()
-    if run.is_done():
-        return str(State.DONE)
-    if world.first:
-        run.clear_the_way()
-    with interrupt.listening():
-        if not world.first:
-            return str(_run_to_end(run, world))
-        try:
+    try:
+        if run.is_done():
+            return str(State.DONE)
+        with interrupt.listening():
+            if not world.first:
+                return str(_run_to_end(run, world))
+            run.clear_the_way()
             with run.hold():
                 return str(_run_to_end(run, world))
-        except Busy:
-            complain(f"{run.path} is being worked on by another process")
-            return str(State.RUNNING)
+    except Busy:
+        complain(f"{run.path} is being worked on by another process")
+        return str(State.RUNNING)
+    except OSError as error:
+        complain(f"{run.path}: how it stands cannot be written down: {error}")
+        return str(State.FAILED)
 
 
 def _run_to_end(run: RunDir, world: World) -> State:

@@ -76,6 +76,6 @@ def main(arguments: list[str] | None = None) -> int:
         # one: seconds.
         sys.stderr.flush()
         os._exit(1)
-    if state == State.FAILED:
+    if state == State.FAILED and run.error.exists():
         complain(f"{run.signature} failed: {run.error_line()}\nTraceback: {run.error}")
     return _EXIT.get(State(state), 1)

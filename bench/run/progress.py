@@ -68,7 +68,16 @@ def stack_kept(path: Path) -> Iterator[None]:
     finally:
         over.set()
         keeper.join()
-    path.unlink(missing_ok=True)
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
+
+
+class _LogFile(logging.FileHandler):
+    """A line that finds no room on the disk is only on the console."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
 
 
 @contextmanager
@@ -79,7 +88,7 @@ def logging_to(path: Path, world: World) -> Iterator[None]:
         yield
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = _LogFile(path, encoding="utf-8")
     handler.setFormatter(PrintableFormatter("%(asctime)s %(levelname)s %(message)s"))
     logging.captureWarnings(capture=True)
     loggers = (log, logging.getLogger("py.warnings"))
@@ -90,4 +99,5 @@ def logging_to(path: Path, world: World) -> Iterator[None]:
     finally:
         for logger in loggers:
             logger.removeHandler(handler)
-        handler.close()
+        with suppress(OSError):
+            handler.close()

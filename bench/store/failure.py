@@ -18,6 +18,7 @@ class Failure(StrEnum):
     BUG = "BUG"  # an exception: the same again would fail again
     OOM = "OOM"  # out of memory, on the device or the host
     DEVICE = "DEVICE"  # the GPU or its driver failed
+    DISK = "DISK"  # nothing could be written: full, over a quota, or read-only
     KILLED = "KILLED"  # a process was killed or crashed
     TIMEOUT = "TIMEOUT"  # the time limit came before a checkpoint could be written
     NODE_FAIL = "NODE_FAIL"  # the machine went away
@@ -35,6 +36,12 @@ _MARKS = (
         Failure.OOM,  # torch's allocators, numpy, mmap, OpenCV
         r"OutOfMemoryError|MemoryError|out of memory|can't allocate memory|Cannot allocate memory|"
         r"Insufficient memory",
+    ),
+    (
+        Failure.DISK,  # the system's words, then those of torch.save, which names no error of the system
+        r"No space left on device|Disk quota exceeded|Read-only file system|"
+        r"PytorchStreamWriter failed writing|inline_container\S* \. unexpected pos|"
+        r"basic_ios::clear: iostream error",
     ),
     (Failure.NO_PROGRESS, r"\bNoProgress\b"),
     # torch says the one or the other

@@ -17,6 +17,7 @@ from functools import cache
 from bench.config.mistakes import Mistakes
 from bench.config.resources import Resources, parse_resources
 from bench.run.directory import create
+from bench.store import places
 from bench.store.failure import Failure
 from bench.store.files import DamagedFile, dump_yaml, write_text
 from bench.store.rundir import RunDir, State
@@ -87,6 +88,8 @@ def again(s: CellStatus, code: Callable[[], str | None]) -> CellStatus | str | N
         return _after_time(s)
     if s.kind == Failure.OOM:
         return _after_memory(s)
+    if s.kind == Failure.DISK:
+        return _after_disk(s)
     if s.kind == Failure.BUG:
         return _after_bug(s, code)
     return _as_asked(s)
@@ -159,6 +162,18 @@ def _after_memory(s: CellStatus) -> CellStatus | str:
             "(resources.slurm.mem_gb, another partition) or a smaller model"
         )
     return replace(s, micro_batch=micro // 2)
+
+
+def _after_disk(s: CellStatus) -> CellStatus | str:
+    checkpoint = next((p for p in (s.run.last, s.run.previous) if p.is_file()), None)
+    needed = 2 * checkpoint.stat().st_size if checkpoint else 1
+    free = places.free(s.run.path)
+    if needed <= free:
+        return _as_asked(s)
+    return (
+        f"the disk was full, and only {places.size(free)} are free where two checkpoints need "
+        f"{places.size(needed)}: make room"
+    )
 
 
 def _after_bug(s: CellStatus, code: Callable[[], str | None]) -> CellStatus | str:

@@ -16,7 +16,7 @@ from typing import Any
 from bench.config import signature
 from bench.config.resources import Resources
 from bench.grid.plan import Cell
-from bench.store.failure import Failure
+from bench.store.failure import Failure, of_traceback
 from bench.store.files import DamagedFile
 from bench.store.rundir import Activity, RunDir, RunStatus, State
 from bench.sweep.earlier import EarlierRuns
@@ -200,7 +200,8 @@ def _ending(run: RunDir, status: RunStatus) -> tuple[Failure | None, str]:
     ended = run.read_outcome()
     kind = Failure(ended["kind"]) if ended.get("kind") in set(Failure) else None
     if state == State.FAILED:
-        return kind or Failure.BUG, run.error_line()
+        line = run.error_line()
+        return kind or of_traceback(line), line
     return kind, str(ended.get("reason") or "")
 
 

@@ -11,6 +11,7 @@ A damaged checkpoint is never another state: whatever is wrong with it is a Dama
 from __future__ import annotations
 
 import errno
+import os
 import time
 import warnings
 from collections.abc import Callable
@@ -70,10 +71,23 @@ def save(path: Path, state: dict[str, Any], *, keep_previous: bool = False) -> N
     `keep_previous`: that one also stays, under the name `previous(path)`.
     """
     with replacing(path) as temporary:
-        torch.save(state, temporary)
+        _write(temporary, state)
         sealed.seal(temporary)
         if keep_previous:
             _keep(path)
+
+
+def _write(path: Path, state: dict[str, Any]) -> None:
+    """Raises OSError where the disk is full: torch's own words do not say so."""
+    try:
+        torch.save(state, path)
+        return
+    except RuntimeError as error:
+        if of_exception(error) != Failure.DISK:
+            raise
+        words = str(error).partition("\n")[0]
+    # Not within the block: its traceback holds torch's writer, and so the space of what was written.
+    raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)} ({words})", str(path))
 
 
 def _keep(path: Path) -> None:

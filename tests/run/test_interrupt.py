@@ -4,6 +4,7 @@ pruning, classes of failure, no progress.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -241,6 +242,15 @@ def test_pruning_stops_all_ranks_at_one_step(tmp_path: Path, data_dir: Path) -> 
         (torch.distributed.DistBackendError("NCCL error in: x"), Failure.DEVICE),
         (RuntimeError("CUDA error: device-side assert triggered"), Failure.BUG),
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), Failure.KILLED),
+        (OSError(errno.ENOSPC, "No space left on device", "runs/x"), Failure.DISK),
+        (OSError(errno.EDQUOT, "Disk quota exceeded", "runs/x"), Failure.DISK),
+        (OSError(errno.EROFS, "Read-only file system", "runs/x"), Failure.DISK),
+        (RuntimeError("PytorchStreamWriter failed writing file data/0"), Failure.DISK),
+        (
+            RuntimeError("[enforce fail at inline_container.cc:671] . unexpected pos 2304 vs 2198"),
+            Failure.DISK,
+        ),
+        (RuntimeError("basic_ios::clear: iostream error"), Failure.DISK),
         (NoProgress("no further"), Failure.NO_PROGRESS),
         (ValueError("train.batch"), Failure.BUG),
     ],

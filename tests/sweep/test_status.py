@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from disks import fill, make_room, small_disk
 
 from bench import results
 from bench.config import signature
@@ -169,6 +170,26 @@ def test_what_was_interrupted_goes_on(folder: Path, state: State) -> None:
 def test_what_is_no_fault_of_the_cell_is_tried_again(folder: Path, kind: Failure) -> None:
     made(folder).write_outcome(State.FAILED, kind, reason="died")
     assert isinstance(decide(folder), CellStatus)
+
+
+def test_a_full_disk_is_tried_again_when_there_is_room(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 4) as disk:
+        run = made(written(disk, 1))
+        run.write_outcome(State.FAILED, Failure.DISK, traceback="OSError: No space left on device")
+        run.last.parent.mkdir()
+        run.last.write_bytes(bytes(1 << 20))
+        assert isinstance(decide(disk), CellStatus)
+        fill(disk, but=1 << 20)
+        left = decide(disk)
+        assert isinstance(left, str) and "1.0 MB are free where two checkpoints need 2.1 MB" in left
+        make_room(disk)
+        assert isinstance(decide(disk), CellStatus)
+
+
+def test_the_kind_of_a_failure_is_known_by_its_error_alone(folder: Path) -> None:
+    """The disk had room for the first of two files."""
+    made(folder).error.write_text("OSError: [Errno 28] No space left on device: 'x'\n")
+    assert first(folder).text == "FAILED/DISK"
 
 
 def test_retry_leaves_the_rest_alone(folder: Path) -> None:
