@@ -21,6 +21,7 @@ from bench.data.shards.read import BadData, index_digest, open_split, read_index
 from bench.data.shards.sheet import draw_sheet
 from bench.data.shards.write import SHOWN
 from bench.shown.streams import complain, log_to, say
+from bench.store import places
 from bench.task import SourceModule
 
 EXAMPLES = """\
@@ -156,6 +157,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         args = parser_for(modules).parse_args(arguments)
         if args.deep and not args.check:
             raise ValueError("--deep goes with --check: it decodes what is there")
+        if problem := places.no_folder(args.out):
+            raise ValueError(f"--out: {problem}")
         if not args.check:
             modules[args.source].run(args)
         source = args.source.replace("-", "_")
@@ -163,7 +166,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if args.sheet:
             draw_sheet(args.out, next(iter(read_index(args.out)["splits"])), args.sheet)
     except (ValueError, OSError) as error:
-        complain(f"{components.program('bench.prepare')}: {error}")
+        why = isinstance(error, OSError) and places.unwritable(args.out)
+        complain(f"{components.program('bench.prepare')}: {why or error}")
         return 1 if isinstance(error, BadData) else 2
     return 0
 

@@ -23,6 +23,7 @@ from matplotlib.figure import Figure
 from bench import components, find, results
 from bench.shown.console import InertConsole
 from bench.shown.streams import complain
+from bench.store import places
 from bench.store.files import DamagedFile, write_bytes
 from reports import formats, page, stats, style, table, terminal
 from reports.commands import FIRST_SWEEP
@@ -112,6 +113,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         complain(f"{components.program('reports.build')}: {error}")
         return 2
+    if problem := places.unwritable(options.out):
+        complain(f"{components.program('reports.build')}: --out: {problem}")
+        return 2
     reports = [_report(setting, tables, figures) for setting in settings(frame)]
     try:
         for path, content in _files(reports):
@@ -183,6 +187,8 @@ def _parser() -> argparse.ArgumentParser:
 def _load(folders: Sequence[Path]) -> pd.DataFrame:
     """The checked results. ValueError says what to do when there are none."""
     for runs in folders:
+        if problem := places.no_folder(runs):
+            raise ValueError(f"--runs: {problem}")
         if not runs.is_dir():
             raise ValueError(f"no runs: {runs} does not exist; make some with `{FIRST_SWEEP}`")
     frame = results.merged(folders)

@@ -37,6 +37,7 @@ from bench.grid.patch import parse_settings
 from bench.models.named import Asked
 from bench.shown.console import InertConsole
 from bench.shown.streams import complain, log_to
+from bench.store import places
 from bench.store.files import write_json
 from bench.task import Row, Samples
 
@@ -97,6 +98,10 @@ def _progress() -> Iterator[Callable[[dict[str, Any]], None]]:
 
 def _set_up(options: argparse.Namespace) -> list[Measurement]:
     """Everything that can be wrong with the command, before any work."""
+    if problem := places.no_folder(options.runs):
+        raise ValueError(f"--runs: {problem}")
+    if problem := options.out and places.unwritable(options.out.parent):
+        raise ValueError(f"--out: {problem}")
     patches, backbone = _settings(options)
     evaluations = {
         name: parse_options("evaluation", name, patches[name]) for name in options.evaluations

@@ -22,6 +22,7 @@ from bench.evaluate.context import EvaluationContext, Normalisation, run_one
 from bench.evaluate.kept import KeptResult
 from bench.evaluate.labels import labelled
 from bench.models.named import NamedModel
+from bench.store import places
 from bench.task import DataSpec, Released, Row
 from bench.train.world import ALONE
 
@@ -52,6 +53,8 @@ class Measurement:
         found = None if again or self.kept is None else self.kept.read()
         if found is not None:
             return found
+        if problem := self.kept and places.unwritable(self.kept.path.parent):
+            raise ValueError(f"what is measured could not be kept: {problem}")
         context = self.context
         context.report = report
         context.scratch_folder = self.kept.scratch if self.kept else None

@@ -23,6 +23,7 @@ from bench import components
 from bench.config.mistakes import Mistakes
 from bench.grid.plan import Plan, plan
 from bench.shown.streams import complain, log_to, say
+from bench.store import places
 from bench.sweep import cancel, overview
 from bench.sweep.arguments import add_cells
 from bench.sweep.launching import choose_cells, items_of, launch, show_refused
@@ -65,6 +66,9 @@ def main(arguments: list[str] | None = None) -> int:
         grid = plan(options.sweep, options.scale, options.set)
     except Mistakes as error:
         complain(f"{len(error.mistakes)} mistake(s), nothing was started:\n{error}")
+        return 2
+    if problem := places.no_folder(options.runs):
+        complain(f"--runs: {problem}")
         return 2
     if options.cancel:
         return stop(grid, options, console)

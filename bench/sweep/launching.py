@@ -14,7 +14,7 @@ from rich.markup import escape
 from bench.grid.plan import Plan
 from bench.launch.item import Item, OnChange
 from bench.shown.streams import complain
-from bench.store import snapshot
+from bench.store import places, snapshot
 from bench.store.rundir import State
 from bench.sweep import cancel, choose
 from bench.sweep.choose import Choice
@@ -40,7 +40,14 @@ def launch(grid: Plan, statuses: list[CellStatus], options: Any, console: Consol
             return 2
     stale = [s for s in statuses if s.state == State.STALE and not options.force]
     _announce(choice, stale, console)
-    write_manifest(grid, options.runs, _after(statuses, choice))
+    try:
+        if choice.start:
+            _refuse_unwritable(options.runs)
+            prepare_data(choice.start)
+        _record(grid, options.runs, _after(statuses, choice), console)
+    except (ValueError, OSError) as error:
+        complain(error)
+        return 2
     busy = [] if options.retry else [s for s in statuses if s.busy]
     waits = f"; {len(busy)} are queued or running already" if busy else ""
     console.print(
@@ -50,13 +57,16 @@ def launch(grid: Plan, statuses: list[CellStatus], options: Any, console: Consol
     # The launcher waits for what other clients have started, but only its own kind can tell.
     busy = [s for s in busy if _is_slurms(s) == (options.launcher == "slurm")]
     if choice.start or busy:
-        _prepare(choice.start)
         try:
+            _make_directories(choice.start)
             with cancel.known_client(options.runs, grid.name, options.launcher):
                 _run(grid, items_of(choice, busy), options, console)
         except ValueError as error:  # this machine or SLURM cannot give what was asked for
             complain(error)
             return 2
+        except OSError as error:
+            complain(f"stopped: {error}; what runs goes on, and the same command with the rest")
+            return 1
         except KeyboardInterrupt:
             if options.launcher != "slurm":
                 raise
@@ -94,9 +104,24 @@ def _announce(choice: Choice, stale: list[CellStatus], console: Console) -> None
     show_refused(choice, console)
 
 
-def _prepare(cells: list[CellStatus]) -> None:
-    """Data and run directories."""
-    prepare_data(cells)
+def _refuse_unwritable(runs: Path) -> None:
+    """Raises ValueError."""
+    if problem := places.unwritable(runs):
+        raise ValueError(f"--runs: {problem}; nothing was started")
+
+
+def _record(grid: Plan, runs: Path, statuses: list[CellStatus], console: Console) -> None:
+    """For the report. An archive that may only be read keeps the record that it has."""
+    try:
+        write_manifest(grid, runs, statuses)
+    except OSError:
+        problem = places.unwritable(runs)
+        if problem is None:
+            raise
+        console.print(f"the report reads which runs are whose as it was: {escape(problem)}")
+
+
+def _make_directories(cells: list[CellStatus]) -> None:
     for same in by_run(cells):
         choose.prepare(same)
 

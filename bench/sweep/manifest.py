@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from bench.config import signature
 from bench.grid.plan import Plan
-from bench.store.result_files import Kind, write_result
+from bench.store.files import DamagedFile
+from bench.store.result_files import Kind, is_sealed, read_result, write_result
 from bench.store.rundir import State, manifest_path
 from bench.sweep.status import CellStatus
 
 
 def write_manifest(grid: Plan, runs: Path, statuses: Iterable[CellStatus]) -> None:
     """Which labels belong to which directories and to which evaluations in them, and which runs are
-    stale; for bench.results.
+    stale; for bench.results. One that says so already is not touched.
     """
     cells = [
         {
@@ -39,4 +42,15 @@ def write_manifest(grid: Plan, runs: Path, statuses: Iterable[CellStatus]) -> No
         "overrides": grid.overrides,
         "cells": cells,
     }
-    write_result(manifest_path(runs, grid.name), Kind.MANIFEST, manifest)
+    path = manifest_path(runs, grid.name)
+    if not _says(path, manifest):
+        write_result(path, Kind.MANIFEST, manifest)
+
+
+def _says(path: Path, manifest: dict[str, Any]) -> bool:
+    try:
+        if not is_sealed(path, Kind.MANIFEST):
+            return False
+        return read_result(path, Kind.MANIFEST) == json.loads(json.dumps(manifest))
+    except DamagedFile:
+        return False

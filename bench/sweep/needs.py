@@ -9,6 +9,7 @@ from bench import find
 from bench.config.mistakes import cut
 from bench.config.science import Component
 from bench.grid.plan import Cell
+from bench.store import places
 from bench.sweep.status import CellStatus
 
 
@@ -40,11 +41,17 @@ def _missing(kind: str, part: Component, folder: Path) -> str | None:
 
 
 def prepare_data(chosen: list[CellStatus]) -> None:
-    """Make built-in data once, before cells would wait for one another to make it."""
+    """Make built-in data once, before cells would wait for one another to make it. Raises ValueError."""
     wanted = {}
     for s in chosen:
         data, folder = s.cell.config.data, s.cell.resources.data_dir
         wanted[f"{folder} {data!r}"] = data, folder
     for data, folder in wanted.values():
         if prepare := find.optional("source", data.name, "prepare"):
-            prepare(data.config, Path(folder))
+            try:
+                prepare(data.config, Path(folder))
+            except OSError as error:
+                problem = places.unwritable(Path(folder)) or str(error)
+                raise ValueError(
+                    f"resources.data_dir: {data.name} is not there yet and cannot be made: {problem}"
+                ) from error

@@ -29,6 +29,7 @@ from bench.grid.plan import Cell, plan
 from bench.launch import item
 from bench.process import interrupt
 from bench.shown.streams import complain, log_to
+from bench.store import places
 from bench.store.rundir import RunDir, State
 from bench.sweep.arguments import add_cells
 from bench.sweep.live import make_console
@@ -73,6 +74,13 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     if options.study and options.study != search.name:
         complain(f"{options.sweep} was changed: study {options.study} is not its search")
+        return 2
+    if (
+        problem := places.no_folder(options.runs)
+        if options.status
+        else places.unwritable(options.runs)
+    ):
+        complain(f"--runs: {problem}")
         return 2
     from bench.tune.study import Study  # imports Optuna: not needed to list mistakes
 

@@ -225,7 +225,9 @@ def test_a_disk_that_is_too_small_is_refused_with_both_numbers(tmp_path: Path) -
     frames = np.zeros((2, 1080, 1920, 3), np.uint8)
     count = shutil.disk_usage(tmp_path).free // frames.nbytes + 100
     clips = {"train": [Clip(str(i), 0) for i in range(count)]}
-    with pytest.raises(ValueError, match=r"need about [\d,.]+ GB, but only [\d,.]+ GB are free"):
+    with pytest.raises(
+        ValueError, match=r"need about [\d,.]+ [MG]B, but only [\d,.]+ [MG]B are free"
+    ):
         pack(tmp_path / "out", clips, lambda split, clip: frames, INFO, FrameRule("raw"), Packing())
     assert not list((tmp_path / "out").glob("*.tar"))
 

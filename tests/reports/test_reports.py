@@ -493,7 +493,7 @@ def test_a_folder_that_cannot_be_written_is_bad_input(
 ) -> None:
     (tmp_path / "out").write_text("a file")
     assert report(full()) == 2
-    assert "cannot write" in capsys.readouterr().err
+    assert "--out" in (err := capsys.readouterr().err) and "no folder but a file" in err
 
 
 NEW_TABLE = """

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from bench.data.shards.plan import RECEIPTS, Clip, Job
 from bench.data.shards.tar import encode_clip
+from bench.store import places
 
 log = logging.getLogger(__name__)
 _SAMPLED = 16  # clips, spread over the whole
-_GB = 1e9
 
 
 def require_space(out: Path, jobs: Sequence[Job]) -> None:
@@ -24,14 +23,14 @@ def require_space(out: Path, jobs: Sequence[Job]) -> None:
     """
     size = _estimate(jobs)
     present = sum(part.stat().st_size for part in (out / RECEIPTS).glob("*.part"))
-    needed, free = max(size - present, 0), shutil.disk_usage(out).free
+    needed, free = max(size - present, 0), places.free(out)
     if needed > free:
         raise ValueError(
-            f"the shards need about {needed / _GB:,.1f} GB, but only {free / _GB:,.1f} GB are free "
-            f"at {out}. Free some space, choose another folder, or store smaller frames"
+            f"the shards need about {places.size(needed)}, but only {places.size(free)} are free at {out}. "
+            "Free some space, choose another folder, or store smaller frames"
         )
     if needed:
-        log.info("about %.2f GB to write, %.1f GB are free", needed / _GB, free / _GB)
+        log.info("about %s to write, %s are free", places.size(needed), places.size(free))
 
 
 def _estimate(jobs: Sequence[Job]) -> int:
