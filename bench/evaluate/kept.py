@@ -19,7 +19,7 @@ from bench.data.limited import LimitedSamples
 from bench.evaluate.context import EvaluationContext, provenance
 from bench.models.named import NamedModel
 from bench.store.evaluations import EvaluationDir
-from bench.store.files import DamagedFile, replacing
+from bench.store.files import DamagedFile, clear_leftovers, replacing
 from bench.store.result_files import Kind, files_beside, read_result, write_result
 from bench.store.rundir import evaluated_path
 from bench.task import Row
@@ -89,6 +89,7 @@ class KeptResult:
         return found["rows"] if found is not None and known else None
 
     def write(self, rows: list[Row], context: EvaluationContext) -> None:
+        clear_leftovers(self.path.parent)
         write_kept(self._folder, context)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         shown = context.input.model_dump(mode="json", include=_SHOWN)

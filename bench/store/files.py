@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -21,10 +22,18 @@ from typing import IO, Any, BinaryIO
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from bench.process.machine import process_started
+
 log = logging.getLogger(__name__)
 
 SAY_AFTER_S = 5.0
 """How long a lock is waited for without a word."""
+
+
+ABANDONED_S = 86_400.0
+"""The age at which a temporary file of another host is nobody's any more."""
+
+_TEMPORARY = re.compile(r"\..+\.(?P<pid>\d{1,10})(-(?P<host>[0-9a-f]{8}))?\.tmp")
 
 
 class Busy(TimeoutError):
@@ -89,7 +98,7 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
     made again need not wait for the disk one by one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{_host()}.tmp")
     try:
         yield temporary
         if durable:
@@ -98,6 +107,31 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Remove the temporary files of `replacing` whose writers were killed, in a folder and below. Of other
+    hosts, whose processes cannot be seen from here, those that are older than a day.
+    """
+    for path in folder.rglob(".*.tmp"):
+        if (name := _TEMPORARY.fullmatch(path.name)) and _is_abandoned(path, name):
+            with suppress(OSError):  # it may not be ours, or another process was faster
+                path.unlink()
+
+
+def _is_abandoned(path: Path, name: re.Match[str]) -> bool:
+    if name["host"] == _host():
+        return process_started(int(name["pid"])) is None
+    try:
+        return time.time() - path.stat().st_mtime > ABANDONED_S
+    except OSError:
+        return False
+
+
+@cache
+def _host() -> str:
+    """This machine, short enough for the name of a file."""
+    return hashlib.sha256(os.uname().nodename.encode()).hexdigest()[:8]
 
 
 def sha256_of(path: Path) -> str:

@@ -24,6 +24,7 @@ from bench.store.failure import Failure
 from bench.store.files import (
     Busy,
     DamagedFile,
+    clear_leftovers,
     dump_yaml,
     load_yaml,
     lock,
@@ -304,9 +305,10 @@ class RunDir(RunResults):
                 log.warning("%s is no file; now %s", file, set_aside(file).name)
 
     def mend(self) -> None:
-        """Rename results that are not what was written, so that they are made again. Whoever holds the
-        lock may.
+        """Rename results that are not what was written, so that they are made again, and remove what
+        killed writers left. Whoever holds the lock may.
         """
+        clear_leftovers(self.path)
         for damaged in self.damage():
             log.warning("%s; now %s, made again", damaged, set_aside(damaged.path).name)
 

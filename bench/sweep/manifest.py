@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.config import signature
 from bench.grid.plan import Plan
-from bench.store.files import DamagedFile
+from bench.store.files import DamagedFile, clear_leftovers
 from bench.store.result_files import Kind, is_sealed, read_result, write_result
 from bench.store.rundir import State, manifest_path
 from bench.sweep.status import CellStatus
@@ -45,6 +45,7 @@ def write_manifest(grid: Plan, runs: Path, statuses: Iterable[CellStatus]) -> No
     path = manifest_path(runs, grid.name)
     if not _says(path, manifest):
         write_result(path, Kind.MANIFEST, manifest)
+        clear_leftovers(path.parent)
 
 
 def _says(path: Path, manifest: dict[str, Any]) -> bool:

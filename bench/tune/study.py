@@ -40,7 +40,7 @@ from bench.config import seeds
 from bench.config.mistakes import Mistakes
 from bench.grid.plan import Cell
 from bench.process.machine import is_alive, process_started
-from bench.store.files import lock, read_json_if_sound, write_json
+from bench.store.files import clear_leftovers, lock, read_json_if_sound, write_json
 from bench.store.result_files import Kind, write_result
 from bench.tune import winner
 from bench.tune.search import Dimension, Search
@@ -74,6 +74,7 @@ class Study:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         database = None if storage is None else _database(storage)
         self._leases.mkdir(parents=True, exist_ok=True)
+        clear_leftovers(self.folder)
         with self._locked():
             self._storage = database or optuna.storages.get_storage(
                 _journal(self.folder / "journal.log")

@@ -48,7 +48,7 @@ from bench.data.shards.space import require_space
 from bench.data.shards.tar import write_clips, write_shard
 from bench.process.machine import available_cores
 from bench.shown.inert import csv_cell
-from bench.store.files import lock, replacing, sha256_of, write_bytes
+from bench.store.files import clear_leftovers, lock, replacing, sha256_of, write_bytes
 
 log = logging.getLogger(__name__)
 FAILED = "failed.csv"
@@ -96,6 +96,7 @@ def pack(
     if _is_complete(out, present.verified(out, jobs), info, packing.allowed):
         return out
     with _alone(out):
+        clear_leftovers(out)
         receipts = present.verified(out, jobs)
         if _is_complete(out, receipts, info, packing.allowed):  # another process has just done it
             shutil.rmtree(out / RECEIPTS)
