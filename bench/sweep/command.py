@@ -24,7 +24,7 @@ from bench.config.mistakes import Mistakes
 from bench.grid.plan import Plan, plan
 from bench.shown.streams import complain, log_to, say
 from bench.store import places
-from bench.sweep import cancel, overview
+from bench.sweep import cancel, overview, space
 from bench.sweep.arguments import add_cells
 from bench.sweep.launching import choose_cells, items_of, launch, show_refused
 from bench.sweep.live import make_console
@@ -199,7 +199,10 @@ def watch(grid: Plan, options: Any, console: Console) -> int:
 def show_cost(grid: Plan, statuses: list[CellStatus], options: Any, console: Console) -> None:
     """What the cells that would be started will take, and with slurm the scripts, to be copied."""
     choice = choose_cells(statuses, options)
-    console.print(str(overview.expected_cost(statuses, choice.start)))
+    cost = overview.expected_cost(statuses, choice.start)
+    console.print(str(cost))
+    for line in space.lines(choice.start, cost.gigabytes, options.runs):
+        console.print(line)
     show_refused(choice, console)
     if options.launcher != "slurm" or not choice.start:
         return

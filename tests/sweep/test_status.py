@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 from disks import fill, make_room, small_disk
+from makers import ROOT, make_run, trainer_of
 
 from bench import results
 from bench.config import signature
@@ -26,7 +28,7 @@ from bench.store.files import write_json
 from bench.store.rundir import Activity, RunDir, State
 from bench.sweep import choose as retry
 from bench.sweep import command as sweep
-from bench.sweep import manifest
+from bench.sweep import manifest, space
 from bench.sweep.choose import Choice
 from bench.sweep.status import CellStatus, count_text, read_statuses
 
@@ -402,6 +404,31 @@ def test_the_plan_estimates_from_what_is_done(
         "2 to train, 0 to evaluate: about 2.0 device-hours and 10 MB of disk, as measured on 1 DONE"
         in out
     )
+
+
+def test_the_plan_compares_the_disk_that_is_needed_with_what_is_free(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with small_disk(tmp_path / "disk", 4) as disk:
+        command(written(disk, 3), "--plan")
+        out = capsys.readouterr().out.replace("\n", " ")
+        needed, free = re.findall(r"needs about ([\d.]+) MB in .*\(([\d.]+) MB free\)", out)[0]
+        assert 0.3 < float(needed) < 1 and 4 < float(free) <= 4.2 and "does not fit" not in out
+        fill(disk, but=100_000)
+        command(disk, "--plan")
+        assert "does not fit: make room in" in capsys.readouterr().out
+
+
+def test_the_estimate_is_what_a_run_needs_at_most(tmp_path: Path, data_dir: Path) -> None:
+    """While its checkpoints are rewritten; what it logs and predicts is little beside these."""
+    planned = plan(ROOT / "sweeps/ablation.yaml", "smoke")
+    (status,) = read_statuses(tmp_path, planned.cells[:1])
+    run = make_run(tmp_path, status.cell.config, data_dir)
+    trainer_of(run).fit()
+    kept = sum(path.stat().st_size for path in run.last.parent.iterdir())
+    (line,) = space.lines([status], None, tmp_path)
+    needed = float(re.findall(r"about ([\d.]+) MB", str(line))[0])
+    assert 0.6 * kept < 1e6 * needed < 1.2 * kept
 
 
 # -- stopping ---

@@ -123,7 +123,7 @@ class Motionformer(nn.Module):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + num_patches, config.dim))
         self.time_embed = nn.Parameter(torch.zeros(1, frames // config.tubelet, config.dim))
-        rates = torch.linspace(0, config.drop_path, config.depth).tolist()
+        rates = torch.linspace(0, config.drop_path, config.depth, device="cpu").tolist()
         self.blocks = nn.ModuleList(
             Block(
                 config.dim,

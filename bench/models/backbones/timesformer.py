@@ -128,7 +128,7 @@ class TimeSformer(nn.Module):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + num_patches, config.dim))
         self.time_embed = nn.Parameter(torch.zeros(1, frames, config.dim))
-        rates = torch.linspace(0, config.drop_path, config.depth).tolist()
+        rates = torch.linspace(0, config.drop_path, config.depth, device="cpu").tolist()
         self.blocks = nn.ModuleList(DividedBlock(config, rate) for rate in rates)
         self.norm = nn.LayerNorm(config.dim, eps=EPSILON)
 
