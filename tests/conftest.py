@@ -14,6 +14,12 @@ os.environ.update(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
 
 ROOT = Path(__file__).resolve().parent.parent
 
+# Fonts are looked for once on a machine, not once in each cache of a test.
+os.environ.setdefault(
+    "MPLCONFIGDIR",
+    str(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "matplotlib"),
+)
+
 # What imports make stays until the end: to look through it for garbage again and again takes seconds.
 gc.disable()
 
@@ -46,6 +52,12 @@ def _threads() -> None:
 
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Nothing of the tests stays in the user's cache."""
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session")

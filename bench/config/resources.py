@@ -92,6 +92,11 @@ class Resources(Config):
         False,
         description="torch.compile the backbone in training; takes minutes before the first step",
     )
+    verify: Literal["first", "always", "never"] = Field(
+        "first",
+        description="the SHA-256 of the shards that a cell reads: first (once on a machine, again when "
+        "a file has changed), always (at every start) or never (only what is read, clip by clip)",
+    )
     log_every: int = Field(10, ge=1, description="steps between lines of metrics.jsonl")
     checkpoint_minutes: float = Field(5.0, gt=0)
     checkpoint_steps: int | None = Field(

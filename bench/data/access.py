@@ -10,12 +10,17 @@ from bench import find
 from bench.config.resources import Resources
 from bench.config.science import RunConfig
 from bench.data.shards import read as shards
+from bench.data.shards import stamps
 from bench.task import DataSpec, Released, Samples, SourceModule
 
 
 def open_split(config: RunConfig, resources: Resources, split: str) -> Samples:
+    """A split of a run's data, its shards verified. BadData: they are damaged."""
     source: SourceModule = find.load("source", config.data.name)
-    return source.open(config.data.config, Path(resources.data_dir), split)
+    samples = source.open(config.data.config, Path(resources.data_dir), split)
+    if isinstance(samples, shards.ShardSamples):
+        stamps.verify(samples.folder, (split,), resources.verify)
+    return samples
 
 
 def prepare_data(config: RunConfig, data_dir: Path) -> None:
@@ -24,9 +29,9 @@ def prepare_data(config: RunConfig, data_dir: Path) -> None:
         prepare(config.data.config, data_dir)
 
 
-def open_data(data: Path) -> Released:
-    """Shards, or a data set where it lies: a folder, or a file that lists it. Raises ValueError with
-    what was looked for.
+def open_data(data: Path, *, verify: stamps.Verify = "first") -> Released:
+    """Shards, verified, or a data set where it lies: a folder, or a file that lists it. Raises
+    ValueError with what was looked for.
     """
     asked = [name for name in find.names("source") if find.optional("source", name, "as_released")]
     asked.sort(key=lambda name: find.optional("source", name, "ANY_OF_ITS_KIND"))  # those come last
@@ -34,15 +39,17 @@ def open_data(data: Path) -> Released:
         for name in asked:
             if found := find.load("source", name).as_released(data):
                 return found
-    return _open_shards(data, asked)
+    return _open_shards(data, asked, verify)
 
 
-def _open_shards(folder: Path, asked: list[str]) -> Released:
+def _open_shards(folder: Path, asked: list[str], verify: stamps.Verify) -> Released:
     """`asked`: the sources that did not know the folder."""
     try:
         if folder.is_file():
             raise ValueError(f"{folder} is a file, and no list of videos")
-        index = shards.read_index(folder)
+        index = shards.sound_index(folder)
+    except shards.BadData:
+        raise
     except ValueError as error:
         known = [f"{name} ({find.optional('source', name, 'LAYOUT')})" for name in asked]
         listed = "".join(f"\n  {name.removesuffix(' ()')}" for name in known)
@@ -59,6 +66,7 @@ def _open_shards(folder: Path, asked: list[str]) -> Released:
         layers={split: tuple(names) for split, names in index.get("layers", {}).items()},
     )
     held_out = spec.splits[1:] or spec.splits  # of unsplit data there is nothing to train on
+    stamps.verify(folder, held_out, verify)
     return Released(spec, held_out, partial(shards.open_split, folder))
 
 

@@ -28,6 +28,7 @@ from bench.config.science import Input
 from bench.config.seeds import rng, seed
 from bench.data import transforms
 from bench.data.order import Draw, Part, Schedule
+from bench.data.shards.read import BadData
 from bench.process import interrupt
 from bench.task import Images, Picture, Samples
 
@@ -176,13 +177,20 @@ class Clips(Dataset[Any]):
         except ValueError as error:
             raise BadSample(f"sample {self.samples.keys[i]}: {error}") from error
 
+    def _layer(self, i: int, name: str) -> np.ndarray:
+        """BadSample where it is damaged. A layer that a sample does not have is wrong use."""
+        try:
+            return self.samples.layer(i, name)
+        except BadData as error:
+            raise BadSample(f"sample {self.samples.keys[i]}: {error}") from error
+
     def _companions(self, draw: Draw, frames: np.ndarray) -> list[np.ndarray]:
         """1 H W 3 of each objective that wants a second image."""
         if not self.companions:
             return []
         assert self.run_seed is not None
         i = draw.index
-        picture = Picture(frames[0], partial(self.samples.layer, i))
+        picture = Picture(frames[0], partial(self._layer, i))
         return [
             make(picture, rng(self.run_seed, name, draw.epoch, i))[None]
             for name, make in self.companions.items()

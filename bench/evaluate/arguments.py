@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import get_args
 
 from bench import components, find
+from bench.data.shards.stamps import Verify
 from bench.evaluate.model import forms
 from bench.process.machine import available_cores
 
@@ -192,3 +194,10 @@ def _add_machine_arguments(group: _Group) -> None:
         "--workers", type=int, default=0, help="loader processes (default: %(default)s)"
     )
     group.add_argument("--threads", type=int, default=available_cores(), help="CPU threads")
+    group.add_argument(
+        "--verify",
+        choices=get_args(Verify),
+        default="first",
+        help="compare the shards of --data with their SHA-256: first (once on a machine, again when a file "
+        "has changed), always, or never (default: %(default)s)",
+    )

@@ -121,7 +121,7 @@ def _set_up(options: argparse.Namespace) -> list[Measurement]:
         )
     except RuntimeError as error:  # torch's own words for tensors that do not fit
         raise ValueError(str(error)) from error
-    found = open_data(options.data)
+    found = open_data(options.data, verify=options.verify)
     if options.limit:
         found = replace(found, open=partial(_limited, found.open, options.limit))
     if options.frames and found.spec.media == "image":

@@ -16,6 +16,7 @@ class Failure(StrEnum):
     """Why a cell did not end well; decides whether trying again makes sense (`--retry`)."""
 
     BUG = "BUG"  # an exception: the same again would fail again
+    DATA = "DATA"  # the data are damaged: the same again would fail again
     OOM = "OOM"  # out of memory, on the device or the host
     DEVICE = "DEVICE"  # the GPU or its driver failed
     DISK = "DISK"  # nothing could be written: full, over a quota, or read-only
@@ -44,6 +45,7 @@ _MARKS = (
         r"basic_ios::clear: iostream error",
     ),
     (Failure.NO_PROGRESS, r"\bNoProgress\b"),
+    (Failure.DATA, r"^([\w.]+\.)?(BadData|BadSample|Damaged)\b"),  # what bench.data calls them
     # torch says the one or the other
     (Failure.KILLED, r"(?s)DataLoader worker.*(killed by signal|exited unexpectedly)"),
     (Failure.BUG, r"device-side assert"),  # an index out of range, say: the GPU is well

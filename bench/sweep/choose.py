@@ -2,7 +2,7 @@
 --retry.
 
 A failed cell is tried again where the same again can end otherwise: a node that went away, a time
-limit with a checkpoint behind it. Where it cannot (a bug, out of memory) something must have
+limit with a checkpoint behind it. Where it cannot (a bug, damaged data, out of memory) something must have
 changed first, and what that could be is said. Between status.py and launching.py.
 """
 
@@ -90,7 +90,7 @@ def again(s: CellStatus, code: Callable[[], str | None]) -> CellStatus | str | N
         return _after_memory(s)
     if s.kind == Failure.DISK:
         return _after_disk(s)
-    if s.kind == Failure.BUG:
+    if s.kind in (Failure.BUG, Failure.DATA):
         return _after_bug(s, code)
     return _as_asked(s)
 
@@ -180,6 +180,11 @@ def _after_bug(s: CellStatus, code: Callable[[], str | None]) -> CellStatus | st
     now, ran = _as_asked(s), s.run.read_outcome().get("code") or s.run.read_claim().get("code")
     if ran is None or ran != code() or _resources_before(s) != now.resources:
         return now
+    if s.kind == Failure.DATA:
+        return (
+            "the data are damaged: mend them (error.txt says which file and how, `python -m bench.prepare "
+            "SOURCE --out DIR --check` all that is wrong), then the same command without --retry starts it"
+        )
     return "the same code would fail again: mend it (see the traceback), or change its resources"
 
 

@@ -27,6 +27,8 @@ from worlds import DROPPING, as_ranks, only_trained, rank_environment
 
 from bench.data import loader
 from bench.data.access import prepare_data
+from bench.data.loader import BadSample
+from bench.data.shards.read import BadData
 from bench.evaluate.model import load_named
 from bench.process import interrupt
 from bench.process.interrupt import EXIT_PREEMPTED, Interrupted
@@ -252,6 +254,9 @@ def test_pruning_stops_all_ranks_at_one_step(tmp_path: Path, data_dir: Path) -> 
         ),
         (RuntimeError("basic_ios::clear: iostream error"), Failure.DISK),
         (NoProgress("no further"), Failure.NO_PROGRESS),
+        (BadData("train-000000.tar is missing"), Failure.DATA),
+        (BadSample("sample 7 is damaged"), Failure.DATA),
+        (ValueError("BadData"), Failure.BUG),
         (ValueError("train.batch"), Failure.BUG),
     ],
 )

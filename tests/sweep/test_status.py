@@ -211,6 +211,14 @@ def test_a_bug_is_tried_again_only_after_a_change(folder: Path) -> None:
     assert isinstance(decide(folder, "resources.data_dir=elsewhere"), CellStatus)
 
 
+def test_damaged_data_are_to_be_mended_first(folder: Path) -> None:
+    made(folder).write_outcome(State.FAILED, Failure.DATA, traceback="BadData: no")
+    assert first(folder).text == "FAILED/DATA"
+    left = decide(folder)
+    assert isinstance(left, str) and "mend them" in left and "--check" in left
+    assert choose([first(folder)]).start == [first(folder)]
+
+
 def test_a_time_limit_is_tried_again_only_after_progress_or_with_more_time(folder: Path) -> None:
     run = made(folder)
     run.write_outcome(State.INTERRUPTED, Failure.TIMEOUT, reason="job 7_0 ended (TIMEOUT)")

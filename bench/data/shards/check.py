@@ -16,21 +16,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pydantic
 
 from bench import find
-from bench.data.shards.read import INDEX, SAMPLES, BadData, open_split, read_index
+from bench.data.shards.index import INDEX, malformed
+from bench.data.shards.read import SAMPLES, BadData, open_split, read_index
+from bench.data.shards.stamps import wrong_with
 from bench.data.shards.write import SHOWN, Progress, start_worker
 from bench.process.machine import available_cores
 from bench.store.files import sha256_of
 from bench.task import SourceModule
 
-_Count = Annotated[int, pydantic.Field(ge=0)]
 _COLUMNS = (
     "split", "shard", "key", "label", "offset", "size", "header", "num_frames", "height", "width"
 )  # fmt: skip
@@ -63,7 +63,7 @@ def check(
         index = read_index(folder)
     except ValueError as error:
         raise (BadData(str(error)) if folder.is_dir() else error) from error
-    problems = _malformed(index)  # what is malformed cannot be compared with anything
+    problems = malformed(index)  # what is malformed cannot be compared with anything
     if not problems:
         problems = [*_contradictions(index), *_foreign_tars(folder, index)]
         table, wrong = _read_table(folder, index)
@@ -96,60 +96,6 @@ def _damaged(
 
 
 # -- the index ---
-
-
-class _Part(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(strict=True, extra="allow")
-
-
-class _Split(_Part):
-    samples: _Count
-    shards: list[str]
-
-
-class _Shard(_Part):
-    count: _Count
-    bytes: _Count
-    sha256: str
-
-
-class _Frames(_Part):
-    storage: str
-    made_by: str
-    rule: str
-
-
-class _Index(_Part):
-    """What index.json must hold; folders of earlier versions lack the last two."""
-
-    source: str
-    source_version: int
-    config: dict[str, Any]
-    classes: list[str]
-    subsets: dict[str, list[_Count]]
-    frames: _Frames
-    splits: dict[str, _Split]
-    shards: dict[str, _Shard]
-    failed: list[dict[str, str]]
-    samples_sha256: str
-    media: str = "video"
-    layers: dict[str, list[str]] = {}
-
-
-def _malformed(index: Mapping[str, Any]) -> list[str]:
-    try:
-        _Index.model_validate(index)
-    except pydantic.ValidationError as error:
-        return [_explain(e) for e in error.errors(include_url=False)]
-    return []
-
-
-def _explain(error: Any) -> str:
-    where = ".".join(map(str, error["loc"]))
-    if error["type"] == "missing":
-        return f"{INDEX} lacks {where}"
-    message = error["msg"][0].lower() + error["msg"][1:]
-    return f"{INDEX}: {where}: {message}, not {json.dumps(error['input'])[:60]}"
 
 
 def _contradictions(index: Mapping[str, Any]) -> Iterator[str]:
@@ -298,14 +244,11 @@ def _shards(
 
 
 def _look(task: _Task) -> _Seen:
-    path, entry, seen = task.folder / task.name, task.entry, _Seen()
-    if not path.is_file():
-        return _Seen([f"{task.name} is missing"])
-    size = path.stat().st_size
-    if size != entry["bytes"]:
-        seen.problems.append(f"{task.name} has {size} bytes instead of {entry['bytes']}")
-    elif sha256_of(path) != entry["sha256"]:
-        seen.problems.append(f"{task.name} has another SHA-256 than when it was written")
+    path, seen = task.folder / task.name, _Seen()
+    if problem := wrong_with(path, task.entry):
+        seen.problems.append(problem)
+        if not path.is_file():
+            return seen
     elif task.compare:
         _compare_members(task, path, seen)
     if task.deep and task.compare:

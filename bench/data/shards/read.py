@@ -27,11 +27,11 @@ import pyarrow.parquet as pq
 from bench.data import decoders
 from bench.data.image import decode_image
 from bench.data.jpeg import decode_frame
+from bench.data.shards.index import INDEX, malformed
 from bench.data.video import decode
 
 log = logging.getLogger(__name__)
 SCHEMA = 1
-INDEX = "index.json"
 SAMPLES = "samples.parquet"
 
 
@@ -39,7 +39,7 @@ class BadData(ValueError):
     """The data themselves fail: damaged, incomplete, not what they say. Wrong use is a ValueError."""
 
 
-def _remedy(folder: Path) -> str:
+def remedy(folder: Path) -> str:
     """The command that makes the shards; the source's name is known if the index can still be
     read.
     """
@@ -59,22 +59,49 @@ def read_index(folder: Path) -> dict[str, Any]:
     """
     path = folder / INDEX
     if not folder.is_dir():
-        raise ValueError(f"no shards at {folder}: the folder does not exist. {_remedy(folder)}")
+        raise ValueError(f"no shards at {folder}: the folder does not exist. {remedy(folder)}")
     if not path.is_file():
         state = "incomplete" if any(folder.glob("*.tar")) else "empty"
         raise ValueError(
-            f"the shard folder {folder} is {state}: it has no {INDEX}. {_remedy(folder)}"
+            f"the shard folder {folder} is {state}: it has no {INDEX}. {remedy(folder)}"
         )
     try:
         index = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path} is corrupt ({error}). {_remedy(folder)}") from error
+    except (ValueError, RecursionError) as error:
+        raise BadData(f"{path} is corrupt ({error}). {remedy(folder)}") from error
     if not isinstance(index, dict) or index.get("schema") != SCHEMA:
         found = index.get("schema") if isinstance(index, dict) else None
         raise ValueError(
-            f"{path} has schema {found!r}, this version reads {SCHEMA}. {_remedy(folder)}"
+            f"{path} has schema {found!r}, this version reads {SCHEMA}. {remedy(folder)}"
         )
     return index
+
+
+def sound_index(folder: Path) -> dict[str, Any]:
+    """`read_index` of a folder whose samples are to be read. BadData where the index lacks something,
+    or holds what it cannot.
+    """
+    index = read_index(folder)
+    if wrong := malformed(index):
+        raise BadData(f"{folder / INDEX} is damaged: {'; '.join(wrong)}. {remedy(folder)}")
+    return index
+
+
+def _read_samples(folder: Path, split: str, index: Mapping[str, Any]) -> pa.Table:
+    """The rows of a split. BadData if the file is not the one that the index was written with: nothing
+    but it says where a sample lies.
+    """
+    path = folder / SAMPLES
+    if not path.is_file():
+        raise BadData(
+            f"the shard folder {folder} is incomplete: it has no {SAMPLES}. {remedy(folder)}"
+        )
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != index["samples_sha256"]:
+        raise BadData(
+            f"{path} is damaged: it has another SHA-256 than when it was written. {remedy(folder)}"
+        )
+    return pq.read_table(pa.BufferReader(content), filters=[("split", "==", split)])
 
 
 def index_digest(folder: Path) -> str:
@@ -142,17 +169,12 @@ class ShardSamples:
     """
 
     def __init__(self, folder: Path, split: str) -> None:
-        index = read_index(folder)
+        index = sound_index(folder)
         if split not in index["splits"]:
             raise ValueError(
                 f"{folder} has no split {split!r}; it has {', '.join(index['splits'])}"
             )
-        path = folder / SAMPLES
-        if not path.is_file():
-            raise ValueError(
-                f"the shard folder {folder} is incomplete: it has no {SAMPLES}. {_remedy(folder)}"
-            )
-        table = pq.read_table(path, filters=[("split", "==", split)])
+        table = _read_samples(folder, split, index)
         self.folder = folder
         self.split = split
         self.digest = index_digest(folder)
@@ -188,8 +210,8 @@ class ShardSamples:
         self._maps: dict[int, mmap.mmap] = {}
         self._read_ahead = False
         if len(self.keys) != index["splits"][split]["samples"]:
-            raise ValueError(
-                f"{path} and {INDEX} disagree on the size of {split!r}. {_remedy(folder)}"
+            raise BadData(
+                f"{folder / SAMPLES} and {INDEX} disagree on the size of {split!r}. {remedy(folder)}"
             )
 
     def _made_by(self, index: Mapping[str, Any]) -> str:
@@ -271,14 +293,14 @@ class ShardSamples:
         """ValueError unless file or frame t of sample i has the CRC-32 that it was written with."""
         if self._crc32 and zlib.crc32(stored) != self._crc32[i][t]:
             what = "" if self._storage in ("video", "image") else f"frame {t} of "
-            raise ValueError(f"{what}{self.keys[i]!r} {self._damaged(i)}")
+            raise BadData(f"{what}{self.keys[i]!r} {self._damaged(i)}")
 
     def _damaged(self, i: int) -> str:
         path = self.folder / self._shards[int(self.shards[i])]
         return (
             f"is damaged: its bytes in {path} are not those that were written (CRC-32). Run the "
             f"command that made the shards again, it rewrites what is damaged. "
-            f"{_remedy(self.folder)}"
+            f"{remedy(self.folder)}"
         )
 
     def with_layer(self, name: str) -> np.ndarray:
@@ -300,7 +322,7 @@ class ShardSamples:
         shard = self._map(int(self.shards[i]), end=offset + size)
         data = shard[offset : offset + size]
         if crc32 >= 0 and zlib.crc32(data) != crc32:
-            raise ValueError(f"{name} of {self.keys[i]!r} {self._damaged(i)}")
+            raise BadData(f"{name} of {self.keys[i]!r} {self._damaged(i)}")
         if not header:
             return decode_image(data, name=f"{name} of {self.keys[i]}")
         height, width = self._rows[i, 4:6].tolist()
@@ -316,15 +338,15 @@ class ShardSamples:
                 with path.open("rb") as file:
                     mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
             except (OSError, ValueError) as error:
-                raise ValueError(
-                    f"shard {path} cannot be read ({error}). {_remedy(self.folder)}"
+                raise BadData(
+                    f"shard {path} cannot be read ({error}). {remedy(self.folder)}"
                 ) from error
             if self._read_ahead:
                 mapped.madvise(mmap.MADV_WILLNEED)
             self._maps[number] = mapped
         if end > len(mapped):
             path = self.folder / self._shards[number]
-            raise ValueError(f"shard {path} is truncated. {_remedy(self.folder)}")
+            raise BadData(f"shard {path} is truncated. {remedy(self.folder)}")
         return mapped
 
 
