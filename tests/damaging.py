@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 NOBODY = 65534
 KINDS = ("truncated", "empty", "zeros", "flipped", "another's", "directory", "unreadable")
@@ -36,6 +38,12 @@ def damage(path: Path, kind: str, seed: int = 0, *, another: Path | None = None)
         path.chmod(0)
     else:
         raise ValueError(f"{kind}: one of {', '.join(KINDS)}")
+
+
+def rewrite_index(folder: Path, index: Mapping[str, Any]) -> None:
+    """A shard folder's index as if it had been written so, by a version that kept no digest of it."""
+    (folder / "index.json").write_text(json.dumps(index))
+    (folder / "index.json.sha256").unlink(missing_ok=True)
 
 
 def flipped(content: bytes, rng: random.Random) -> bytes:

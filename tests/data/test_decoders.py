@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from damaging import rewrite_index
 from makers import ROOT
 
 from bench import find
 from bench.data import decoders
-from bench.data.shards.read import INDEX, open_split, read_index
+from bench.data.shards.read import open_split, read_index
 from bench.data.shards.write import Clip, DataSetInfo, FrameRule, Packing, pack
 from bench.data.video import DECODER, count_frames, decode
 from tests.clips import ALL, HIDDEN, SPLIT, read_number, video, with_duration
@@ -89,8 +90,9 @@ def test_an_absent_decoder_names_its_package(
     out = pack(
         tmp_path / "out", {"train": [Clip("7", 0)]}, read, INFO, FrameRule("video"), Packing()
     )
-    index = (out / INDEX).read_text()
-    (out / INDEX).write_text(index.replace('"short_side"', f'"decoder": "{name}", "short_side"'))
+    index = read_index(out)
+    index["frames"]["decoder"] = name
+    rewrite_index(out, index)
     monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
     with pytest.raises(ValueError, match=f"pip install {package}"):
         decode(video(HIDDEN), decoder=name)

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import webdataset
 from clips import grey_video
+from damaging import rewrite_index
 
 from bench import prepare
 from bench.data.formats.video_list import Entry, VideoList, convert
@@ -45,7 +46,7 @@ def copy(mini: Path, tmp_path: Path) -> Path:
 def edit(folder: Path, change: Callable[[Any], Any]) -> None:
     index = json.loads((folder / INDEX).read_text())
     change(index)
-    (folder / INDEX).write_text(json.dumps(index))
+    rewrite_index(folder, index)
 
 
 def problems_of(folder: Path, **how: Any) -> tuple[str, ...]:

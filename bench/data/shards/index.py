@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import pydantic
 
 INDEX = "index.json"
+INDEX_DIGEST = "index.json.sha256"  # as sha256sum writes it
 _Count = Annotated[int, pydantic.Field(ge=0)]
 
 

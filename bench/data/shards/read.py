@@ -27,12 +27,15 @@ import pyarrow.parquet as pq
 from bench.data import decoders
 from bench.data.image import decode_image
 from bench.data.jpeg import decode_frame
-from bench.data.shards.index import INDEX, malformed
+from bench.data.shards.index import INDEX, INDEX_DIGEST, malformed
 from bench.data.video import decode
 
 log = logging.getLogger(__name__)
 SCHEMA = 1
 SAMPLES = "samples.parquet"
+
+
+_REPLACE = f"Copy {INDEX} and {INDEX_DIGEST} anew, or delete them and make the shards again."
 
 
 class BadData(ValueError):
@@ -65,10 +68,16 @@ def read_index(folder: Path) -> dict[str, Any]:
         raise ValueError(
             f"the shard folder {folder} is {state}: it has no {INDEX}. {remedy(folder)}"
         )
+    content = path.read_bytes()
     try:
-        index = json.loads(path.read_bytes())
+        index = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise BadData(f"{path} is corrupt ({error}). {remedy(folder)}") from error
+        raise BadData(f"{path} is corrupt ({error}). {_REPLACE} {remedy(folder)}") from error
+    if not _is_what_was_written(folder, content):
+        raise BadData(
+            f"{path} and {INDEX_DIGEST} beside it disagree: one of them is damaged, or the index was "
+            f"edited. {_REPLACE} {remedy(folder)}"
+        )
     if not isinstance(index, dict) or index.get("schema") != SCHEMA:
         found = index.get("schema") if isinstance(index, dict) else None
         raise ValueError(
@@ -77,13 +86,26 @@ def read_index(folder: Path) -> dict[str, Any]:
     return index
 
 
+def _is_what_was_written(folder: Path, index: bytes) -> bool:
+    """By the digest beside the index; folders of earlier versions have none."""
+    try:
+        said = (folder / INDEX_DIGEST).read_bytes().split()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return said[:1] == [hashlib.sha256(index).hexdigest().encode()]
+
+
 def sound_index(folder: Path) -> dict[str, Any]:
     """`read_index` of a folder whose samples are to be read. BadData where the index lacks something,
     or holds what it cannot.
     """
     index = read_index(folder)
     if wrong := malformed(index):
-        raise BadData(f"{folder / INDEX} is damaged: {'; '.join(wrong)}. {remedy(folder)}")
+        raise BadData(
+            f"{folder / INDEX} is damaged: {'; '.join(wrong)}. {_REPLACE} {remedy(folder)}"
+        )
     return index
 
 

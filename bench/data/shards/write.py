@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import dataclasses
+import hashlib
 import io
 import json
 import logging
@@ -31,6 +32,7 @@ import pyarrow.parquet as pq
 
 from bench.data import decoders
 from bench.data.shards import journal, present
+from bench.data.shards.index import INDEX, INDEX_DIGEST
 from bench.data.shards.plan import (
     RECEIPTS,
     Clip,
@@ -43,12 +45,19 @@ from bench.data.shards.plan import (
     ReadLayer,
     plan_jobs,
 )
-from bench.data.shards.read import INDEX, SAMPLES, SCHEMA, BadData, require_source
+from bench.data.shards.read import SAMPLES, SCHEMA, BadData, require_source
 from bench.data.shards.space import require_space
 from bench.data.shards.tar import write_clips, write_shard
 from bench.process.machine import available_cores
 from bench.shown.inert import csv_cell
-from bench.store.files import clear_leftovers, lock, replacing, sha256_of, write_bytes
+from bench.store.files import (
+    clear_leftovers,
+    lock,
+    replacing,
+    sha256_of,
+    write_bytes,
+    write_text,
+)
 
 log = logging.getLogger(__name__)
 FAILED = "failed.csv"
@@ -307,7 +316,9 @@ def _write_index(
     }
     for leftover in out.glob(".*.tmp*"):  # of killed runs; ours are renamed by now
         leftover.unlink(missing_ok=True)
-    write_bytes(out / INDEX, json.dumps(index, indent=1).encode())
+    content = json.dumps(index, indent=1).encode()
+    write_text(out / INDEX_DIGEST, f"{hashlib.sha256(content).hexdigest()}  {INDEX}\n")
+    write_bytes(out / INDEX, content)
 
 
 def _write_samples(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
