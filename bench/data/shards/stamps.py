@@ -38,6 +38,7 @@ Verify = Literal["first", "always", "never"]
 SHOWN = 5
 """How many damaged shards a message lists."""
 _READERS = 4  # more do not make a disk faster
+_SAVED_EVERY_S = 2.0
 _PATIENCE_S = 10.0  # between two looks whether a process that waits was told to stop
 
 Entry = Mapping[str, Any]
@@ -89,10 +90,21 @@ def _verify(folder: Path, entries: Mapping[str, Entry], stamps: _Stamps) -> None
         folder,
         f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB",
     )
+    if problems := _problems(folder, entries, stamps):
+        more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+        raise BadData(
+            f"the shard folder {folder} is not what was written: {'; '.join(problems[:SHOWN])}{more}. "
+            f"Copy what is damaged anew, or run the command that made the shards again, it rewrites "
+            f"that. {remedy(folder)}"
+        )
+
+
+def _problems(folder: Path, entries: Mapping[str, Entry], stamps: _Stamps) -> list[str]:
+    """A line for each shard that is damaged, a stamp for each that is not."""
     problems = []
+    # From before the files are read: what changes meanwhile gets no stamp that fits.
+    states = {name: _state(folder / name, entry) for name, entry in entries.items()}
     with ThreadPoolExecutor(min(_READERS, available_cores())) as pool:
-        # The state is from before the file is read: what changes meanwhile gets no stamp that fits.
-        states = {name: _state(folder / name, entry) for name, entry in entries.items()}
         found = pool.map(lambda name: _readable(folder / name, entries[name]), entries)
         try:
             for (name, state), problem in zip(states.items(), found, strict=True):
@@ -101,16 +113,10 @@ def _verify(folder: Path, entries: Mapping[str, Entry], stamps: _Stamps) -> None
                 else:
                     stamps.add(name, state)
                 _stop_if_told()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-    if problems:
-        more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-        raise BadData(
-            f"the shard folder {folder} is not what was written: {'; '.join(problems[:SHOWN])}{more}. "
-            f"Copy what is damaged anew, or run the command that made the shards again, it rewrites "
-            f"that. {remedy(folder)}"
-        )
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+            stamps.save()
+    return problems
 
 
 def _readable(path: Path, entry: Entry) -> str | None:
@@ -134,6 +140,8 @@ class _Stamps:
         where = f"{os.uname().nodename}\n{folder.resolve()}"
         name = hashlib.sha256(where.encode(errors="surrogateescape")).hexdigest()[:16]
         self._path = cache_folder() / f"{name}.json"
+        self._new: dict[str, Any] = {}
+        self._saved = time.monotonic()
 
     def lacking(self, entries: Mapping[str, Entry], since: float) -> dict[str, Entry]:
         """The shards without a stamp that fits, or with one that is older than `since`."""
@@ -145,12 +153,21 @@ class _Stamps:
         }
 
     def add(self, name: str, state: list[Any] | None) -> None:
-        """At once: a process that is killed loses the shard that it is reading."""
-        shards = {**self._read(), name: {"state": state, "time": time.time()}}
+        """Kept within seconds: a process that is killed has not read for nothing."""
+        self._new[name] = {"state": state, "time": time.time()}
+        if time.monotonic() > self._saved + _SAVED_EVERY_S:
+            self.save()
+
+    def save(self) -> None:
+        """What was added, beside what is there."""
+        if not self._new:
+            return
+        shards = {**self._read(), **self._new}
         try:
             write_json(self._path, {"folder": str(self._folder.resolve()), "shards": shards})
         except OSError as error:
             _warn(error)
+        self._new, self._saved = {}, time.monotonic()
 
     @contextmanager
     def alone(self) -> Iterator[None]:
