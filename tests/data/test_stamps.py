@@ -15,15 +15,18 @@ import pytest
 from damaging import damage, rewrite_index
 from makers import ROOT, make_run, smoke_config
 
+from bench.config.science import Input
 from bench.data import loader
 from bench.data.access import open_data
 from bench.data.order import Draw
 from bench.data.shards import stamps
 from bench.data.shards.read import BadData, open_split, read_index
 from bench.data.shards.stamps import Verify, verify
+from bench.data.sources import mini_imagenet9
 from bench.run.cell import run_cell
 from bench.store.failure import Failure
 from bench.store.rundir import RunDir, State
+from bench.task import Picture
 from tests.data.test_storage import CLIPS, INFO, OLD, RULES, Packing, pack, read
 
 TRAIN, VAL = "train-000000.tar", "val-000000.tar"
@@ -207,6 +210,27 @@ def test_a_flipped_byte_is_found_when_its_clip_is_read(tmp_path: Path, storage: 
     assert clips[Draw(0, 0)].key == "0"
     shown = loader.Clips(_AllFrames(open_split(folder, "train")), config)[Draw(1, 0)]
     assert list(shown.failed) == ["1"] and not shown.clip_THWC.any()
+
+
+def test_a_damaged_layer_is_a_bad_sample(tmp_path: Path) -> None:
+    folder = mini_imagenet9.prepare(mini_imagenet9.Config.tiny(), tmp_path, workers=1)
+    sound = open_split(folder, "train")
+    i = int(sound.with_layer("only_bg_t")[0])
+    offset, size = sound._layers["only_bg_t"][i, :2].tolist()
+    path = folder / read_index(folder)["splits"]["train"]["shards"][int(sound.shards[i])]
+    content = bytearray(path.read_bytes())
+    content[offset + size // 2] ^= 1
+    path.write_bytes(content)
+
+    def background(picture: Picture, _: np.random.Generator) -> np.ndarray:
+        return picture.layer("only_bg_t")
+
+    how = {"run_seed": 0, "companions": {"background": background}}
+    config, samples = Input(frames=1, size=16), open_split(folder, "train")
+    with pytest.raises(loader.BadSample, match=f"only_bg_t of '{sound.keys[i]}' is damaged"):
+        loader.Clips(samples, config, **how)[Draw(i, 0)]
+    item = loader.Clips(samples, config, skip_bad=True, **how)[Draw(i, 0)]
+    assert list(item.failed) == [sound.keys[i]] and item.key != sound.keys[i]
 
 
 class _AllFrames:

@@ -203,6 +203,8 @@ def _keep(
 def _refuse_foreign(out: Path, jobs: Sequence[Job], info: DataSetInfo) -> None:
     """ValueError if `out` holds another data set."""
     remedy = "Choose an empty folder for --out"
+    if (out / INDEX).is_dir():
+        raise BadData(f"{out / INDEX} is a folder, not a file. Remove it and run the command again")
     if (out / INDEX).is_file():
         require_source(
             out, source=info.source, version=info.version, config=info.config, remedy=remedy
