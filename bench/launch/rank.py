@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
 import subprocess
@@ -11,7 +10,8 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+
+from bench.process.parent import die_with
 
 _TAIL_BYTES = 16384
 
@@ -30,7 +30,7 @@ class Rank:
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             process_group=0,
-            preexec_fn=partial(_die_with, os.getpid()),
+            preexec_fn=partial(die_with, os.getpid()),
         )
         assert self._process.stderr is not None
         self.stderr = self._process.stderr
@@ -74,22 +74,3 @@ class Rank:
         """Make it end; its death by this signal says nothing about the cell then."""
         self.told.add(number)
         self.signal(number)
-
-
-def _prctl() -> Any:
-    try:
-        return ctypes.CDLL(None).prctl
-    except (OSError, AttributeError):  # not Linux: ranks may outlive a supervisor that is killed
-        return None
-
-
-_PRCTL = _prctl()
-_PR_SET_PDEATHSIG = 1
-
-
-def _die_with(parent: int) -> None:
-    """In a new process: be killed when `parent` dies, also if it has died already."""
-    if _PRCTL is not None:
-        _PRCTL(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
-        if os.getppid() != parent:
-            os._exit(1)

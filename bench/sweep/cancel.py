@@ -1,4 +1,4 @@
-"""Stopping the cells of a sweep from another shell (`bench.sweep --cancel`).
+"""Stopping the cells of a sweep, or of a search, from another shell (`--cancel`).
 
 First the clients, which would start the next cell in the place of a stopped one; then the cells:
 SLURM's through scancel, local ones by SIGTERM to their supervisors. Cells stop at their next step,
@@ -27,7 +27,7 @@ _PATIENCE_S = 5.0
 
 @dataclass(frozen=True)
 class Client:
-    """A `bench.sweep` that launches cells or waits for them."""
+    """A `bench.sweep`, or a `bench.tune`, that launches cells or waits for them."""
 
     host: str
     pid: int

@@ -1,16 +1,18 @@
 """The command line of a search: try values of config keys, one cell per trial, and keep the best.
 
-    python -m bench.tune sweeps/tune.yaml [--scale mini] [--trials 30] [--workers 4] [--status]
+    python -m bench.tune sweeps/tune.yaml [--scale mini] [--trials 30] [--workers 4] [--status | --cancel]
 
 search.py reads the sweep, study.py keeps the trials, bench/launch/local.py runs their cells.
 A search is a desired state like a sweep: the same command again goes on until all trials have
 ended. Workers are processes of this program that share nothing but files; any of them may be
-killed, and more may be started, here or on other machines.
+killed, and more may be started, here or on other machines. Those that a client has started die with
+it; their cells go on under their supervisors, and the next client waits for these.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import subprocess
 import sys
@@ -28,11 +30,14 @@ from bench.config.mistakes import Mistakes
 from bench.grid.plan import Cell, plan
 from bench.launch import item
 from bench.process import interrupt
+from bench.process.parent import die_with
 from bench.shown.streams import complain, log_to
 from bench.store import places
 from bench.store.rundir import RunDir, State
+from bench.sweep import cancel
 from bench.sweep.arguments import add_cells
 from bench.sweep.live import make_console
+from bench.sweep.status import read_statuses
 from bench.tune import search as searches
 from bench.tune.search import Search
 
@@ -53,17 +58,20 @@ SLURM_WORKERS = 8
 _EPILOG = """examples:
   python -m bench.tune sweeps/tune.yaml                  on the built-in data, on this machine
   python -m bench.tune sweeps/tune.yaml --status         its trials so far, from another shell
+  python -m bench.tune sweeps/tune.yaml --cancel         stop it; the plain command goes on from the checkpoints
   python -m bench.tune sweeps/tune.yaml --trials 60      go on to 60 trials
   python -m bench.tune sweeps/tune.yaml --worker         one more worker, here or on another machine
                                                          that sees the same --runs (in an sbatch script)
   python -m bench.sweep runs/tune/<study>/winner.yaml    the winner against the default, over seeds
 
-exit status: 0 all trials ended, 1 some cannot be finished, 2 bad input, 75 stopped"""
+exit status: 0 all trials ended, 1 some cannot be finished, 2 bad input, 75 stopped; --status and --cancel: 0"""
 
 
 def main(arguments: list[str] | None = None) -> int:
     arguments = components.take(arguments)
     options = _parser().parse_args(arguments)
+    if options.client:
+        die_with(options.client)
     log_to(sys.stdout)
     console = make_console()
     console.soft_wrap = True  # a line per trial, however long
@@ -84,9 +92,11 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     from bench.tune.study import Study  # imports Optuna: not needed to list mistakes
 
-    if options.status and not (options.runs / "tune" / search.name).is_dir():
+    if (options.status or options.cancel) and not (options.runs / "tune" / search.name).is_dir():
         console.print(f"{search.name}: not started; {search.trials} trials")
         return 0
+    # Before the study is opened: what works on it may have to end first.
+    clients = cancel.stop_clients(options.runs, search.name) if options.cancel else []
     try:
         study = Study(search, options.runs, storage=options.storage, lease_s=options.lease)
     except (ValueError, OSError) as error:
@@ -95,13 +105,15 @@ def main(arguments: list[str] | None = None) -> int:
     if options.status:
         _show(console, study)
         return 0
+    if options.cancel:
+        return _cancel(study, clients, options.runs, console)
     if options.worker:
-        launch = _launcher(options)
-        return work(study, options.runs, console, launch=launch)
+        return _work(study, options, console)
     if text := _missing(search):
         complain(text)
         return 2
-    return _lead(study, arguments, options, console)
+    with cancel.known_client(options.runs, search.name, options.launcher):
+        return _lead(study, arguments, options, console)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -138,10 +150,18 @@ def _parser() -> argparse.ArgumentParser:
         help="a worker without a sign of life for so long is dead, and its trial is given to another "
         "(default: %(default)g)",
     )  # fmt: skip
-    add("--status", action="store_true", help="show the trials and stop")
     add("--retry", action="store_true", help="give out again the trials that FAILED")
-    add("--worker", action="store_true", help="be one worker, until all trials have ended")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--status", action="store_true", help="show the trials and stop")
+    what.add_argument(
+        "--cancel", action="store_true",
+        help="stop the clients, workers and cells of this search; checkpoints are kept",
+    )  # fmt: skip
+    what.add_argument(
+        "--worker", action="store_true", help="be one worker, until all trials have ended"
+    )
     add("--study", help=argparse.SUPPRESS)  # what the worker was started for
+    add("--client", type=int, help=argparse.SUPPRESS)  # pid of what started it, and ends it
     add(
         "--command", type=shlex.split, default=(), help=argparse.SUPPRESS
     )  # see bench.launch.supervisor
@@ -166,6 +186,7 @@ def _lead(study: Study, arguments: list[str], options: Any, console: Console) ->
         console.print(f"{study.retry_failed()} trials that FAILED are given out again")
     count = options.workers or _workers(search, options.launcher)
     command = [*WORKER, *arguments, "--worker", "--study", search.name]
+    command += ["--client", str(os.getpid())]
     _announce(study, console)
     with interrupt.listening():
         workers = [subprocess.Popen(command) for _ in range(0 if study.over else count)]
@@ -189,7 +210,6 @@ def _lead(study: Study, arguments: list[str], options: Any, console: Console) ->
 def _give_to_the_report(study: Study, options: Any) -> None:
     """The cells of the winner's sweep, mostly not run yet: the report shows the search beside them."""
     from bench.sweep.manifest import write_manifest
-    from bench.sweep.status import read_statuses
 
     settings = [text for text in study.search.settings if not text.startswith("seeds=")]
     grid = plan(study.folder / "winner.yaml", options.scale, settings)
@@ -211,6 +231,21 @@ def _stop(workers: list[subprocess.Popen[bytes]], console: Console) -> int:
     for worker in workers:
         worker.wait()
     return interrupt.EXIT_PREEMPTED
+
+
+def _cancel(study: Study, clients: list[cancel.Client], runs: Path, console: Console) -> int:
+    """--cancel, once the clients were told: what they, or killed ones before them, left running."""
+    study.reap()  # while it is seen that no cell was lost
+    lines = [str(client) for client in clients]
+    try:
+        lines += cancel.stop_cells(read_statuses(runs, study.open_cells()), clients)
+    except RuntimeError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    console.print("\n".join(map(escape, lines)) or "nothing is queued or running")
+    if lines:
+        console.print("--status shows how trials end; the plain command goes on with them")
+    return 0
 
 
 def _announce(study: Study, console: Console) -> None:
@@ -263,6 +298,15 @@ def _launcher(options: Any) -> Launch:
         run_slurm(items, runs=options.runs, sweep="tune", wait=True, on_change=ignore, tick=tick)
 
     return slurm if options.launcher == "slurm" else local
+
+
+def _work(study: Study, options: Any, console: Console) -> int:
+    """Be a worker: by itself, where no client started it and --cancel must find it."""
+    launch = _launcher(options)
+    if options.client:
+        return work(study, options.runs, console, launch=launch)
+    with cancel.known_client(options.runs, study.search.name, options.launcher):
+        return work(study, options.runs, console, launch=launch)
 
 
 def work(study: Study, runs: Path, console: Console, *, launch: Launch) -> int:

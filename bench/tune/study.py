@@ -19,7 +19,8 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -42,6 +43,7 @@ from bench.grid.plan import Cell
 from bench.process.machine import is_alive, process_started
 from bench.store.files import clear_leftovers, lock, read_json_if_sound, write_json
 from bench.store.result_files import Kind, write_result
+from bench.store.rundir import RunDir
 from bench.tune import winner
 from bench.tune.search import Dimension, Search
 
@@ -69,7 +71,8 @@ class Study:
         self, search: Search, runs: Path, *, storage: str | None = None, lease_s: float = 120.0
     ) -> None:
         self.search, self.lease_s = search, lease_s
-        self.folder = Path(runs) / "tune" / search.name
+        self._runs = Path(runs)
+        self.folder = self._runs / "tune" / search.name
         self._leases = self.folder / "leases"
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         database = None if storage is None else _database(storage)
@@ -138,6 +141,12 @@ class Study:
                 self._again(trial, retries=0)
             return len(failed)
 
+    def reap(self) -> None:
+        """Give out again now what dead workers had."""
+        with self._locked():
+            self._reap()
+            self._export()
+
     @property
     def over(self) -> bool:
         """Whether all trials were given out and have ended."""
@@ -174,20 +183,24 @@ class Study:
             lost, retries = trial.user_attrs.get("lost"), trial.user_attrs.get("retries", 0)
             if trial.state != TrialState.FAIL or not lost or trial.number in successors:
                 continue
-            if lost == STOPPED or retries < RETRIES:
-                self._again(trial, retries=retries + (lost != STOPPED))
+            counts = lost != STOPPED and not self._goes_on(trial)
+            if not counts or retries < RETRIES:
+                self._again(trial, retries=retries + counts)
         running = {t.number for t in trials if t.state == TrialState.RUNNING}
         for lease in self._leases.glob("*.json"):
             if int(lease.stem) not in running:
                 lease.unlink(missing_ok=True)
 
+    def _goes_on(self, trial: FrozenTrial) -> bool:
+        """Whether its cell has outlived its worker: who gets its parameters waits for that cell."""
+        signature = str(trial.user_attrs.get("signature", ""))
+        return bool(signature) and RunDir(self._runs / signature).status().busy
+
     def _again(self, trial: FrozenTrial, *, retries: int) -> None:
         attributes = {"retry_of": trial.number, "retries": retries}
         if "point" in trial.user_attrs:
             attributes["point"] = trial.user_attrs["point"]
-        # A trial that was killed while it was given out has only some of its parameters, or none.
-        params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
-        self._study.enqueue_trial(params, user_attrs=attributes)
+        self._study.enqueue_trial(_params(trial), user_attrs=attributes)
 
     def _end(
         self,
@@ -220,6 +233,20 @@ class Study:
         given_out_again = _successors(trials)
         fail = TrialState.FAIL
         return [t for t in trials if t.state == fail and t.number not in given_out_again]
+
+    def open_cells(self) -> list[Cell]:
+        """The cells that may be at work for this search, each called by its trial."""
+        cells = {}
+        for trial in self.trials():
+            ended = trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
+            params = _params(trial)
+            if ended or set(params) != set(self.search.space):
+                continue
+            with suppress(Mistakes):
+                cell = self.search.cell(params)
+                named = {**cell.labels, "trial": f"trial {trial.number}"}
+                cells[cell.signature] = replace(cell, labels=named)
+        return list(cells.values())
 
     def best(self) -> FrozenTrial | None:
         """The best trial that was trained to its end: never one that was pruned."""
@@ -351,6 +378,11 @@ def _journal(path: Path) -> JournalStorage:
 def _me() -> dict[str, Any]:
     pid = os.getpid()
     return {"host": os.uname().nodename, "pid": pid, "pid_started": process_started(pid)}
+
+
+def _params(trial: FrozenTrial) -> dict[str, Any]:
+    """Also of one that was killed while it was given out, which has only some itself, or none."""
+    return {**trial.system_attrs.get("fixed_params", {}), **trial.params}
 
 
 def _roots(trials: list[FrozenTrial]) -> list[FrozenTrial]:

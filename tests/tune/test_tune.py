@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import random
 import signal
@@ -24,6 +23,7 @@ from matplotlib.figure import Figure
 from optuna.pruners import ThresholdPruner
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
+from searching import CELL, GRID, PATIENCE_S, SWEEP, WEIGHT, Workers, computed, states
 
 from bench import results
 from bench.config.mistakes import Mistakes
@@ -36,63 +36,6 @@ from bench.tune import command as tune
 from bench.tune import search as searches
 from bench.tune.study import RETRIES, STOPPED, LeaseLost, Study
 from reports import style
-
-PATIENCE_S = 240.0  # tells "late" from "never"; on a quiet machine nothing takes a minute
-# Stands in for training where the search is the subject. The value of a run is its weight of the
-# order loss; learning rates say what else happens.
-CELL = """
-import json, os, pathlib, sys, time
-run = pathlib.Path(sys.argv[1])
-from bench.store.failure import Failure
-from bench.store.rundir import RunDir, State
-from bench.store.result_files import Kind, write_result
-this = RunDir(run)
-config = this.read_config()
-weight, lr = config["objectives"]["video.order"]["weight"], config["train"]["lr"]
-with this.hold():
-    with open(run.parent / "computed.txt", "a") as log:
-        log.write(run.name + "\\n")
-    this.env.write_text("{}")
-    if lr == 0.5:
-        this.write_outcome(State.FAILED, Failure.BUG, traceback="ValueError: too high")
-        sys.exit(1)
-    for epoch in (1, 2):
-        with this.metrics.open("a") as metrics:
-            metrics.write(json.dumps({"step": epoch, "epoch": epoch, "val/top1": weight * epoch}) + "\\n")
-        deadline = time.monotonic() + (60 if lr == 0.25 else float(os.environ.get("EPOCH_S", "0")))
-        while time.monotonic() < deadline and not this.stop.exists():
-            time.sleep(0.01)
-        if this.stop.exists():
-            this.write_outcome(State.PRUNED)
-            sys.exit(76)
-    rows = [{"evaluation": "video.shuffle_gap", "split": "val", "view": "ordered", "subset": "all",
-             "metric": "top1", "value": 1 - weight, "n": 12}]
-    for identity, entry in (this.read_asked() or {}).items():
-        folder = this.evaluation(identity)
-        folder.path.mkdir(parents=True, exist_ok=True)
-        mine = [row for row in rows if row["evaluation"] == entry["evaluation"]]
-        made_from = {"data": "mini_ssv2", "data_digest": "", "provenance": ""}
-        found = {"evaluation": entry["evaluation"], **made_from, "rows": mine}
-        write_result(folder.result, Kind.EVALUATION, found)
-    write_result(this.result, Kind.TRAINING, {"data_digest": ""})
-"""
-
-SWEEP = """
-title: A search
-base:
-  model: {name: timesformer}
-  objectives: {classify: {}, video.order: {weight: 0.5}}
-  evaluations: {video.shuffle_gap: {}}
-axes: {backbone: {TimeSformer: {}}}
-search:
-"""
-GRID = """
-  sampler: grid
-  space:
-    objectives.video.order.weight: {values: [0.1, 0.2, 0.3]}
-    train.lr: {low: 0.1, high: 0.2, step: 0.1}
-"""
-WEIGHT = "objectives.video.order.weight"
 
 
 @pytest.fixture
@@ -122,14 +65,6 @@ def work(tmp_path: Path) -> Callable[[Study], list[FrozenTrial]]:
         return study.trials()
 
     return work
-
-
-def computed(runs: Path) -> Counter[str]:
-    return Counter((runs / "computed.txt").read_text().split())
-
-
-def states(study: Study) -> list[str]:
-    return [t.state.name for t in study.trials()]
 
 
 # -- what is asked for ---
@@ -587,46 +522,6 @@ def test_bench_sweep_does_not_import_optuna() -> None:
 # -- real processes ---
 
 
-class Workers:
-    """`python -m bench.tune` with stand-in cells."""
-
-    def __init__(self, tmp_path: Path, block: str) -> None:
-        (tmp_path / "cell.py").write_text(CELL)
-        (tmp_path / "s.yaml").write_text(SWEEP + block)
-        self.runs = tmp_path
-        self.study = Study(searches.read(tmp_path / "s.yaml", "smoke"), tmp_path)
-        self.started: list[subprocess.Popen[bytes]] = []
-
-    def start(self, *options: str, **environment: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "bench.tune", str(self.runs / "s.yaml"), "--scale"]
-        command += ["smoke", "--runs", str(self.runs), *options]
-        command += ["--command", f"{sys.executable} {self.runs / 'cell.py'}"]
-        process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **environment})
-        self.started.append(process)
-        return process
-
-    def holders(self) -> dict[int, int]:
-        """pid of the worker of each trial that is being worked on."""
-        found = {}
-        for lease in (self.study.folder / "leases").glob("*.json"):
-            try:
-                found[int(lease.stem)] = int(json.loads(lease.read_text())["pid"])
-            except (OSError, ValueError):
-                continue
-        return found
-
-    def wait_for(self, condition: Callable[[], Any], what: str) -> Any:
-        deadline = time.monotonic() + PATIENCE_S
-        while time.monotonic() < deadline:
-            if value := condition():
-                return value
-            time.sleep(0.02)
-        raise AssertionError(f"no {what} within {PATIENCE_S:.0f} s")
-
-    def running_cell(self) -> bool:
-        return bool(self.holders()) and (self.runs / "computed.txt").exists()
-
-
 @pytest.fixture
 def workers(tmp_path: Path) -> Any:
     made: list[Workers] = []
@@ -636,9 +531,8 @@ def workers(tmp_path: Path) -> Any:
         return made[-1]
 
     yield make
-    for process in (p for w in made for p in w.started):
-        process.kill()
-        process.wait()
+    for it in made:
+        it.end()
 
 
 ONE = f"\n  sampler: grid\n  space: {{{WEIGHT}: {{values: [0.2]}}}}"
