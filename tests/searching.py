@@ -14,9 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from makers import ROOT
+from optuna.trial import FrozenTrial
+from rich.console import Console
 
+from bench.launch import local as launcher
+from bench.launch.item import Item
 from bench.process.machine import is_alive
 from bench.store.records import read_claim
+from bench.store.rundir import RunDir
+from bench.tune import command as tune
 from bench.tune import search as searches
 from bench.tune.study import Study
 
@@ -90,6 +96,20 @@ def computed(runs: Path) -> Counter[str]:
 
 def states(study: Study) -> list[str]:
     return [t.state.name for t in study.trials()]
+
+
+def work(study: Study) -> list[FrozenTrial]:
+    """One worker, in this process, until the search is over."""
+    runs = study.folder.parents[1]
+    (runs / "cell.py").write_text(CELL)
+    command = (sys.executable, str(runs / "cell.py"))
+
+    def start(cell: Any, run: RunDir, tick: Callable[[], None]) -> None:
+        item = Item(run, cell.resources, "")
+        launcher.run_local([item], runs=runs, on_change=lambda *_: None, tick=tick, command=command)
+
+    assert tune.work(study, runs, Console(quiet=True), launch=start) == 0
+    return study.trials()
 
 
 class Workers:

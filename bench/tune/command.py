@@ -33,6 +33,7 @@ from bench.process import interrupt
 from bench.process.parent import die_with
 from bench.shown.streams import complain, log_to
 from bench.store import places
+from bench.store.files import DamagedFile
 from bench.store.rundir import RunDir, State
 from bench.sweep import cancel
 from bench.sweep.arguments import add_cells
@@ -102,6 +103,22 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         complain(error)
         return 2
+    try:
+        return _do(study, clients, arguments, options, console)
+    except DamagedFile as error:  # meanwhile
+        sys.stderr.write(f"{error}; the same command mends it\n")
+        return 1
+
+
+def _do(
+    study: Study,
+    clients: list[cancel.Client],
+    arguments: list[str],
+    options: Any,
+    console: Console,
+) -> int:
+    """What was asked for, with the study open."""
+    search = study.search
     if options.status:
         _show(console, study)
         return 0
@@ -380,6 +397,8 @@ def _counts(study: Study) -> str:
 
 
 def _show(console: Console, study: Study) -> None:
+    from bench.tune.winner import seconds
+
     search, best = study.search, study.best()
     table = Table(title=escape(f"{search.recipe.title} - {search.name}"), title_justify="left")
     for column in ("trial", *map(_name, search.space), search.metric_name, "state", "s", "run"):
@@ -391,10 +410,11 @@ def _show(console: Console, study: Study) -> None:
     for trial in study.trials():
         winner = best is not None and trial.number == best.number
         values = [_short(trial.params.get(key, "-")) for key in search.space]
-        seconds = "" if trial.duration is None else f"{trial.duration.total_seconds():.0f}"
+        took = seconds(trial)
         value = "" if trial.value is None else f"{trial.value:.4g}"
         signature = str(trial.user_attrs.get("signature", ""))
-        cells = (str(trial.number), *values, value, trial.state.name, seconds, signature)
+        duration = "" if took is None else f"{took:.0f}"
+        cells = (str(trial.number), *values, value, trial.state.name, duration, signature)
         style = "bold green" if winner else ""
         table.add_row(*(escape(c) for c in (*cells, _note(trial))), style=style)
     console.print(table)

@@ -3,10 +3,11 @@
 Between search.py (what is searched) and command.py (which runs the trials). In
 `runs/tune/<study>/`:
 
-    journal.log      the Optuna study, unless `--storage` names a database
+    journal.log, journal.head  the Optuna study, unless `--storage` names a database (journal.py)
     lock             held while a trial is given out or ends
     leases/<n>.json  who works on trial n, renewed every few seconds
-    trials.json, winner.yaml   written anew at each end of a trial; nothing reads them back
+    trials.json, winner.yaml   written anew at each end of a trial; read back only where the journal
+                     is damaged (rebuild.py)
 
 Optuna lets a trial run for ever when its worker died, and two workers get one point of a grid. Here
 a trial whose lease ran out FAILs and its parameters are given out again. What is to be done follows
@@ -15,11 +16,12 @@ from the study alone and is done under the lock, so a worker may be killed at an
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -32,8 +34,6 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -41,11 +41,15 @@ from bench.config import seeds
 from bench.config.mistakes import Mistakes
 from bench.grid.plan import Cell
 from bench.process.machine import is_alive, process_started
-from bench.store.files import clear_leftovers, lock, read_json_if_sound, write_json
+from bench.store.files import clear_leftovers, lock, set_aside, write_json
+from bench.store.records import CLAIM, read_record
 from bench.store.result_files import Kind, write_result
 from bench.store.rundir import RunDir
 from bench.tune import winner
+from bench.tune.rebuild import FORGOTTEN, NOTES, open_or_rebuild
 from bench.tune.search import Dimension, Search
+
+log = logging.getLogger(__name__)
 
 RETRIES = 3
 """How often parameters are given out again after their worker, machine or cell was killed. Not
@@ -61,7 +65,8 @@ class LeaseLost(RuntimeError):
 
 class Study:
     """The search's trials. Raises OSError where the file system has no locks, ValueError for a
-    database that cannot be opened.
+    database that cannot be opened, and DamagedFile (then, and whenever it is used) for a journal that
+    is damaged while others work with it; else that is made anew.
 
     `lease_s`: without a sign of life for so long, a worker counts as dead (at once if its process
     was on this machine and is gone). Longer than any pause that a live worker may make.
@@ -74,13 +79,15 @@ class Study:
         self._runs = Path(runs)
         self.folder = self._runs / "tune" / search.name
         self._leases = self.folder / "leases"
+        self._distributions = {key: _distribution(d) for key, d in search.space.items()}
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         database = None if storage is None else _database(storage)
         self._leases.mkdir(parents=True, exist_ok=True)
         clear_leftovers(self.folder)
         with self._locked():
-            self._storage = database or optuna.storages.get_storage(
-                _journal(self.folder / "journal.log")
+            self._clear_the_way()
+            self._storage = database or open_or_rebuild(
+                search, self._runs, self._distributions, self._at_work
             )
             self._study = optuna.create_study(
                 study_name=search.name,
@@ -99,9 +106,7 @@ class Study:
             while self._enqueue_next():
                 trials = self.trials()
                 self._study.sampler = _sampler(self.search, len(trials))
-                trial = self._study.ask(
-                    {key: _distribution(d) for key, d in self.search.space.items()}
-                )
+                trial = self._study.ask(self._distributions)
                 # Killed before this line, the trial is one without a lease: `_dead` knows it.
                 write_json(self._lease(trial.number), _me())
                 try:
@@ -110,6 +115,8 @@ class Study:
                     self._end(trial.number, TrialState.FAIL, error=str(error).strip())
                     continue
                 trial.set_user_attr("signature", cell.signature)
+                # Where the journal is damaged, this tells what was at work.
+                write_json(self._lease(trial.number), {**_me(), **_asked_of(trial)})
                 return trial, cell
         return None
 
@@ -231,8 +238,8 @@ class Study:
         """The trials that FAILED and were not given out again."""
         trials = self.trials()
         given_out_again = _successors(trials)
-        fail = TrialState.FAIL
-        return [t for t in trials if t.state == fail and t.number not in given_out_again]
+        failed = [t for t in trials if t.state == TrialState.FAIL and FORGOTTEN not in t.user_attrs]
+        return [t for t in failed if t.number not in given_out_again]
 
     def open_cells(self) -> list[Cell]:
         """The cells that may be at work for this search, each called by its trial."""
@@ -306,16 +313,37 @@ class Study:
 
     def _dead(self, trial: FrozenTrial, now: float) -> bool:
         try:
-            with self._lease(trial.number).open() as lease:  # opened: NFS then looks at the server
-                renewed = os.fstat(lease.fileno()).st_mtime
+            return not self._holder(self._lease(trial.number), now)
         except FileNotFoundError:  # killed between asking for the trial and writing the lease
             started = trial.datetime_start or datetime.now()
             return time.time() - started.timestamp() > self.lease_s
+
+    def _holder(self, lease: Path, now: float) -> str:
+        """Who has a lease, in words, or nothing where that is dead. Raises FileNotFoundError."""
+        with lease.open() as file:  # opened: NFS then looks at the server
+            renewed = os.fstat(file.fileno()).st_mtime
         if now - renewed > self.lease_s:
-            return True
-        holder = read_json_if_sound(self._lease(trial.number))
-        here = holder.get("host") == os.uname().nodename
-        return here and not is_alive(holder)
+            return ""
+        holder = read_record(lease, CLAIM, "host", "pid")
+        if holder.get("host") == os.uname().nodename and not is_alive(holder):
+            return ""
+        return f"pid {holder.get('pid')} on {holder.get('host')}"
+
+    def _at_work(self) -> str:
+        """One who works on a trial, in words, or nothing."""
+        now = self._now()
+        for lease in sorted(self._leases.glob("*.json")):
+            with suppress(FileNotFoundError):
+                if who := self._holder(lease, now):
+                    return who
+        return ""
+
+    def _clear_the_way(self) -> None:
+        """Where something else is in the place of a file, rename it."""
+        files = ("journal.log", "journal.head", "trials.json", "winner.yaml", "clock")
+        for path in (*(self.folder / name for name in files), *self._leases.glob("*.json")):
+            if os.path.lexists(path) and not path.is_file():
+                log.warning("%s is no file; now %s", path, set_aside(path).name)
 
     def _locked(self) -> AbstractContextManager[object]:
         """One worker at a time. It needs `flock`, on a file system where all machines of the search
@@ -324,38 +352,6 @@ class Study:
         frozen while it has it holds up the others.
         """
         return lock(self.folder / "lock")
-
-
-class _KernelLock(JournalFileOpenLock):
-    """The lock of the journal file. Optuna's own are files, which outlive a killed worker and hold
-    up all others for half a minute.
-    """
-
-    def __init__(self, journal: Path) -> None:
-        super().__init__(str(journal))
-        self._journal = journal
-        self._held = ExitStack()
-
-    def acquire(self) -> bool:
-        self._held.enter_context(lock(self._journal.with_name("journal.lock")))
-        _cut_torn_line(self._journal)
-        return True
-
-    def release(self) -> None:
-        self._held.close()
-
-
-def _cut_torn_line(journal: Path) -> None:
-    """Remove a last line that was never finished (the machine or the disk failed): appended to, it
-    would make the whole journal unreadable. Nobody was told that it had been written.
-    """
-    with journal.open("r+b") as handle:
-        if handle.seek(0, os.SEEK_END) == 0:
-            return
-        handle.seek(-1, os.SEEK_END)
-        if handle.read(1) != b"\n":
-            handle.seek(0)
-            handle.truncate(handle.read().rfind(b"\n") + 1)
 
 
 def _database(url: str) -> optuna.storages.BaseStorage:
@@ -371,10 +367,6 @@ def _database(url: str) -> optuna.storages.BaseStorage:
         ) from error
 
 
-def _journal(path: Path) -> JournalStorage:
-    return JournalStorage(JournalFileBackend(str(path), lock_obj=_KernelLock(path)))
-
-
 def _me() -> dict[str, Any]:
     pid = os.getpid()
     return {"host": os.uname().nodename, "pid": pid, "pid_started": process_started(pid)}
@@ -385,9 +377,15 @@ def _params(trial: FrozenTrial) -> dict[str, Any]:
     return {**trial.system_attrs.get("fixed_params", {}), **trial.params}
 
 
+def _asked_of(trial: Trial) -> dict[str, Any]:
+    """What it takes to give a trial out again."""
+    notes = {key: trial.user_attrs[key] for key in NOTES if key in trial.user_attrs}
+    return {"params": trial.params, **notes}
+
+
 def _roots(trials: list[FrozenTrial]) -> list[FrozenTrial]:
-    """Trials that are not another one's second try: these are counted."""
-    return [t for t in trials if "retry_of" not in t.user_attrs]
+    """Trials that are not another one's second try, and known: these are counted."""
+    return [t for t in trials if not {"retry_of", FORGOTTEN} & set(t.user_attrs)]
 
 
 def _successors(trials: list[FrozenTrial]) -> set[int]:

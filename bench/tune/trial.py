@@ -20,11 +20,12 @@ from bench.grid.plan import Cell
 from bench.process import interrupt
 from bench.run.directory import create
 from bench.store.failure import Failure
-from bench.store.files import read_lines, write_json
+from bench.store.files import write_json
 from bench.store.rundir import Activity, RunDir, State
 from bench.sweep.status import CellStatus, read_statuses
-from bench.tune.search import VALIDATION, Search
+from bench.tune.search import Search
 from bench.tune.study import STOPPED, LeaseLost
+from bench.tune.validations import validations
 
 TRANSIENT = (Failure.KILLED, Failure.DEVICE, Failure.NODE_FAIL, Failure.TIMEOUT)
 """Ways to fail that say nothing about the parameters."""
@@ -130,19 +131,13 @@ class Curve:
             return []
         self._version = version
         new = []
-        for epoch, value in _validations(self._run.metrics):
+        for epoch, value in validations(self._run.metrics):
             self.last = value
             if epoch not in self._seen:
                 self._seen.add(epoch)
                 new.append(epoch)
                 _tell(self._trial, value, epoch)
         return new
-
-
-def _validations(metrics: Path) -> list[tuple[int, float]]:
-    """(epoch, value) of each validation; a line that is being written is left out."""
-    rows = read_lines(metrics, having=VALIDATION)
-    return [(int(row["epoch"]), float(row[VALIDATION])) for row in rows if VALIDATION in row]
 
 
 def _tell(trial: Trial, value: float, epoch: int) -> None:

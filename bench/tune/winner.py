@@ -49,7 +49,6 @@ def record(search: Search, study: optuna.Study, best: FrozenTrial | None) -> dic
 
 def _trial(trial: FrozenTrial) -> dict[str, Any]:
     notes = trial.user_attrs
-    ended = trial.state.is_finished() and trial.duration is not None
     return {
         "number": trial.number,
         "state": trial.state.name,
@@ -58,12 +57,24 @@ def _trial(trial: FrozenTrial) -> dict[str, Any]:
         "value": trial.value if trial.state == TrialState.COMPLETE else None,
         "intermediate": {str(epoch): v for epoch, v in sorted(trial.intermediate_values.items())},
         "signature": notes.get("signature"),
-        "seconds": trial.duration.total_seconds() if ended and trial.duration else None,
+        "seconds": seconds(trial),
         "retry_of": notes.get("retry_of"),
+        "retries": notes.get("retries", 0),
         "point": notes.get("point"),
         "error": notes.get("error", ""),
         "lost": notes.get("lost", ""),
     }
+
+
+def seconds(trial: FrozenTrial) -> float | None:
+    """How long a trial that has ended took, where that is known: a journal that was made anew says it
+    in a note.
+    """
+    if "seconds" in trial.user_attrs:
+        found = trial.user_attrs["seconds"]
+        return None if found is None else float(found)
+    ended = trial.state.is_finished() and trial.duration
+    return ended.total_seconds() if ended else None
 
 
 def _importances(study: optuna.Study) -> tuple[dict[str, float], str]:

@@ -17,13 +17,14 @@ from typing import Any
 import cluster
 import pandas as pd
 import pytest
+import searching
 from makers import ROOT
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from optuna.pruners import ThresholdPruner
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
-from searching import CELL, GRID, PATIENCE_S, SWEEP, WEIGHT, Workers, computed, states
+from searching import GRID, PATIENCE_S, SWEEP, WEIGHT, Workers, computed, states
 
 from bench import results
 from bench.config.mistakes import Mistakes
@@ -49,22 +50,8 @@ def make(tmp_path: Path) -> Callable[..., searches.Search]:
 
 
 @pytest.fixture
-def work(tmp_path: Path) -> Callable[[Study], list[FrozenTrial]]:
-    """One worker, in this process, until the search is over."""
-    (tmp_path / "cell.py").write_text(CELL)
-    command = (sys.executable, str(tmp_path / "cell.py"))
-
-    def start(cell: Any, run: RunDir, tick: Callable[[], None]) -> None:
-        item = Item(run, cell.resources, "")
-        launcher.run_local(
-            [item], runs=tmp_path, on_change=lambda *_: None, tick=tick, command=command
-        )
-
-    def work(study: Study) -> list[FrozenTrial]:
-        assert tune.work(study, tmp_path, Console(quiet=True), launch=start) == 0
-        return study.trials()
-
-    return work
+def work() -> Callable[[Study], list[FrozenTrial]]:
+    return searching.work
 
 
 # -- what is asked for ---
