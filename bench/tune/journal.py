@@ -26,16 +26,18 @@ from bench.store.files import DamagedFile, lock, read_json_if_sound, replacing
 
 Operation = dict[str, Any]
 
+_NO_FILE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
+"""What is wrong with the place and not with the disk or the rights, of which a journal is no worse."""
 _SEAL = re.compile(rb',"sha256":"([0-9a-f]{64})"\}\n\Z')
 
 
 def open_journal(path: Path) -> JournalStorage:
-    """Raises DamagedFile."""
+    """Raises DamagedFile, and OSError where it may not or cannot be read for now."""
     if not path.exists():
         path.touch()
     try:
         return JournalStorage(SearchJournal(path))
-    except DamagedFile:
+    except (DamagedFile, OSError):
         raise
     except Exception as error:  # of lines without digests Optuna finds out by failing with any
         raise DamagedFile(path, f"is no journal ({type(error).__name__}: {error})") from error
@@ -69,7 +71,7 @@ def lines(path: Path, start: Position | None = None) -> Iterator[tuple[Operation
                     return
                 operation, at = _verified(path, line, at)
                 yield operation, at
-    except OSError as error:
+    except _NO_FILE as error:
         raise DamagedFile(path, f"cannot be read ({error.strerror})") from error
 
 
@@ -158,7 +160,7 @@ class SearchJournal(BaseJournalBackend):
         """Nothing is read from, or written to, a file that others have replaced or cut."""
         try:
             status = self._path.stat()
-        except OSError as error:
+        except _NO_FILE as error:
             raise DamagedFile(self._path, f"cannot be read ({error.strerror})") from error
         self._inode = self._inode or status.st_ino
         if status.st_ino != self._inode:

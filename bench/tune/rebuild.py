@@ -9,6 +9,7 @@ its cell is waited for, goes on from its checkpoint, or is DONE and only read.
 Not known afterwards: when a trial of trials.json began, and without trials.json seconds, failures and in
 what order proposals were made (trials then stand in the order of their first starts). Samplers keep
 nothing but the trials, so the search goes on; what they propose next may be other than it would have been.
+Hyperband compares with the trials of which the journal's sound part knows how far they came, and new ones.
 """
 
 from __future__ import annotations
@@ -85,10 +86,10 @@ def _rebuilt(
     found = trials.in_order()
     for trial in found:
         study.add_trial(trial)
-    kept = f", kept as {set_aside(path).name}," if os.path.lexists(path) else ""
+    kept = f"kept as {set_aside(path).name}, " if os.path.lexists(path) else ""
     new.replace(path)
     head_of(new).replace(head_of(path))
-    log.warning("%s;%s is made anew: %s", error, kept, trials.told)
+    log.warning("%s; %smade anew: %s", error, kept, trials.told)
     return open_journal(path)
 
 
@@ -173,6 +174,8 @@ class _Trials:
     def _put(self, trial: FrozenTrial) -> None:
         if not trial.state.is_finished():
             params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+            if set(params) != set(self._search.space):  # its cell is not known, and may be found
+                return
             trial = self._waiting(trial.number, params, trial.user_attrs)
         self._found[trial.number] = trial
 
