@@ -122,16 +122,24 @@ class Workers:
         self.study = Study(searches.read(tmp_path / "s.yaml", "smoke"), tmp_path)
         self.started: list[subprocess.Popen[bytes]] = []
 
-    def start(self, *options: str, **environment: str) -> subprocess.Popen[bytes]:
+    def start(
+        self, *options: str, err: Path | None = None, **environment: str
+    ) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "bench.tune", str(self.runs / "s.yaml"), "--scale"]
         command += ["smoke", "--runs", str(self.runs), *options]
         command += ["--command", f"{sys.executable} {self.runs / 'cell.py'}"]
-        process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **environment})
+        with (err or Path(os.devnull)).open("wb") as said:
+            process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env={**os.environ, **environment},
+                stderr=said if err else None,
+            )
         self.started.append(process)
         return process
 
     def holders(self) -> dict[int, int]:
-        """pid of the worker of each trial that is being worked on."""
+        """pid of the worker of each trial that is worked on."""
         found = {}
         for lease in (self.study.folder / "leases").glob("*.json"):
             try:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from damaging import NOBODY, as_nobody, damage
-from searching import CELL, SWEEP, WEIGHT, computed
+from searching import CELL, PATIENCE_S, SWEEP, WEIGHT, Workers, computed, most_at_once, processes_of
 
 from bench.tune import command as tune
 from bench.tune import search as searches
@@ -147,3 +147,53 @@ def test_a_file_that_may_not_be_read_is_no_damage(
     assert status == 0 or (status == 2 and str(path) in capsys.readouterr().err)
     assert not list(runs.glob("tune/*/*.damaged-*"))
     assert name == "journal.head" or path.read_bytes() == kept
+
+
+def test_a_journal_that_is_damaged_while_workers_live_stops_them_and_the_next_goes_on(
+    tmp_path: Path,
+) -> None:
+    it = Workers(tmp_path, BLOCK)
+    try:
+        client = it.start("--trials", "4", "--workers", "2", EPOCH_S="600", err=tmp_path / "err")
+        it.wait_for(it.adopted, "two trials at work")
+        it.wait_for(lambda: len(begun_cells(tmp_path)) == 2, "two cells")
+        damage(it.study.folder / "journal.log", "truncated", 1)
+        late = it.start("--trials", "4", "--worker", err=tmp_path / "late")
+        assert late.wait(timeout=PATIENCE_S) == 2, "it would pull the journal from under the others"
+        (tmp_path / "go").touch()
+        assert client.wait(timeout=PATIENCE_S) == 1
+        for text in ((tmp_path / "err").read_text(), (tmp_path / "late").read_text()):
+            assert "journal.log" in text and "Traceback" not in text
+        it.wait_for(lambda: not processes_of(it.study.search.name), "end of the workers")
+        assert it.start("--trials", "4", "--workers", "2").wait(timeout=PATIENCE_S) == 0
+    finally:
+        it.end()
+    states = Counter(t.state.name for t in Study(it.study.search, tmp_path).trials())
+    assert states == {"COMPLETE": 4}
+    assert set(computed(tmp_path).values()) == {1} and most_at_once(tmp_path) <= 2
+
+
+def test_a_killed_client_and_an_empty_journal(tmp_path: Path) -> None:
+    it = Workers(tmp_path, BLOCK)
+    try:
+        client = it.start("--trials", "4", "--workers", "2", EPOCH_S="600")
+        it.wait_for(it.adopted, "two trials at work")
+        it.wait_for(lambda: len(begun_cells(tmp_path)) == 2, "two cells")
+        client.kill()
+        it.wait_for(lambda: not processes_of(it.study.search.name), "end of the workers")
+        damage(it.study.folder / "journal.log", "empty")
+        last = it.start("--trials", "4", "--workers", "2")
+        it.wait_for(it.adopted, "trials that wait for the cells")
+        (tmp_path / "go").touch()
+        assert last.wait(timeout=PATIENCE_S) == 0
+    finally:
+        it.end()
+    states = Counter(t.state.name for t in Study(it.study.search, tmp_path).trials())
+    assert states == {"COMPLETE": 4}
+    assert set(computed(tmp_path).values()) == {1} and most_at_once(tmp_path) == 2
+
+
+def begun_cells(runs: Path) -> set[str]:
+    """The cells that are computed, or were."""
+    log = runs / "computed.txt"
+    return set(log.read_text().split()) if log.exists() else set()
