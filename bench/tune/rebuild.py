@@ -89,6 +89,7 @@ def _rebuilt(
     kept = f"kept as {set_aside(path).name}, " if os.path.lexists(path) else ""
     new.replace(path)
     head_of(new).replace(head_of(path))
+    new.with_suffix(".lock").unlink()
     log.warning("%s; %smade anew: %s", error, kept, trials.told)
     return open_journal(path)
 
@@ -144,9 +145,9 @@ class _Trials:
     def from_leases(self, folder: Path) -> None:
         """What was at work, where nothing else knows it."""
         for lease in folder.glob("*.json"):
-            held = read_json_if_sound(lease)
-            number, params = int(lease.stem), held.get("params")
-            if number in self._found or not isinstance(params, dict):
+            held: Mapping[str, Any] = read_json_if_sound(lease)
+            number, params = int(lease.stem), held.get("params", {})
+            if number in self._found or not self._is_cell(params, held.get("signature")):
                 continue
             self._put(self._waiting(number, params, _notes(held)))
 
@@ -256,14 +257,22 @@ class _Trials:
             try:
                 written = run.read_config()
                 params = {key: _value(written, split_path(key)) for key in self._search.space}
-                allowed = all(
-                    self._distributions[key]._contains(self._distributions[key].to_internal_repr(v))
-                    for key, v in params.items()
-                )
-                if allowed and self._search.cell(params).signature == run.signature:
-                    yield run, params
-            except (KeyError, TypeError, ValueError, OSError):
+            except (KeyError, TypeError, DamagedFile, OSError):
                 continue  # damaged, or a cell of something else
+            if self._is_cell(params, run.signature):
+                yield run, params
+
+    def _is_cell(self, params: Any, signature: object) -> bool:
+        """Whether the search can have proposed these, and their cell is this one."""
+        if not isinstance(params, dict) or set(params) != set(self._search.space):
+            return False
+        try:
+            for key, distribution in self._distributions.items():
+                if not distribution._contains(distribution.to_internal_repr(params[key])):
+                    return False
+            return self._search.cell(params).signature == signature
+        except (TypeError, ValueError):  # also Mistakes
+            return False
 
 
 def _notes(entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -379,7 +379,7 @@ def _params(trial: FrozenTrial) -> dict[str, Any]:
 
 def _asked_of(trial: Trial) -> dict[str, Any]:
     """What it takes to give a trial out again."""
-    notes = {key: trial.user_attrs[key] for key in NOTES if key in trial.user_attrs}
+    notes = {key: trial.user_attrs[key] for key in ("signature", *NOTES) if key in trial.user_attrs}
     return {"params": trial.params, **notes}
 
 

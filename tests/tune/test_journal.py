@@ -128,13 +128,29 @@ def test_what_was_at_work_keeps_its_number_and_values(
         Study(search, tmp_path, lease_s=600)
     with pytest.raises(DamagedFile, match="0 of"):
         study.trials()
-    again = Study(search, tmp_path, lease_s=0)
+    again = Study(search, tmp_path, lease_s=-1)
     assert states(again) == ["COMPLETE", "WAITING"]
     taken, same = again.take() or pytest.fail("no trial")
     assert (taken.number, taken.params, same) == (trial.number, trial.params, cell)
     assert taken.user_attrs["point"] == 1
     with pytest.raises(DamagedFile, match="replaced"):
         study.take()
+
+
+def test_a_lease_that_was_changed_too_is_not_believed(
+    make: Callable[..., searches.Search], tmp_path: Path
+) -> None:
+    study = Study(make(RANDOM), tmp_path)
+    finish(study, 0.2)
+    trial, _ = study.take() or pytest.fail("no trial")
+    lease = study.folder / "leases/1.json"
+    held = json.loads(lease.read_text())
+    lease.write_text(json.dumps({**held, "params": {WEIGHT: 0.123}}))
+    damage(study.folder / "journal.log", "empty")
+    again = Study(study.search, tmp_path, lease_s=-1)
+    assert states(again) == ["COMPLETE"]
+    taken, _ = again.take() or pytest.fail("no trial")
+    assert (taken.number, taken.params) == (trial.number, trial.params)
 
 
 @pytest.mark.parametrize("block", [RANDOM, GRID, PRUNED])
