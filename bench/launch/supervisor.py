@@ -251,7 +251,7 @@ def _write_down(cell: RankGroup, received: list[int]) -> None:
 
 def _say(text: str) -> None:
     with contextlib.suppress(OSError):  # stderr may be a file on the same disk
-        sys.stderr.write(f"{text}\n")
+        complain(text)
         sys.stderr.flush()
 
 

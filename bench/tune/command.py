@@ -106,7 +106,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return _do(study, clients, arguments, options, console)
     except DamagedFile as error:  # meanwhile
-        sys.stderr.write(f"{error}; the same command mends it\n")
+        complain(f"{error}; the same command mends it")
         return 1
 
 
@@ -257,7 +257,7 @@ def _cancel(study: Study, clients: list[cancel.Client], runs: Path, console: Con
     try:
         lines += cancel.stop_cells(read_statuses(runs, study.open_cells()), clients)
     except RuntimeError as error:
-        sys.stderr.write(f"{error}\n")
+        complain(f"{error}")
         return 1
     console.print("\n".join(map(escape, lines)) or "nothing is queued or running")
     if lines:
