@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rich.text import Text
 
+from bench import find
 from bench.grid.plan import Cell
 from bench.store import places
 from bench.sweep.status import CellStatus
@@ -22,17 +23,40 @@ _BYTES = 4
 
 
 def lines(chosen: Sequence[CellStatus], measured: float | None, runs: Path) -> Iterator[Text]:
-    """'needs about 12.0 GB in runs (34.0 GB free)', and in red where it does not fit. Nothing where nothing
-    is trained, or where it cannot be told. `measured`: gigabytes, from runs of the same plan.
+    """'needs about 12.0 GB in runs (34.0 GB free) and 3.0 GB in data (34.0 GB free)', and in red what does not
+    fit. Nothing where nothing is written, or where it cannot be told. `measured`: gigabytes, from runs of
+    the same plan.
     """
     train = [s for s in chosen if not s.trained]
-    needed = _estimated(train) if measured is None else measured * 1e9
-    if not train or needed is None:
-        return
-    free = places.free(runs)
-    yield Text(f"needs about {places.size(needed)} in {runs} ({places.size(free)} free)")
-    if needed > free:
-        yield Text(f"does not fit: make room in {runs}, or name another --runs", style="bold red")
+    needed = _of_data(chosen)
+    runs_need = _estimated(train) if measured is None else measured * 1e9
+    if train and runs_need is not None:
+        needed = {runs: runs_need + needed.pop(runs, 0), **needed}
+    free = {folder: places.free(folder) for folder in needed}
+    told = [
+        f"{places.size(count)} in {folder} ({places.size(free[folder])} free)"
+        for folder, count in needed.items()
+    ]
+    if told:
+        yield Text(f"needs about {' and '.join(told)}")
+    for folder, count in needed.items():
+        if count > free[folder]:
+            remedy = f"make room in {folder}, or name another --runs or resources.data_dir"
+            yield Text(f"does not fit: {remedy}", style="bold red")
+
+
+def _of_data(chosen: Sequence[CellStatus]) -> dict[Path, float]:
+    """Folder -> bytes of the data that would be made there first."""
+    wanted = {}
+    for s in chosen:
+        data, place = s.cell.config.data, s.cell.resources.data_dir
+        wanted[f"{place} {data!r}"] = data, Path(place)
+    found: dict[Path, float] = {}
+    for data, folder in wanted.values():
+        needed = find.optional("source", data.name, "needed")
+        if needed and (count := needed(data.config, folder)):
+            found[folder] = found.get(folder, 0) + count
+    return found
 
 
 def _estimated(train: Sequence[CellStatus]) -> float | None:

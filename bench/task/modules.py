@@ -70,6 +70,11 @@ class SourceModule(Protocol):
         it the data are the user's to get.
         """
 
+    def needed(self, config: Any, data_root: Path) -> int:
+        """About how many bytes `prepare` would write; 0 where the data are there. Without it `--plan`
+        says nothing of their size.
+        """
+
     def as_released(self, folder: Path) -> task.Released | None:
         """The data set in this folder (or file) as its authors released it, or None if this is not it.
         ValueError says what is wrong with it. Without it `bench.evaluate --data` takes shards only.

@@ -56,7 +56,13 @@ def test_data_that_are_missing_are_refused_with_the_remedy(name: str, tmp_path: 
 def test_data_that_prepare_makes_can_be_opened(name: str, tmp_path: Path) -> None:
     module = find.load("source", name)
     config = module.Config.tiny()
+    needed = find.optional("source", name, "needed")
+    estimate = needed(config, tmp_path) if needed else 0
     module.prepare(config, tmp_path)
+    if needed:
+        size = sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
+        assert size / 1.5 < estimate < size * 1.5, "needed is about what prepare writes"
+        assert needed(config, tmp_path) == 0, "what is there needs no more"
     spec = module.spec(config)
     for split in spec.splits:
         samples = module.open(config, tmp_path, split)

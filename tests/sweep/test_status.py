@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -420,11 +421,20 @@ def test_the_plan_compares_the_disk_that_is_needed_with_what_is_free(
     with small_disk(tmp_path / "disk", 4) as disk:
         command(written(disk, 3), "--plan")
         out = capsys.readouterr().out.replace("\n", " ")
-        needed, free = re.findall(r"needs about ([\d.]+) MB in .*\(([\d.]+) MB free\)", out)[0]
+        needed, free = re.findall(r"about ([\d.]+) MB in .*?\(([\d.]+) MB free\) and", out)[0]
         assert 0.3 < float(needed) < 1 and 4 < float(free) <= 4.2 and "does not fit" not in out
         fill(disk, but=100_000)
         command(disk, "--plan")
         assert "does not fit: make room in" in capsys.readouterr().out
+
+
+def test_the_plan_counts_the_data_that_are_still_to_be_made(tmp_path: Path, data_dir: Path) -> None:
+    cells = plan(ROOT / "sweeps/ablation.yaml", "smoke").cells
+    for folder, said in ((tmp_path / "data", True), (data_dir, False)):
+        places = cells[0].resources.model_copy(update={"data_dir": str(folder)})
+        moved = [replace(cell, resources=places) for cell in cells]
+        (line,) = space.lines(read_statuses(tmp_path, moved), None, tmp_path)
+        assert (f"MB in {folder} (" in str(line)) == said
 
 
 def test_the_estimate_is_what_a_run_needs_at_most(tmp_path: Path, data_dir: Path) -> None:

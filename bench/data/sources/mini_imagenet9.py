@@ -105,6 +105,16 @@ def prepare(config: Config, data_root: Path, *, workers: int | None = None) -> P
         return build(config, folder, workers=workers, progress=progress)
 
 
+def needed(config: Config, data_root: Path) -> int:
+    """About the bytes that `prepare` would write, by what files of other sizes came to."""
+    if (locate(config, data_root) / INDEX).is_file():
+        return 0
+    drawn, pixels = config.train + config.val, 3 * config.size**2
+    files = config.size * (330 * drawn + 450 * config.test)
+    raw = 7 * (pixels + 256) * drawn + 8 * (pixels + 2000) * config.test
+    return files + (raw if config.frames == "raw" else files * 3 // 2)
+
+
 def open(config: Config, data_root: Path, split: str) -> ShardSamples:
     """Random access to a split of prepared data."""
     folder = locate(config, data_root)

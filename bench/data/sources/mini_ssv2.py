@@ -142,6 +142,18 @@ def prepare(config: Config, data_root: Path, *, workers: int | None = None) -> P
         return build(config, folder, workers=workers, progress=progress)
 
 
+def needed(config: Config, data_root: Path) -> int:
+    """About the bytes that `prepare` would write, by what files of other sizes came to."""
+    if (locate(config, data_root) / INDEX).is_file():
+        return 0
+    frames = (config.min_frames + config.max_frames) / 2
+    video = 3600 + 0.036 * frames * config.height**2 * 4 / 3
+    pixels = (config.short_side or config.height) ** 2 * 4 / 3
+    stored = {"raw": frames * pixels * 3, "jpeg": frames * (1024 + 0.6 * pixels), "video": video}
+    clips = config.train + 2 * config.val
+    return int(clips * (video + stored[config.frames] + 2048))
+
+
 def open(config: Config, data_root: Path, split: str) -> ShardSamples:
     """Random access to a split of prepared data."""
     folder = locate(config, data_root)
