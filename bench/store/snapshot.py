@@ -45,11 +45,15 @@ def take(runs: Path) -> Path:
         return folder
     _clear_away(folder.parent)
     made = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")
-    for name, content in files.items():
-        target = made / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(content)
-    write_json(made / "code.json", version)
+    try:
+        for name, content in files.items():
+            target = made / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)
+        write_json(made / "code.json", version)
+    except OSError:  # a full disk gets its space back
+        shutil.rmtree(made, ignore_errors=True)
+        raise
     try:
         made.rename(folder)
     except OSError:

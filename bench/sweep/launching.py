@@ -65,7 +65,7 @@ def launch(grid: Plan, statuses: list[CellStatus], options: Any, console: Consol
             complain(error)
             return 2
         except OSError as error:
-            complain(f"stopped: {error}; what runs goes on, and the same command with the rest")
+            complain(_stopped(error, options.runs))
             return 1
         except KeyboardInterrupt:
             if options.launcher != "slurm":
@@ -119,6 +119,11 @@ def _record(grid: Plan, runs: Path, statuses: list[CellStatus], console: Console
         if problem is None:
             raise
         console.print(f"the report reads which runs are whose as it was: {escape(problem)}")
+
+
+def _stopped(error: OSError, runs: Path) -> str:
+    free = places.size(places.free(runs))
+    return f"stopped: {error} ({free} free in {runs}); what runs goes on, and the same command with the rest"
 
 
 def _make_directories(cells: list[CellStatus]) -> None:
