@@ -154,7 +154,7 @@ def make(tmp_path: Path) -> Callable[..., list[Item]]:
         for i in range(count):
             run = RunDir(tmp_path / "runs" / f"{prefix}{i}")
             run.path.mkdir(parents=True)
-            run.config.write_text("# sha256 of the full config: x\n")
+            run.config.write_text("# sha256 of the full config: x\ndata: {}\nseed: 0\n")
             items.append(Item(run, Resources(**resources), run.signature))
         return items
 
