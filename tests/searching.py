@@ -33,6 +33,7 @@ CELL = """
 import atexit, json, os, pathlib, signal, sys, time
 run = pathlib.Path(sys.argv[1])
 from bench.store.failure import Failure
+from bench.store.files import sha256_of
 from bench.store.rundir import RunDir, State
 from bench.store.result_files import Kind, write_result
 this, go = RunDir(run), run.parent / "go"
@@ -69,7 +70,8 @@ with this.hold():
         made_from = {"data": "mini_ssv2", "data_digest": "", "provenance": ""}
         found = {"evaluation": entry["evaluation"], **made_from, "rows": mine}
         write_result(folder.result, Kind.EVALUATION, found)
-    write_result(this.result, Kind.TRAINING, {"data_digest": ""})
+    logged = {"sha256": sha256_of(this.metrics)}
+    write_result(this.result, Kind.TRAINING, {"data_digest": "", "metrics": logged})
 """
 
 SWEEP = """

@@ -25,6 +25,7 @@ ACCURACIES = {"top1": 1, "top5": 5}
 REMEDY = {
     "config": "`bench.sweep --force` runs it afresh",
     "result": "the sweep's command makes it again",
+    "metrics": "no number of a table is of it; `bench.sweep --force` trains the run again",
     "kept": "delete the result beside it and run the same again: only this is measured anew",
     "checkpoint": "put a copy of it back, or train again: `bench.sweep --retrain`",
     "model": "delete it, or evaluate the model again",
@@ -111,6 +112,11 @@ def _verify_run(run: RunDir, found: Verified) -> None:
         weights = [one["weights"] for one in (trained, result) if one and one.get("weights")]
         if len(set(weights)) > 1:
             found.note(DamagedFile(folder, "is of other weights than the run's"), "result")
+    try:
+        run.refuse_metrics()
+    except DamagedFile as error:
+        if error.path != run.result:  # which was noted
+            found.note(error, "metrics")
     for path in sorted(run.last.parent.glob("*.pt")):
         _verify_checkpoint(path, found)
 

@@ -140,6 +140,7 @@ def _train(
         "seconds": {"train": time.monotonic() - started},
         **_facts(trainer, env),
         "weights": digest_of(trainer.learner.classifier),
+        "metrics": trainer.metrics.flush(),
     }
     write_result(run.result, Kind.TRAINING, facts)
     return trainer.learner.classifier

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.store.evaluations import EvaluationDir
-from bench.store.files import DamagedFile, read_json
+from bench.store.files import DamagedFile, read_json, sha256_of
 from bench.store.result_files import Kind, is_result, read_result
 from bench.store.state import Activity, RunStatus, State
 
@@ -55,6 +55,19 @@ class RunResults:
     def read_result(self) -> dict[str, Any] | None:
         """Raises DamagedFile."""
         return read_result(self.result, Kind.TRAINING)
+
+    def refuse_metrics(self) -> None:
+        """Raises DamagedFile where metrics.jsonl is not what it was when training was through, as far as
+        the result knows.
+        """
+        known = ((self.read_result() or {}).get("metrics") or {}).get("sha256")
+        path = self.path / "metrics.jsonl"
+        if known is None:
+            return
+        if not path.is_file():
+            raise DamagedFile(path, "is gone")
+        if sha256_of(path) != known:
+            raise DamagedFile(path, "is not what it was when training was through (SHA-256)")
 
     def read_asked(self) -> dict[str, dict[str, Any]] | None:
         """<name>-<digest> -> {evaluation, version, options, input}; None where nothing was written.

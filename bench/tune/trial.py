@@ -20,7 +20,7 @@ from bench.grid.plan import Cell
 from bench.process import interrupt
 from bench.run.directory import create
 from bench.store.failure import Failure
-from bench.store.files import write_json
+from bench.store.files import DamagedFile, write_json
 from bench.store.rundir import Activity, RunDir, State
 from bench.sweep.status import CellStatus, read_statuses
 from bench.tune.search import Search
@@ -70,7 +70,10 @@ def run_trial(search: Search, trial: Trial, cell: Cell, runs: Path, launch: Laun
 def _outcome(search: Search, cell: Cell, runs: Path, curve: Curve) -> TrialOutcome:
     after = read_statuses(runs, [cell])[0]
     if after.state == State.DONE:
-        value = _value(search, after, curve)
+        try:
+            value = _value(search, after, curve)
+        except DamagedFile as error:
+            return TrialOutcome("FAIL", error=f"{error}; `bench.sweep --force` trains it again")
         if value is None or not math.isfinite(value):
             text = f"{search.metric_name} is {value} in {after.run.path}"
             return TrialOutcome("FAIL", error=text)
@@ -84,9 +87,10 @@ def _outcome(search: Search, cell: Cell, runs: Path, curve: Curve) -> TrialOutco
 
 
 def _value(search: Search, done: CellStatus, curve: Curve) -> float | None:
-    """The number that decides, of a cell that is DONE."""
+    """The number that decides, of a cell that is DONE. Raises DamagedFile."""
     row = search.metric
     if row is None:
+        done.run.refuse_metrics()
         return curve.last
     asked = {**row.model_dump(), "split": search.split}
     rows = done.run.read_rows(signature.asked_of(done.cell.config))

@@ -64,6 +64,7 @@ def test_a_whole_archive_is_as_written(archive: Path, capsys: pytest.CaptureFixt
     "pattern",
     [
         "*/config.yaml",
+        "*/metrics.jsonl",
         "*/result.json",
         "*/checkpoint/last.pt",
         "*/checkpoint/best.pt",

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from damaging import damage
+from optuna.trial import TrialState
 from searching import GRID, SWEEP, WEIGHT, states
 from searching import work as work_in
 
@@ -174,6 +175,31 @@ def test_without_any_record_trials_come_from_their_run_directories(
     work_in(again)
     after = [(t.state, t.params, t.value, t.intermediate_values) for t in again.trials()]
     assert after == before and (tmp_path / "computed.txt").read_bytes() == computed
+
+
+def test_a_number_of_damaged_metrics_is_none(
+    make: Callable[..., searches.Search], tmp_path: Path
+) -> None:
+    """The one number of a search that comes from no sealed file."""
+    search = make(RANDOM)
+    study = Study(search, tmp_path)
+    work_in(study)
+    first = next(t for t in study.trials() if t.state == TrialState.COMPLETE)
+    metrics = tmp_path / first.user_attrs["signature"] / "metrics.jsonl"
+    text = metrics.read_text()
+    metrics.write_text(text.replace('"val/top1": 0', '"val/top1": 7'))
+    assert metrics.read_text() != text
+    for name in ("journal.log", "trials.json"):
+        damage(study.folder / name, "zeros")
+    again = Study(search, tmp_path)
+    work_in(again)
+    found = {t.user_attrs.get("signature"): t for t in again.trials()}
+    damaged = found.pop(first.user_attrs["signature"])
+    assert (
+        damaged.state == TrialState.FAIL
+        and "metrics.jsonl is not what it was" in damaged.user_attrs["error"]
+    )
+    assert all(t.value is not None and t.value < 7 for t in found.values())
 
 
 def test_journals_of_before_there_were_digests_are_read_and_extended(
