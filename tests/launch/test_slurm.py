@@ -407,7 +407,8 @@ def test_a_client_that_is_killed_again_and_again_runs_every_cell_once(cluster, q
 
 def test_cancel_from_another_shell(cluster, quick) -> None:
     """Cells that run and cells that wait: all end, none FAILED, and the client notices."""
-    runs = quick(12, "trap 'exit 75' TERM; sleep 600 & wait")
+    # SLURM signals the sleep too: where it dies first, the shell has not heard yet
+    runs = quick(12, "trap 'exit 75' TERM; while :; do sleep 600 & wait; done")
     client = client_of(runs, cluster.env)
     until(lambda: sum(ran(run) for run in runs) >= 8, "eight cells to run")
     assert slurm.cancel(runs) == 12
