@@ -86,7 +86,7 @@ class Train(Config):
 
     epochs: int = Field(35, ge=1, le=1_000_000)
     batch: int = Field(
-        64, ge=1, le=1_000_000, description="clips per optimiser step, over all devices"
+        64, ge=1, le=10_000_000_000, description="clips per optimiser step, over all devices"
     )
     lr: float = Field(1e-4, gt=0, lt=1e3)
     weight_decay: float = Field(
