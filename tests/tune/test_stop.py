@@ -31,14 +31,19 @@ def workers(tmp_path: Path) -> Iterator[Callable[[str], Workers]]:
         it.end()
 
 
+def cells(it: Workers) -> list[RunDir]:
+    names = {t.user_attrs.get("signature") for t in it.study.trials()} - {None}
+    return [RunDir(it.runs / str(name)) for name in names]
+
+
 def running(it: Workers, count: int) -> Callable[[], Any]:
     """Whether so many cells run, each of them held by a process."""
+    return lambda: sum(run.is_locked() for run in cells(it)) == count
 
-    def look() -> bool:
-        names = {t.user_attrs.get("signature") for t in it.study.trials()} - {None}
-        return sum(RunDir(it.runs / str(name)).is_locked() for name in names) == count
 
-    return look
+def over(it: Workers) -> Callable[[], Any]:
+    """Whether no process has a cell any more, its supervisor included."""
+    return lambda: not any(run.status().busy for run in cells(it))
 
 
 @pytest.mark.slow
@@ -79,7 +84,7 @@ def test_cancel_stops_clients_workers_and_cells(
     for process in (client, alone):
         assert f"told the client with pid {process.pid} to stop" in said
         assert process.wait(timeout=PATIENCE_S) == 75
-    it.wait_for(running(it, 0), "end of the cells")
+    it.wait_for(over(it), "end of the cells")
     assert not {"RUNNING", "COMPLETE"} & set(states(it.study))
     assert tune.main([*options, "--cancel"]) == 0
     assert "nothing is queued or running" in capsys.readouterr().out
