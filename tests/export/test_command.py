@@ -91,6 +91,7 @@ def test_what_went_back_is_written_again(
         other.result()
 
 
+@pytest.mark.slow
 def test_beside_a_real_run(
     tmp_path: Path, data_dir: Path, lines: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

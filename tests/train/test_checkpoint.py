@@ -258,6 +258,7 @@ def goes_on(path: Path) -> int | None:
         return state and state["step"]
 
 
+@pytest.mark.slow
 def test_ranks_fall_back_together(stopped: RunDir) -> None:
     damage(stopped.last, "flipped")
     assert as_ranks(2, partial(goes_on, stopped.path)) == [3, 3]

@@ -154,6 +154,7 @@ def test_a_lease_that_was_changed_too_is_not_believed(
     assert (taken.number, taken.params) == (trial.number, trial.params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", [RANDOM, GRID, PRUNED])
 def test_without_any_record_trials_come_from_their_run_directories(
     make: Callable[..., searches.Search],
