@@ -13,10 +13,9 @@ class ResultShape(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=True)
 
 
-class RowShape(ResultShape):
-    """One measured number."""
+class ModelRowShape(ResultShape):
+    """One measured number; of a model without a run, whose evaluation is said once, beside the rows."""
 
-    evaluation: str
     split: str
     view: str
     subset: str
@@ -24,6 +23,12 @@ class RowShape(ResultShape):
     value: float | None
     n: int
     n_failed: int = 0
+
+
+class RowShape(ModelRowShape):
+    """A number of a run."""
+
+    evaluation: str
 
 
 class TrainingShape(ResultShape):
@@ -41,18 +46,6 @@ class EvaluationShape(ResultShape):
     data_digest: str
     provenance: str
     rows: list[RowShape]
-
-
-class ModelRowShape(ResultShape):
-    """A number of a model without a run: its evaluation is said once, beside the rows."""
-
-    split: str
-    view: str
-    subset: str
-    metric: str
-    value: float | None
-    n: int
-    n_failed: int = 0
 
 
 class ModelShape(ResultShape):
