@@ -9,13 +9,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from bench import components, find
-from bench.results.verify import Problem, Verified, verify, verify_file
+from bench import components
+from bench.results.verify import check, verify
 from bench.shown.streams import complain, say
-from bench.store.files import DamagedFile
-from bench.store.result_files import Kind, read_result
 
 EPILOG = """examples:
   python -m bench.results --verify                      every file of runs/ that a number rests on
@@ -32,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(components.take(arguments))
     if options.check:
-        found = _check(options.check)
+        found = check(options.check)
     else:
         runs = options.verify
         if not runs.is_dir():
@@ -62,34 +59,3 @@ def _parser() -> argparse.ArgumentParser:
         help="results of bench.evaluate (runs/evaluated/*.json), also without what lay beside them",
     )  # fmt: skip
     return parser
-
-
-def _check(files: Sequence[Path]) -> Verified:
-    """Of all files together, with the versions of their evaluations."""
-    whole = Verified()
-    for path in files:
-        found = verify_file(path)
-        whole.counts += found.counts
-        whole.unsealed += found.unsealed
-        whole.problems += found.problems
-        if not found.problems and (problem := _other_version(path)):
-            whole.problems.append(problem)
-    return whole
-
-
-def _other_version(path: Path) -> Problem | None:
-    try:
-        result: dict[str, Any] = read_result(path, Kind.MODEL) or {}
-    except DamagedFile as error:
-        return Problem(path, error.why, "")
-    name, version = result.get("evaluation", ""), result.get("version", 1)
-    try:
-        here = find.load("evaluation", name).VERSION
-    except find.UnknownComponent as error:
-        return Problem(
-            path, f"is of an evaluation that is not known here: {error}", "--components names it"
-        )
-    if version == here:
-        return None
-    why = f"is of version {version} of {name}, here is version {here}: never compare their numbers"
-    return Problem(path, why, "evaluate the model again, or compare within one version")

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bench import find
 from bench.results.kept import predictions
 from bench.store.evaluations import EvaluationDir
 from bench.store.files import DamagedFile
-from bench.store.result_files import Kind, is_sealed, read_result
+from bench.store.result_files import Kind, read_result, read_with_seal
 from bench.store.rundir import RunDir, evaluated_path, manifests
 from bench.store.sealed import flaw
 
@@ -86,14 +87,33 @@ def verify(runs: Path) -> Verified:
     return found
 
 
-def verify_file(path: Path) -> Verified:
-    """One result of `bench.evaluate`, wherever it lies, and what is in the folder of its name."""
+def check(files: Iterable[Path]) -> Verified:
+    """Results of `bench.evaluate`, wherever they lie: they, what is in the folders of their names, and
+    whether this suite has their evaluations in the same version.
+    """
     found = Verified()
-    if not path.is_file():
-        found.note(DamagedFile(path, "is no file"), "model")
-        return found
-    _verify_result(path, Kind.MODEL, found)
+    for path in files:
+        before = len(found.problems)
+        if not path.is_file():
+            found.note(DamagedFile(path, "is no file"), "model")
+            continue
+        result = _verify_result(path, Kind.MODEL, found)
+        if result is not None and len(found.problems) == before:
+            found.problems += _other_version(path, result)
     return found
+
+
+def _other_version(path: Path, result: Mapping[str, Any]) -> Iterator[Problem]:
+    name, version = result["evaluation"], result.get("version", 1)
+    try:
+        here = find.load("evaluation", name).VERSION
+    except find.UnknownComponent as error:
+        why = f"is of an evaluation that is not known here: {error}"
+        yield Problem(path, why, "--components names it")
+        return
+    if version != here:
+        why = f"is of version {version} of {name}, here is version {here}: never compare their numbers"
+        yield Problem(path, why, "evaluate the model again, or compare within one version")
 
 
 def _searches(runs: Path) -> list[Path]:
@@ -134,13 +154,13 @@ def _verify_checkpoint(path: Path, found: Verified) -> None:
 
 def _verify_result(path: Path, kind: Kind, found: Verified) -> dict[str, Any] | None:
     try:
-        result = read_result(path, kind)
-        if result is None:
-            return None
-        found.unsealed += not is_sealed(path, kind)
+        result, sealed = read_with_seal(path, kind)
     except DamagedFile as error:
         found.note(error, "model" if kind == Kind.MODEL else "result")
         return None
+    if result is None:
+        return None
+    found.unsealed += not sealed
     found.counts["evaluated models" if kind == Kind.MODEL else "results"] += 1
     folder = EvaluationDir(path.with_name(path.stem) if kind == Kind.MODEL else path.parent)
     # one that was sent alone lacks its folder
@@ -154,12 +174,13 @@ def _verify_result(path: Path, kind: Kind, found: Verified) -> dict[str, Any] | 
 def _beside(folder: EvaluationDir, result: Mapping[str, Any]) -> Iterator[DamagedFile]:
     """What was kept beside a result and is not as it was, or does not give its numbers."""
     damaged = False
-    for name in result.get("files", {}):
+    digests = result.get("files", {})
+    for name in digests:
         path = folder.path / name
         try:
             if not path.is_file():
                 raise DamagedFile(path, "is gone")
-            folder.refuse_damage(path)
+            folder.refuse_damage(path, digests)
         except DamagedFile as error:
             damaged = True
             yield error

@@ -95,7 +95,7 @@ def _train_and_evaluate(run: RunDir, world: World, told: RankEnvironment, ending
     with interrupt.held_back():
         prepare_data(config, Path(resources.data_dir))
     started = time.monotonic()
-    if run.status().trained:
+    if run.from_results().trained:
         model = _trained(run, config, told) if world.first else None
     else:
         model = _train(run, config, resources, world, told, ending, progress)

@@ -6,6 +6,7 @@ were made when results of training and evaluations were one file hold the same n
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,15 +40,21 @@ class EvaluationDir:
         """None where it is not through. Raises DamagedFile."""
         return read_result(self.result, Kind.EVALUATION)
 
-    def refuse_damage(self, file: Path) -> None:
-        """Raises DamagedFile where a file is not what the result says was kept beside it. The result of a
-        model without a run is not in the folder, but named like it.
+    def files_beside(self) -> dict[str, str]:
+        """What the result says was kept beside it, by path in the folder -> SHA-256. The result of a model
+        without a run is not in the folder, but named like it. Raises DamagedFile.
         """
         if self.path.parent.name == "evaluations":
             found = self.read_result()
         else:
             found = read_result(self.path.parent / f"{self.path.name}.json", Kind.MODEL)
-        known = (found or {}).get("files", {}).get(file.relative_to(self.path).as_posix())
+        return dict((found or {}).get("files", {}))
+
+    def refuse_damage(self, file: Path, digests: Mapping[str, str] | None = None) -> None:
+        """Raises DamagedFile where a file is not what `files_beside` says; `digests`: that, read before."""
+        if digests is None:
+            digests = self.files_beside()
+        known = digests.get(file.relative_to(self.path).as_posix())
         if known is not None and sha256_of(file) != known:
             raise DamagedFile(
                 file, "is not what was written (its SHA-256 is not that in the result)"

@@ -60,19 +60,18 @@ def is_result(path: str | Path, kind: Kind) -> bool:
     return content is not None
 
 
-def is_sealed(path: Path, kind: Kind) -> bool:
-    """Whether there is a result with a seal, which then holds. Raises DamagedFile."""
-    content = read_bytes(path)
-    return content is not None and _is_sealed(path, kind, content)
-
-
 def read_result(path: Path, kind: Kind) -> dict[str, Any] | None:
     """What was written, without its seal, or None where there is no such file. Raises DamagedFile."""
+    return read_with_seal(path, kind)[0]
+
+
+def read_with_seal(path: Path, kind: Kind) -> tuple[dict[str, Any] | None, bool]:
+    """As `read_result`, and whether it has a seal, which then holds."""
     content = read_bytes(path)
     if content is None:
-        return None
-    _is_sealed(path, kind, content)
-    return _parsed(path, kind, content)
+        return None, False
+    sealed = _is_sealed(path, kind, content)
+    return _parsed(path, kind, content), sealed
 
 
 def files_beside(folder: Path) -> dict[str, str]:

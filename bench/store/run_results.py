@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -116,9 +117,13 @@ class RunResults:
         self, asked: Collection[str] | None = None
     ) -> list[tuple[EvaluationDir, dict[str, Any]]]:
         """The evaluations of these (of all) that are through, with their results."""
-        identities = self.measured() if asked is None else self.measured() & set(asked)
-        folders = [self.evaluation(identity) for identity in sorted(identities)]
-        return [(folder, found) for folder in folders if (found := folder.read_result())]
+        found = []
+        for identity in sorted(self.measured() if asked is None else set(asked)):
+            folder = self.evaluation(identity)
+            with suppress(DamagedFile):
+                if result := folder.read_result():
+                    found.append((folder, result))
+        return found
 
     def read_rows(self, asked: Collection[str] | None = None) -> list[dict[str, Any]]:
         """What these evaluations (all) measured. Rows of a run that was made when training and

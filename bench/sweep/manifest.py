@@ -10,7 +10,7 @@ from typing import Any
 from bench.config import signature
 from bench.grid.plan import Plan
 from bench.store.files import DamagedFile, clear_leftovers
-from bench.store.result_files import Kind, is_sealed, read_result, write_result
+from bench.store.result_files import Kind, read_with_seal, write_result
 from bench.store.rundir import State, manifest_path
 from bench.sweep.status import CellStatus
 
@@ -50,8 +50,7 @@ def write_manifest(grid: Plan, runs: Path, statuses: Iterable[CellStatus]) -> No
 
 def _says(path: Path, manifest: dict[str, Any]) -> bool:
     try:
-        if not is_sealed(path, Kind.MANIFEST):
-            return False
-        return read_result(path, Kind.MANIFEST) == json.loads(json.dumps(manifest))
+        found, sealed = read_with_seal(path, Kind.MANIFEST)
     except DamagedFile:
         return False
+    return sealed and found == json.loads(json.dumps(manifest))
