@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.config.mistakes import Mistake
-from bench.export.record import EvaluatedRecord, Record, RunRecord, identity
+from bench.export.record import EvaluatedRecord, Record, RunRecord, identity, refuse_holes
 from bench.store.files import DamagedFile
 from bench.store.result_files import Kind, read_result
 from bench.store.rundir import RunDir, evaluated_path
@@ -53,6 +53,8 @@ def _result(path: Path) -> Mapping[str, Any]:
             "--runs says where signatures are looked up"
         )
     try:
-        return read_result(path, Kind.MODEL) or {}
+        result = read_result(path, Kind.MODEL) or {}
     except DamagedFile as error:
         raise ValueError(f"{error}; evaluate the model again") from error
+    refuse_holes(path, result)
+    return result

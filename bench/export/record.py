@@ -15,16 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ruamel.yaml.error import YAMLError
-
 from bench.store.files import DamagedFile, read_json_if_sound, sha256_of
 from bench.store.result_files import Kind, read_result
 from bench.store.rundir import Activity, RunDir, manifests
 
 POLL_S = 1.0
 """How often a run that goes on is looked at."""
-
-_ROW = {"split", "view", "subset", "metric", "value", "n"}
 
 
 class Rewritten(Exception):
@@ -157,12 +153,9 @@ class RunRecord(Record):
             ) from error
 
     def measured(self) -> list[MeasuredEvaluation]:
-        found = [(folder, result or {}) for folder, result in self._run.read_measured()]
+        found = self._run.read_measured()
         for folder, result in found:
-            if not sound(result.get("rows")):
-                raise ValueError(
-                    f"{folder.result}: not readable; delete it and run the sweep again"
-                )
+            refuse_holes(folder.result, result)
         names = [result["evaluation"] for _, result in found]
         made = [
             _evaluation(result, _label(result["evaluation"], names, folder.path.name[-8:]))
@@ -216,12 +209,10 @@ def identity(result: Mapping[str, Any]) -> str:
     return json.dumps([result["model"], result["official"], made_by], sort_keys=True)
 
 
-def sound(rows: Any) -> bool:
-    """Whether these are rows of an evaluation."""
-    return isinstance(rows, list) and all(
-        isinstance(row, dict) and row.keys() >= _ROW and isinstance(row["value"], int | float)
-        for row in rows
-    )
+def refuse_holes(path: Path, result: Mapping[str, Any]) -> None:
+    """ValueError for a result with a row without a value, which no tool that it is for takes."""
+    if any(row["value"] is None for row in result["rows"]):
+        raise ValueError(f"{path}: has rows without a value; evaluate again")
 
 
 def _label(name: str, names: Sequence[str], digest: str) -> str:
@@ -265,6 +256,6 @@ def _evaluation(result: Mapping[str, Any], label: str) -> MeasuredEvaluation:
 
 def _readable_config(run: RunDir) -> dict[str, Any]:
     try:
-        return dict(run.read_config())
-    except (OSError, TypeError, ValueError, YAMLError) as error:
+        return run.read_config()
+    except (OSError, ValueError) as error:
         raise ValueError(f"{run.config}: not readable ({error}); run the sweep again") from error

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 from recorded import copy_of, rows_of
 
+from bench.config.mistakes import Mistake
+from bench.export.find_records import records
 from bench.export.record import EvaluatedRecord, Rewritten, RunRecord
-from bench.store.result_files import Kind, write_result
+from bench.store.result_files import Kind, read_result, write_result
 from bench.store.rundir import RunDir, manifest_path
 
 
@@ -29,6 +31,27 @@ def test_a_name_from_a_file_is_no_path(evaluated: list[Path]) -> None:
     result = json.loads(evaluated[0].read_text())
     name = EvaluatedRecord({Path(): {**result, "model": "../../x/\n| [y](z)"}}).name
     assert Path(name).name == name and name.isprintable() and " " not in name
+
+
+def test_a_row_without_a_value_is_a_mistake(
+    run: RunDir, evaluated: list[Path], tmp_path: Path
+) -> None:
+    holed = copy_of(run, tmp_path)
+    first = holed.evaluation(sorted(holed.measured())[0])
+    result = first.read_result() or {}
+    write_result(first.result, Kind.EVALUATION, _holed(result))
+    with pytest.raises(ValueError, match=r"result\.json: has rows without a value"):
+        RunRecord(holed)
+    sent = tmp_path / "sent.json"
+    write_result(sent, Kind.MODEL, _holed(read_result(evaluated[0], Kind.MODEL) or {}))
+    mistakes: list[Mistake] = []
+    assert records([str(sent)], tmp_path, mistakes) == []
+    assert "sent.json: has rows without a value" in str(mistakes[0])
+
+
+def _holed(result: dict[str, Any]) -> dict[str, Any]:
+    first, *others = result["rows"]
+    return {**result, "rows": [{**first, "value": None}, *others]}
 
 
 def test_a_run_of_before_there_were_two_identities(run: RunDir, tmp_path: Path) -> None:
