@@ -16,6 +16,7 @@ from typing import Any
 from makers import ROOT
 from optuna.trial import FrozenTrial
 from rich.console import Console
+from running import processes_with
 
 from bench.launch import local as launcher
 from bench.launch.item import Item
@@ -187,12 +188,4 @@ def most_at_once(runs: Path) -> int:
 
 def processes_of(study: str) -> list[int]:
     """The workers of a search on this machine."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = path.read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if b"--worker" in words and study.encode() in words:
-            found.append(int(path.parent.name))
-    return found
+    return processes_with("--worker", study)

@@ -21,6 +21,7 @@ import cluster as real
 import pytest
 import torch
 from makers import ROOT
+from running import processes_with
 
 from bench.config.resources import Resources, Slurm
 from bench.launch.item import Item
@@ -166,15 +167,7 @@ def assert_same(run: RunDir, reference: RunDir) -> None:
 
 def ranks(run: RunDir) -> list[int]:
     """Process ids of the running ranks of a cell."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = path.read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if b"bench.run" in words and str(run.path).encode() in words:
-            found.append(int(path.parent.name))
-    return sorted(found)
+    return processes_with("bench.run", str(run.path))
 
 
 def until(condition: Callable[[], Any], what: str) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from damaging import damage
 from optuna.trial import TrialState
-from searching import GRID, SWEEP, WEIGHT, states
+from searching import GRID, WEIGHT, states
 from searching import work as work_in
 
 from bench.store.files import DamagedFile
@@ -26,16 +26,6 @@ PRUNED = f"""
   pruner: {{name: median, startup_trials: 1}}
   space: {{{WEIGHT}: {{values: [0.3, 0.2]}}, train.lr: {{values: [0.1]}}}}
 """
-
-
-@pytest.fixture
-def make(tmp_path: Path) -> Callable[..., searches.Search]:
-    def make(block: str, **options: Any) -> searches.Search:
-        path = tmp_path / "s.yaml"
-        path.write_text(SWEEP + block)
-        return searches.read(path, "smoke", **options)
-
-    return make
 
 
 def told(study: Study) -> list[tuple[Any, ...]]:

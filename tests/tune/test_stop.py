@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +16,6 @@ from bench.store.rundir import RunDir
 from bench.tune import command as tune
 
 SIX = f"\n  sampler: grid\n  space: {{{WEIGHT}: {{low: 0.1, high: 0.6, step: 0.1}}}}"
-
-
-@pytest.fixture
-def workers(tmp_path: Path) -> Iterator[Callable[[str], Workers]]:
-    made: list[Workers] = []
-
-    def make(block: str) -> Workers:
-        made.append(Workers(tmp_path, block))
-        return made[-1]
-
-    yield make
-    for it in made:
-        it.end()
 
 
 def cells(it: Workers) -> list[RunDir]:

@@ -40,16 +40,6 @@ from reports import style
 
 
 @pytest.fixture
-def make(tmp_path: Path) -> Callable[..., searches.Search]:
-    def make(block: str, **options: Any) -> searches.Search:
-        path = tmp_path / "s.yaml"
-        path.write_text(SWEEP + block)
-        return searches.read(path, "smoke", **options)
-
-    return make
-
-
-@pytest.fixture
 def work() -> Callable[[Study], list[FrozenTrial]]:
     return searching.work
 
@@ -507,19 +497,6 @@ def test_bench_sweep_does_not_import_optuna() -> None:
 
 
 # -- real processes ---
-
-
-@pytest.fixture
-def workers(tmp_path: Path) -> Any:
-    made: list[Workers] = []
-
-    def make(block: str) -> Workers:
-        made.append(Workers(tmp_path, block))
-        return made[-1]
-
-    yield make
-    for it in made:
-        it.end()
 
 
 ONE = f"\n  sampler: grid\n  space: {{{WEIGHT}: {{values: [0.2]}}}}"
