@@ -20,12 +20,15 @@ from rich.table import Table
 from rich.text import Text
 
 from bench.grid.plan import Plan
-from bench.store.rundir import RunDir, State, jobs_folder
+from bench.store.rundir import State, jobs_folder
 from bench.sweep.live import STYLE, clock, progress_text, time_left
 from bench.sweep.status import CellStatus, count_text
 
 SHOWN_ROWS = 60
 _MEASURED_FOLDERS = 20
+_MEASURED_RUNS = (
+    100  # with the labels of those to train, and with others: reading 10,000 takes 20 s
+)
 _FIRST = (
     State.FAILED, State.DAMAGED, State.EDITED, State.RUNNING, State.INTERRUPTED, State.PREEMPTED,
     State.PENDING, State.TRAINED, State.STALE,
@@ -177,46 +180,49 @@ def expected_cost(statuses: Iterable[CellStatus], remaining: list[CellStatus]) -
     """What the remaining cells will take, from those of the same plan that were trained and measured:
     from other seeds of the same labels where there are any, else from all.
     """
-    statuses, train = list(statuses), [s for s in remaining if not s.trained]
+    train = [s for s in remaining if not s.trained]
     evaluate = len(remaining) - len(train)
-    by_labels: dict[tuple[str, ...], list[float]] = {}
+    if not remaining:
+        return Cost(0, 0, None, 0, None)
+    wanted = {_labels(s) for s in train}
     done = [s for s in statuses if s.state in (State.DONE, State.TRAINED)]
+    alike = _spread([s for s in done if _labels(s) in wanted], _MEASURED_RUNS)
+    done = [*alike, *_spread([s for s in done if _labels(s) not in wanted], _MEASURED_RUNS)]
+    by_labels: dict[tuple[str, ...], list[float]] = {}
+    known: dict[str, list[float]] = {}
     for s in done:
-        hours = _device_hours(s)
-        if hours is not None:
-            by_labels.setdefault(tuple(s.cell.labels.values()), []).append(hours)
+        measured = [found for _, found in s.run.read_measured() if "seconds" in found]
+        for found in measured:
+            known.setdefault(found["evaluation"], []).append(found["seconds"] / 3600)
+        if (hours := _device_hours(s, measured)) is not None:
+            by_labels.setdefault(_labels(s), []).append(hours)
     everything = [hours for found in by_labels.values() for hours in found]
-    known = _evaluation_hours(done)
-    wanted = [str(e["evaluation"]) for s in remaining if s.trained for e in s.missing.values()]
-    if not everything or not set(wanted) <= known.keys():
+    to_measure = [str(e["evaluation"]) for s in remaining if s.trained for e in s.missing.values()]
+    if not everything or not set(to_measure) <= known.keys():
         return Cost(len(train), evaluate, None, 0, None)
-    total = sum(_mean(by_labels.get(tuple(s.cell.labels.values()), everything)) for s in train)
-    total += sum(_mean(known[name]) for name in wanted)
-    sizes = [_bytes(s.run.path) for s in done[:: max(1, len(done) // _MEASURED_FOLDERS)]]
+    total = sum(_mean(by_labels.get(_labels(s), everything)) for s in train)
+    total += sum(_mean(known[name]) for name in to_measure)
+    sizes = [_bytes(s.run.path) for s in _spread(done, _MEASURED_FOLDERS)]
     gigabytes = _mean(sizes) * len(train) / 1e9 if train else None
     return Cost(len(train), evaluate, total, len(everything), gigabytes)
 
 
-def _device_hours(s: CellStatus) -> float | None:
+def _labels(s: CellStatus) -> tuple[str, ...]:
+    return tuple(s.cell.labels.values())
+
+
+def _spread(cells: list[CellStatus], most: int) -> list[CellStatus]:
+    """At most so many of them, from first to last."""
+    return cells[:: -(-len(cells) // most) or 1]
+
+
+def _device_hours(s: CellStatus, measured: list[dict[str, Any]]) -> float | None:
     """Of its training, and of all that was measured of it."""
     seconds = (s.run.read_result() or {}).get("seconds") if s.trained else None
     if not isinstance(seconds, dict):
         return None
-    measured = sum(found["seconds"] for found in _evaluations(s.run))
-    return (sum(map(float, seconds.values())) * s.cell.resources.world + measured) / 3600
-
-
-def _evaluation_hours(done: Iterable[CellStatus]) -> dict[str, list[float]]:
-    """By evaluation, what it took."""
-    hours: dict[str, list[float]] = {}
-    for s in done:
-        for found in _evaluations(s.run):
-            hours.setdefault(found["evaluation"], []).append(found["seconds"] / 3600)
-    return hours
-
-
-def _evaluations(run: RunDir) -> list[dict[str, Any]]:
-    return [found for _, found in run.read_measured() if "seconds" in found]
+    evaluating = sum(found["seconds"] for found in measured)
+    return (sum(map(float, seconds.values())) * s.cell.resources.world + evaluating) / 3600
 
 
 def _mean(values: list[float]) -> float:
