@@ -8,6 +8,7 @@ is an error that names the nearest valid one.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
@@ -196,6 +197,17 @@ class RunConfig:
         named = {f"evaluation {n}": c for n, c in self.evaluations.items()}
         return self.trained_components() | named
 
+    @property
+    def parent(self) -> str | None:
+        """Signature of the run whose weights the backbone starts from (`model.init: run:<signature>`)."""
+        init = getattr(self.model.config, "init", None)
+        return str(init).removeprefix(FROM_RUN) if str(init).startswith(FROM_RUN) else None
+
+    def starting_from(self, signature: str) -> RunConfig:
+        """The same from the weights of another run."""
+        options = self.model.config.model_copy(update={"init": f"{FROM_RUN}{signature}"})
+        return replace(self, model=replace(self.model, config=options))
+
     def data_spec(self) -> DataSpec:
         return find.load("source", self.data.name).spec(self.data.config)
 
@@ -221,6 +233,9 @@ class RunConfig:
                     return f"{name}: {reason}"
         return None
 
+
+FROM_RUN = "run:"
+"""Before the signature of another run, where `model.init` names one."""
 
 EVALUATION_INPUT = ("eval_crops", "eval_views", "average")
 """Fields of `Input` that say how a trained model is evaluated, and nothing of how it is trained."""
@@ -253,7 +268,11 @@ def parse(raw: Mapping[str, Any]) -> RunConfig:
         )
     if mistakes:
         raise Mistakes(mistakes)
-    return RunConfig(**parts, seed=seed)
+    config = RunConfig(**parts, seed=seed)
+    if config.parent is not None and not re.fullmatch("[0-9a-f]{16}", config.parent):
+        text = f"`run:` and the 16 hex digits of a run's signature, got {shown(config.parent)}"
+        raise Mistakes([Mistake(("model", "init"), text)])
+    return config
 
 
 def parse_options(kind: str, name: str, raw: Mapping[str, Any]) -> Any:

@@ -25,7 +25,7 @@ from typing import Any
 
 from bench import find
 from bench.config import signature as identity
-from bench.config.mistakes import Mistake, Mistakes, shown
+from bench.config.mistakes import Mistake, Mistakes
 from bench.config.resources import Resources, parse_resources
 from bench.config.science import KEYED, RunConfig, parse
 from bench.grid import files, yaml
@@ -39,20 +39,24 @@ from bench.grid.axes import (
     locate,
     read_axes,
 )
+from bench.grid.layers import backbone_layers, common_resources, file_layers, read_seeds
+from bench.grid.parents import Parent, misfit, read_cells, sized, take_parent
 from bench.grid.patch import (
     Patch,
+    copied,
     has,
     leaves,
     merge,
     merge_layer,
-    nest,
     overlap,
     parse_settings,
     without,
 )
 
-_SWEEP_KEYS = ("title", "scales", "base", "axes", "zip", "exclude", "when", "seeds", "resources")
-_SCALE_KEYS = ("title", "base", "backbones", "seeds", "resources")
+_SWEEP_KEYS = (
+    "title", "scales", "base", "axes", "zip", "exclude", "when", "seeds", "resources", "cells",
+)  # fmt: skip
+_SCALE_KEYS = ("title", "base", "backbones", "seeds", "resources", "cells")
 
 ENOUGH_MISTAKES = 1000
 """After so many, the cells that are left are not looked at."""
@@ -70,6 +74,11 @@ class Cell:
     signature: str
     resources: Resources
     skip: str | None = None  # why it cannot run; it stays in the plan
+    parent: Cell | None = None  # what it starts from
+
+    def parents(self) -> list[Cell]:
+        """All that must be trained before it, in this order."""
+        return [] if self.parent is None else [*self.parent.parents(), self.parent]
 
 
 @dataclass(frozen=True)
@@ -85,12 +94,28 @@ class Plan:
     overrides: dict[str, Any] = field(default_factory=dict)  # science set by --set
 
     @property
+    def parents(self) -> tuple[Cell, ...]:
+        """What cells start from and no cell of the grid is, each once, in the order of training."""
+        own = {cell.signature for cell in self.cells}
+        found = {s.signature: s for cell in self.cells for s in cell.parents()}
+        return tuple(s for signature, s in found.items() if signature not in own)
+
+    @property
     def name(self) -> str:
         """Name of the manifest: a sweep run with --set is another experiment and does not replace
         the plain one.
         """
         suffix = f"-{identity.digest(self.overrides)[:6]}" if self.overrides else ""
         return f"{self.sweep}-{self.scale}{suffix}"
+
+
+@dataclass(frozen=True)
+class Composed:
+    """What cells that differ only in their seed have in common."""
+
+    config: RunConfig
+    resources: Resources
+    parent: Parent | None = None
 
 
 @dataclass(frozen=True)
@@ -107,7 +132,11 @@ class Recipe:
     backbones: dict[str, Layer]
     sweep_layers: tuple[Layer, ...]
     resources: Resources
+    named: dict[str, Layer] = field(default_factory=dict)  # `cells`, by name
+    axes: Axes = field(default_factory=dict)
     _skips: dict[str, str | None] = field(default_factory=dict)
+    _parents: dict[str, Cell] = field(default_factory=dict)
+    _open: list[str] = field(default_factory=list)  # parents that are being made
 
     @property
     def overrides(self) -> Patch:
@@ -129,11 +158,11 @@ class Recipe:
         mistakes += _unused(unused)
         if composed is None or mistakes:
             raise Mistakes(mistakes)
-        return self.seeded(labels, *composed, seed=self.seeds[0] if seed is None else seed)
+        return self.seeded(labels, composed, seed=self.seeds[0] if seed is None else seed)
 
     def compose(
         self, layers: list[Layer], unused: set[tuple[str, str]], mistakes: list[Mistake]
-    ) -> tuple[RunConfig, Resources] | None:
+    ) -> Composed | None:
         """Join all layers. Adds to `mistakes`, and then returns None; takes the components that
         the options in --set reach out of `unused`.
         """
@@ -149,6 +178,7 @@ class Recipe:
         unused -= here
         layers.append(self.settings)
         found: list[Mistake] = []
+        parent = take_parent(merged, self.named, self.axes, found)
         resources, config = merged.pop("resources", {}), None
         try:
             resources = parse_resources(resources)
@@ -161,13 +191,77 @@ class Recipe:
         if "seed" in merged:
             found.append(Mistake(("seed",), "use `seeds`, a list"))
         mistakes += [locate(m, layers) for m in found]
-        return None if found or config is None else (config, resources)
+        return None if found or config is None else Composed(config, resources, parent)
 
-    def seeded(self, labels: Labels, config: RunConfig, resources: Resources, *, seed: int) -> Cell:
-        """The cell of one seed."""
-        skip = _skip_reason(config, self._skips)
-        config = replace(config, seed=seed)
-        return Cell(labels, seed, config, identity.signature(config), resources, skip)
+    def seeded(self, labels: Labels, composed: Composed, *, seed: int) -> Cell:
+        """The cell of one seed, with what it starts from. Raises Mistakes where that cannot be."""
+        skip = _skip_reason(composed.config, self._skips)
+        config, parent = replace(composed.config, seed=seed), None
+        if composed.parent is not None:
+            parent = self._parent(composed, labels, seed)
+            config = config.starting_from(parent.signature)
+            if parent.skip and not skip:
+                skip = f"{composed.parent}, which it starts from, cannot run: {parent.skip}"
+        signed = identity.signature(config)
+        return Cell(labels, seed, config, signed, composed.resources, skip, parent)
+
+    def _parent(self, composed: Composed, labels: Labels, seed: int) -> Cell:
+        """The cell that these start from; made once. Raises Mistakes."""
+        wanted, where = composed.parent, ("model", "init", "cell")
+        assert wanted is not None
+        if wanted.name is None:
+            other = labels | dict(wanted.labels)
+            key, layers = f"{other} {seed}", self._layers_of(other)
+        else:
+            named = sized(self.named[wanted.name], composed.config)
+            key, layers = f"{wanted.name} {named.patch}", []
+        if key in self._open:
+            raise Mistakes([Mistake(where, f"{wanted} starts from itself")])
+        if key not in self._parents:
+            self._open.append(key)
+            try:
+                if wanted.name is None:
+                    self._parents[key] = self._composed_parent(other, layers, seed)
+                else:
+                    self._parents[key] = self._named_parent(wanted.name, named)
+            finally:
+                self._open.pop()
+        parent = self._parents[key]
+        if problem := misfit(composed.config, parent.config):
+            raise Mistakes([Mistake(where, f"{wanted}: {problem}")])
+        return parent
+
+    def _layers_of(self, labels: Labels) -> list[Layer]:
+        chosen = [(axis, label) for axis, label in labels.items() if label != NOT_APPLICABLE]
+        return [self.axes[axis][label] for axis, label in chosen]
+
+    def _composed_parent(self, labels: Labels, layers: list[Layer], seed: int) -> Cell:
+        mistakes: list[Mistake] = []
+        composed = self.compose(layers, set(), mistakes)
+        if composed is None:
+            raise Mistakes(mistakes)
+        return self.seeded(labels, composed, seed=seed)
+
+    def _named_parent(self, name: str, layer: Layer) -> Cell:
+        """One of `cells`: of the sweep's config it has only the resources."""
+        given = [*self.scale_layers, *self.sweep_layers, layer, self.settings]
+        resources: Patch = {}
+        for part in given:
+            merge(resources, part.patch.get("resources", {}))
+        merged = {key: copied(value) for key, value in layer.patch.items() if key != "resources"}
+        mistakes: list[Mistake] = []
+        parent = take_parent(merged, self.named, {}, mistakes)
+        found: list[Any] = []
+        for read, raw in ((parse, {"seed": 0, **merged}), (parse_resources, resources)):
+            try:
+                found.append(read(raw))
+            except Mistakes as error:
+                mistakes += error.mistakes
+        if mistakes:
+            raise Mistakes([locate(m, given) for m in mistakes])
+        config, common = found
+        labels = dict.fromkeys(self.axes, NOT_APPLICABLE) | {next(iter(self.axes), "cell"): name}
+        return self.seeded(labels, Composed(config, common, parent), seed=config.seed)
 
 
 def plan(sweep: Path, scale: str, settings: Iterable[str] = ()) -> Plan:
@@ -180,6 +274,7 @@ def plan(sweep: Path, scale: str, settings: Iterable[str] = ()) -> Plan:
         mistakes.append(Mistake((), f"{sweep}: this is a search: python -m bench.tune {sweep}"))
         raise Mistakes(mistakes)
     axes = read_axes(sweep, recipe.document, mistakes)
+    recipe = replace(recipe, axes=axes or {})
     check_conflicts(sweep, axes, recipe.settings.patch, mistakes)
     # also when the axes have mistakes: those of their patches and of the base belong in the list
     cells = _cells(recipe, axes, mistakes)
@@ -223,11 +318,11 @@ def read(sweep: Path, scale: str, settings: Iterable[str], mistakes: list[Mistak
             if k not in keys
         ]
     overrides = parse_settings(settings, mistakes)
-    seeds = _seeds(
+    seeds = read_seeds(
         overrides.pop("seeds", sweep_doc.get("seeds", scale_doc.get("seeds", [0]))), mistakes
     )
-    scale_layers = _layers(scale_path, scale_doc, mistakes)
-    sweep_layers = _layers(sweep, sweep_doc, mistakes)
+    scale_layers = file_layers(scale_path, scale_doc, mistakes)
+    sweep_layers = file_layers(sweep, sweep_doc, mistakes)
     final = Layer("--set", overrides)
     return Recipe(
         sweep,
@@ -237,53 +332,11 @@ def read(sweep: Path, scale: str, settings: Iterable[str], mistakes: list[Mistak
         seeds,
         final,
         scale_layers,
-        _backbones(scale_path, scale_doc, mistakes),
+        backbone_layers(scale_path, scale_doc, mistakes),
         sweep_layers,
-        _common_resources([*scale_layers, *sweep_layers, final], mistakes),
+        common_resources([*scale_layers, *sweep_layers, final], mistakes),
+        read_cells(scale_path, scale_doc, mistakes) | read_cells(sweep, sweep_doc, mistakes),
     )
-
-
-def _layers(path: Path, doc: Patch, mistakes: list[Mistake]) -> tuple[Layer, ...]:
-    """What a file says of all its cells: its `resources` and its `base`."""
-    resources = _mapping(path, doc, "resources", mistakes)
-    return (
-        Layer(f"{path}:", {"resources": resources} if resources else {}),
-        Layer(f"{path}: base", _mapping(path, doc, "base", mistakes)),
-    )
-
-
-def _mapping(where: Path | str, doc: Patch, key: str, mistakes: list[Mistake]) -> Patch:
-    value = doc.get(key) or {}
-    if isinstance(value, dict):
-        return nest(value)
-    mistakes.append(
-        Mistake((), f"{where}: {key}: must map config keys to values, got {shown(value)}")
-    )
-    return {}
-
-
-def _backbones(path: Path, doc: Patch, mistakes: list[Mistake]) -> dict[str, Layer]:
-    """What a scale adds to the cells of one backbone."""
-    recipes = {}
-    known = find.names("backbone")
-    for name in _mapping(path, doc, "backbones", mistakes):
-        if name not in known:
-            hint = find.nearest(name, known)
-            mistakes.append(Mistake((), f"{path}: backbones: unknown backbone {name!r}{hint}"))
-        patch = _mapping(f"{path}: backbones", doc["backbones"], name, mistakes)
-        recipes[name] = Layer(f"{path}: backbones.{name}", patch)
-    return recipes
-
-
-def _common_resources(layers: list[Layer], mistakes: list[Mistake]) -> Resources:
-    merged: Patch = {}
-    for layer in layers:
-        merge(merged, {"resources": layer.patch.get("resources", {})})
-    try:
-        return parse_resources(merged["resources"])
-    except Mistakes as error:
-        mistakes += [locate(m, layers) for m in error.mistakes]
-        return Resources()
 
 
 def _cells(recipe: Recipe, axes: Axes | None, mistakes: list[Mistake]) -> list[Cell]:
@@ -310,7 +363,11 @@ def _cells(recipe: Recipe, axes: Axes | None, mistakes: list[Mistake]) -> list[C
         if composed is None:
             continue
         for seed in recipe.seeds:
-            cell = recipe.seeded(labels, *composed, seed=seed)
+            try:
+                cell = recipe.seeded(labels, composed, seed=seed)
+            except Mistakes as error:  # in what it starts from
+                listed |= dict.fromkeys(error.mistakes)
+                break
             # what differs only in what is measured is trained once
             same = (cell.signature, *identity.asked_of(cell.config))
             if same in seen:
@@ -355,18 +412,3 @@ def _options(patch: Patch) -> Iterator[tuple[str, str]]:
         for name, options in components.items() if isinstance(components, dict) else ():
             if options:
                 yield section, name
-
-
-def _seeds(raw: Any, mistakes: list[Mistake]) -> tuple[int, ...]:
-    valid = isinstance(raw, list) and all(
-        isinstance(s, int) and not isinstance(s, bool) and s >= 0 for s in raw
-    )
-    if not valid or not raw or len(set(raw)) != len(raw):
-        mistakes.append(
-            Mistake(
-                ("seeds",),
-                f"must be a list of distinct whole numbers, e.g. [0, 1, 2]; got {shown(raw)}",
-            )
-        )
-        return (0,)
-    return tuple(raw)
