@@ -160,8 +160,13 @@ def load_fitted(model: Any, state: dict[str, Tensor]) -> None:
 
 def digest_of(model: nn.Module) -> str:
     """SHA-256 of a model's parameters and buffers: names, types, shapes and values; of no file."""
+    return digest_of_tensors(model.state_dict())
+
+
+def digest_of_tensors(state: Mapping[str, Tensor]) -> str:
+    """The same of a state dict."""
     found = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
+    for name, tensor in state.items():
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         found.update(flat.view(torch.uint8).numpy().data)

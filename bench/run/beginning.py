@@ -33,7 +33,7 @@ def describe(trainer: Trainer, resources: Resources) -> dict[str, Any]:
     env["ranks"] = world.gathered(me)
     env["data_digest"] = trainer.batches.samples.digest
     env["labels"] = labels.places(trainer.config, trainer.device)
-    env["weights"] = getattr(trainer.learner.classifier.backbone, "loaded_weights", None)
+    env["weights"] = trainer.started_from
     if world.first:
         write_json(run.env, env)
         name, commit = env["device"]["name"], env["code"]["commit"][:12]

@@ -123,8 +123,8 @@ def _train(
     started = time.monotonic()
     with world.joined(run, world.device(resources)):
         ending.trainer = trainer = Trainer(run, config, resources, progress, world)
-        env = describe(trainer, resources)
         trainer.resume()
+        env = describe(trainer, resources)
         if world.first:
             note_start(run, told, trainer.step)
         trainer.fit()
@@ -178,7 +178,9 @@ def _trained(run: RunDir, config: RunConfig, told: RankEnvironment) -> nn.Module
 
 def _facts(trainer: Trainer, env: dict[str, Any]) -> dict[str, Any]:
     """What computed the numbers."""
+    started = {"started_from": trainer.started_from} if trainer.started_from else {}
     return {
+        **started,
         "parameters": sum(p.numel() for p in trainer.learner.classifier.parameters()),
         "code": env["code"],
         "device": env["device"],

@@ -106,7 +106,8 @@ class BackboneModule(Protocol):
     """Raised when the same options would give another model; part of every run's signature."""
     Config: Annotated[type[task.Config], "patch", "dim"]
     """Its sizes: `patch` (pixels) and `dim` (D). The engine also reads `tubelet` (frames per token;
-    without it 1) and `init` with `init_sha256` (image weights; without them the weights are random).
+    without it 1) and `init` with `init_sha256` (image weights, or `run:<signature>`; without them the
+    weights are random).
     """
     POSITIONS_OPTIONAL: bool = False
     """Whether its models also take `positions=False`: no position embedding on the patch tokens."""
@@ -128,6 +129,17 @@ class BackboneModule(Protocol):
     def missing(self, config: Any, weights: Path) -> str | None:
         """The weight file that is not on this machine and how to get it, or None. Without it a cell
         whose weights are absent fails when it builds its model.
+        """
+
+    def load_image_weights(self, model: Any, state: dict[str, Tensor]) -> None:
+        """Put the tensors of an image model, under timm's names, into a model that `build` made;
+        ValueError where they do not fit. Without it no model of this kind starts from an image model
+        that was trained here (`model.init: {cell: ...}`), only from one of its own kind.
+        """
+
+    def as_image_weights(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """This backbone's tensors under timm's names, for what starts from it. Without it only a model
+        of its own kind does.
         """
 
     @_needs("describe_released", "from_released")

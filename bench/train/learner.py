@@ -121,12 +121,12 @@ def build(config: RunConfig, *, weights_dir: Path | None) -> Learner:
 
     So all methods of a sweep start from the same backbone and classifier, and an auxiliary head
     shifts no other draw. Without `weights_dir` no image weights are looked up, for models whose
-    weights come from a checkpoint anyway.
+    weights come from a checkpoint anyway; those of another run are loaded by the Trainer (start.py).
     """
     module: BackboneModule = find.load("backbone", config.model.name)
     model_spec = config.model_spec()
     options = config.model.config
-    if weights_dir is None:
+    if weights_dir is None or config.parent is not None:
         image_weights = {"init", "init_sha256"} & type(options).model_fields.keys()
         options = options.model_copy(update=dict.fromkeys(image_weights))
     with _drawing(config.seed, "backbone"):

@@ -20,6 +20,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from bench.config.resources import Resources
 from bench.config.science import RunConfig
 from bench.config.signature import signature
@@ -30,6 +32,7 @@ from bench.train.batches import TrainingBatches
 from bench.train.learner import Learner, build
 from bench.train.metrics_log import MetricsLog
 from bench.train.requests import Requests
+from bench.train.start import start_from
 from bench.train.step import Optimisation, be_deterministic, compiled, learning_rate
 from bench.train.validation import Validation
 from bench.train.world import ALONE, World
@@ -69,6 +72,8 @@ class Trainer:
         self._epoch_to_end = False  # the step was an epoch's last, and its validation is to come
         self._resumed = False
         self._saved_step = 0
+        # the weights that it began with, where they are another's: see bench.train.start and weights.py
+        self.started_from: dict[str, str] | None = None
 
     def fit(self) -> Learner:
         """Train to the last epoch. Raises NonFiniteLoss, and Interrupted when told to stop: the
@@ -165,12 +170,24 @@ class Trainer:
             "signature": signature(self.config),
             "metrics": self.metrics.flush(),
         }
+        if self.started_from:
+            state["started_from"] = self.started_from
         if self.batches.skips_bad:
             state["bad_samples"] = self.batches.bad_samples()
         if self.world.first:
             checkpoint.save(self.run.last, state, keep_previous=True)
         self.requests.saved()
         self._saved_step = self.step
+
+    def _start(self) -> None:
+        """With the weights of image models, as `build` loaded them, or of another run."""
+        backbone = self.learner.classifier.backbone
+        assert isinstance(backbone, nn.Module)
+        if self.config.parent is None:
+            self.started_from = getattr(backbone, "loaded_weights", None)
+        else:
+            parent = RunDir(self.run.path.parent / self.config.parent)
+            self.started_from = start_from(parent, self.config, backbone)
 
     def resume(self) -> None:
         """Load the last checkpoint that is whole and cut metrics.jsonl back to what it was then; once."""
@@ -181,7 +198,10 @@ class Trainer:
         state = checkpoint.load_alike(self.run.last, self.world, mine)
         if state is None:
             self.metrics.restart()
+            self._start()
             return
+        backbone = self.learner.classifier.backbone
+        self.started_from = state.get("started_from") or getattr(backbone, "loaded_weights", None)
         self.learner.load_state_dict(state["learner"])
         self.optimisation.optimizer.load_state_dict(state["optimizer"])
         self.step, self.best = state["step"], state["best"]

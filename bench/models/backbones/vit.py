@@ -227,6 +227,11 @@ def _why_not_timm(config: Config, name: str) -> str | None:
 # Weights ------------------------------------------------------------------------------------------
 
 
+def as_image_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of this backbone under the names that they have in timm."""
+    return {key.removeprefix("vit."): tensor for key, tensor in state.items()}
+
+
 def load_image_weights(model: ViT, state: dict[str, Tensor]) -> None:
     """The state dict of a timm model of this architecture, of any image size.
 
