@@ -162,9 +162,31 @@ class _Queue:
         if self._others and time.monotonic() > self._look_at_others:
             self._look_at_others = time.monotonic() + OTHERS_POLL_S
             self._see_to_others()
-        while self._waiting and self._start(self._waiting[0]):
-            self._waiting.popleft()
+        self._start_ready()
         return bool(self._waiting or self._jobs or self._others)
+
+    def _start_ready(self) -> None:
+        """Start, in their order, the packs whose parents are trained, as long as there is a slot."""
+        left: deque[list[Item]] = deque()
+        while self._waiting:
+            pack = self._waiting.popleft()
+            if not pack[0].is_ready():
+                if self._is_coming(pack[0].after, left):
+                    left.append(pack)
+                else:  # what it starts from failed
+                    for item in pack:
+                        self._on_change(item.run, item.run.state())
+            elif not self._start(pack):
+                left.append(pack)
+                break
+        self._waiting.extendleft(reversed(left))
+
+    def _is_coming(self, parent: RunDir | None, left: deque[list[Item]]) -> bool:
+        """Whether a run will still be tried: it waits, or somebody works on it."""
+        ours = [*left, *self._waiting, *(job.items for job in self._jobs), self._others]
+        assert parent is not None
+        waits = any(i.run.signature == parent.signature for items in ours for i in items)
+        return waits or parent.status().busy
 
     def stop(self) -> None:
         """Tell our supervisors to stop their cells, and wait until they have."""
@@ -313,10 +335,15 @@ def check(items: Sequence[Item]) -> None:
 
 def _packs(items: Sequence[Item]) -> Iterator[list[Item]]:
     """Neighbours in the queue that share a slot."""
-    for resources, group in groupby(items, key=lambda item: item.resources):
+    for (resources, _), group in groupby(items, key=_shares):
         members = list(group)
         for k in range(0, len(members), resources.pack):
             yield members[k : k + resources.pack]
+
+
+def _shares(item: Item) -> tuple[Resources, Path | None]:
+    """What cells of one pack have in common; a parent and what starts from it do not run side by side."""
+    return item.resources, item.after.path if item.after else None
 
 
 def _is_over(job: Supervised) -> bool:

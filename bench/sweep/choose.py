@@ -68,7 +68,19 @@ def choose(
                 start.append(decision)
             elif decision is not None:
                 refused.append((s, decision))
-    start.sort(key=lambda chosen: (chosen.trained, -len(chosen.cell.config.objectives)))
+    starts, lost = {s.cell.signature for s in start}, {s.cell.signature: why for s, why in refused}
+    for s in [s for s in start if not s.trained and s.cell.config.parent in lost]:
+        start.remove(s)
+        refused.append(
+            (s, f"its parent {s.cell.config.parent}: {lost[s.cell.config.parent or '']}")
+        )
+    start.sort(
+        key=lambda chosen: (
+            chosen.trained,
+            chosen.cell.config.parent in starts,
+            -len(chosen.cell.config.objectives),
+        )
+    )
     return Choice(start, refused)
 
 

@@ -29,7 +29,8 @@ from bench.sweep.arguments import add_cells
 from bench.sweep.launching import choose_cells, items_of, launch, show_refused
 from bench.sweep.live import make_console
 from bench.sweep.needs import missing_files
-from bench.sweep.status import CellStatus, label, read_statuses
+from bench.sweep.parents import read_plan
+from bench.sweep.status import CellStatus, label
 
 _EPILOG = """examples:
   python -m bench.sweep sweeps/ablation.yaml --plan              what would run, without touching the disk
@@ -74,8 +75,8 @@ def main(arguments: list[str] | None = None) -> int:
         return stop(grid, options, console)
     if options.watch is not None:
         return watch(grid, options, console)
-    statuses = read_statuses(options.runs, grid.cells)
-    missing = missing_files(grid.cells)
+    statuses = read_plan(options.runs, grid)
+    missing = missing_files([*grid.parents, *grid.cells])
     if options.plan or options.status:
         console.print(overview.overview(grid, statuses, missing))
         if options.plan:
@@ -186,10 +187,10 @@ def _problem(statuses: list[CellStatus], missing: dict[str, str], options: Any) 
 
 
 def watch(grid: Plan, options: Any, console: Console) -> int:
-    missing = missing_files(grid.cells)
+    missing = missing_files([*grid.parents, *grid.cells])
 
     def read() -> tuple[Group, list[CellStatus]]:
-        statuses = read_statuses(options.runs, grid.cells)
+        statuses = read_plan(options.runs, grid)
         return overview.overview(grid, statuses, missing), statuses
 
     overview.watch(console, read, options.watch)
@@ -228,7 +229,7 @@ def stop(grid: Plan, options: Any, console: Console) -> int:
     """--cancel: the clients first, then what they have started."""
     clients = cancel.stop_clients(options.runs, grid.name)
     lines = [str(client) for client in clients]
-    statuses = read_statuses(options.runs, grid.cells)
+    statuses = read_plan(options.runs, grid)
     try:
         lines += cancel.stop_cells(statuses, clients)
     except RuntimeError as error:

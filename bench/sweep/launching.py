@@ -21,7 +21,8 @@ from bench.sweep.choose import Choice
 from bench.sweep.live import LiveProgress
 from bench.sweep.manifest import write_manifest
 from bench.sweep.needs import prepare_data
-from bench.sweep.status import CellStatus, count_text, label, read_statuses
+from bench.sweep.parents import read_plan, waits_for
+from bench.sweep.status import CellStatus, count_text, label
 
 
 def launch(grid: Plan, statuses: list[CellStatus], options: Any, console: Console) -> int:
@@ -76,7 +77,7 @@ def launch(grid: Plan, statuses: list[CellStatus], options: Any, console: Consol
         if choice.start:
             console.print("SLURM has them; --status shows how they do, --cancel stops them")
         return 1 if choice.refused or stale else 0
-    return _conclude(read_statuses(options.runs, grid.cells), console)
+    return _conclude(read_plan(options.runs, grid), console)
 
 
 def measuring(start: list[CellStatus]) -> str:
@@ -162,7 +163,7 @@ def items_of(choice: Choice, live: Iterable[CellStatus] = ()) -> list[Item]:
     from bench.launch.item import Item
 
     cells = [same[0] for same in by_run((*choice.start, *live))]
-    return [Item(s.run, s.resources, label(s.cell)) for s in cells]
+    return [Item(s.run, s.resources, label(s.cell), waits_for(s)) for s in cells]
 
 
 def _run(grid: Plan, items: list[Item], options: Any, console: Console) -> None:
@@ -197,6 +198,8 @@ def _conclude(statuses: list[CellStatus], console: Console) -> int:
         console.print(
             "the same command runs failed cells again; --retry only those that it can help"
         )
+    if waiting := [s for s in statuses if s.state == State.NEW and s.cell.config.parent]:
+        console.print(f"{len(waiting)} not started, because what they start from is not trained")
     final = (State.DONE, State.SKIPPED)
     return 0 if all(s.state in final for s in statuses) else 1
 
@@ -206,6 +209,8 @@ def run_inline(items: Sequence[Item], on_change: OnChange, tick: Callable[[], No
     from bench.run.cell import run_cell  # imports torch
 
     for item in items:
+        if not item.is_ready():
+            continue
         on_change(item.run, State.RUNNING)
         state = run_cell(item.run.path)
         on_change(item.run, item.run.state())

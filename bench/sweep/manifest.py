@@ -19,6 +19,7 @@ def write_manifest(grid: Plan, runs: Path, statuses: Iterable[CellStatus]) -> No
     """Which labels belong to which directories and to which evaluations in them, and which runs are
     stale; for bench.results. One that says so already is not touched.
     """
+    parents = {cell.signature for cell in grid.parents}
     cells = [
         {
             "labels": s.cell.labels,
@@ -33,6 +34,7 @@ def write_manifest(grid: Plan, runs: Path, statuses: Iterable[CellStatus]) -> No
             "data": s.cell.config.data.name,
         }
         for s in statuses
+        if s.cell.signature not in parents
     ]
     manifest = {
         "sweep": grid.sweep,

@@ -22,7 +22,7 @@ def missing_files(cells: Iterable[Cell]) -> dict[str, str]:
         if key not in found:
             found[key] = _missing("source", data, Path(places.data_dir))
         key = f"{model.name} {getattr(model.config, 'init', None)}", places.weights_dir
-        if key not in found:
+        if key not in found and cell.config.parent is None:
             found[key] = _missing("backbone", model, Path(places.weights_dir))
     # Several backbones can lack the same file: said once.
     by_text: dict[str, str] = {}

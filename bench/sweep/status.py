@@ -42,6 +42,7 @@ class CellStatus:
     missing: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     trained: bool = False  # whether starting it only measures
     digest: str = ""  # of the training config that it was made with
+    wanted: bool = False  # whether cells are to start from weights that it has not kept
     replaces: RunDir | None = None  # a directory to be set aside when the cell is started
 
     @property
@@ -53,9 +54,9 @@ class CellStatus:
 
     @property
     def weights_are_gone(self) -> bool:
-        """Whether what is missing cannot be measured because the run kept no weights."""
-        to_measure = self.trained and bool(self.missing) and self.state not in FINAL
-        return to_measure and not self.busy and not self.run.last.exists()
+        """Whether what is missing cannot be measured, or started, because the run kept no weights."""
+        needs = self.trained and (self.wanted or bool(self.missing)) and self.state not in FINAL
+        return needs and not self.busy and not self.run.last.exists()
 
     @property
     def is_another(self) -> bool:

@@ -189,7 +189,7 @@ def _missing(search: Search) -> str:
     """What this machine lacks and the suite cannot make."""
     from bench.sweep.needs import missing_files
 
-    missing = missing_files([search.base])
+    missing = missing_files([*search.base.parents(), search.base])
     return "\n".join(f"{name}: {text}" for name, text in missing.items())
 
 

@@ -55,8 +55,10 @@ def run_trial(search: Search, trial: Trial, cell: Cell, runs: Path, launch: Laun
     if before.activity == Activity.UNKNOWN:  # SLURM has it and does not answer
         return TrialOutcome("FAIL", lost=f"{before.state}: {before.note}")
     if before.state != State.DONE:
-        create(run, cell.config, cell.resources, before.missing)
         try:
+            if not before.trained and (problem := _train_parents(cell, runs, launch)):
+                return TrialOutcome("FAIL", error=problem)
+            create(run, cell.config, cell.resources, before.missing)
             launch(cell, run, curve.tick)
         except ValueError as error:  # more GPUs than there are, or a job that SLURM refuses
             return TrialOutcome("FAIL", error=str(error))
@@ -65,6 +67,26 @@ def run_trial(search: Search, trial: Trial, cell: Cell, runs: Path, launch: Laun
                 return TrialOutcome("FAIL", lost=STOPPED)
     curve.read()
     return _outcome(search, cell, runs, curve)
+
+
+def _train_parents(cell: Cell, runs: Path, launch: Launch) -> str:
+    """Have trained what the cell starts from. Says what stands in the way. Raises as `launch` does."""
+    for parent in cell.parents():
+        [status] = read_statuses(runs, [parent])
+        if not status.trained:
+            if status.is_another or status.state in (State.SKIPPED, State.STALE):
+                return f"its parent {parent.signature}: {status.text}: {status.note}"
+            create(status.run, parent.config, parent.resources, status.missing)
+            launch(parent, status.run, _stop_when_told)
+            [status] = read_statuses(runs, [parent])
+        if not status.trained:
+            return f"its parent {parent.signature} ended {status.text}: {status.note}"
+    return ""
+
+
+def _stop_when_told() -> None:
+    if interrupt.requested():
+        raise KeyboardInterrupt
 
 
 def _outcome(search: Search, cell: Cell, runs: Path, curve: Curve) -> TrialOutcome:
@@ -117,8 +139,7 @@ class Curve:
         """Called again and again while the cell runs. Raises KeyboardInterrupt when this worker was
         told to stop: the launcher then stops the cell.
         """
-        if interrupt.requested():
-            raise KeyboardInterrupt
+        _stop_when_told()
         for epoch in self.read():
             if self._may_prune and epoch < self._epochs and self._trial.should_prune():
                 write_json(self._run.stop, {"reason": "pruned"})

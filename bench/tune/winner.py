@@ -105,7 +105,9 @@ def write(path: Path, search: Search, best: FrozenTrial, trials: list[FrozenTria
     if search.cell(params).signature == search.base.signature:
         labels = {"default": {}}
     sweep: dict[str, Any] = {"title": f"Winner of {search.name} against the default"}
-    sweep |= {key: document[key] for key in ("scales", "base", "resources") if key in document}
+    sweep |= {
+        key: document[key] for key in ("scales", "cells", "base", "resources") if key in document
+    }
     if beside := own_scales(search.recipe.sweep):
         sweep["scales"] = str((beside / document.get("scales", ".")).resolve())
     sweep["axes"] = {**(document.get("axes") or {}), WINNER_AXIS: labels}

@@ -381,7 +381,7 @@ def test_ten_thousand_cells_expand(tmp_path: Path) -> None:
 
 def test_the_sweeps_in_the_readme_are_valid(tmp_path: Path) -> None:
     readme = (ROOT / "README.md").read_text()
-    first, second = re.findall(r"```yaml\n(.*?)```", readme, re.DOTALL)
+    first, second, third = re.findall(r"```yaml\n(.*?)```", readme, re.DOTALL)
     path = write(tmp_path, SWEEP)
     path.write_text(second)
     cells = plan(path, "tiny").cells
@@ -391,6 +391,9 @@ def test_the_sweeps_in_the_readme_are_valid(tmp_path: Path) -> None:
     path.parent.mkdir()
     path.write_text(first)
     assert {c.signature for c in plan(path, "smoke").cells} < ablation
+    path.write_text(third)
+    started = plan(path, "smoke")
+    assert len(started.parents) == 1 and {len(c.parents()) for c in started.cells} == {1, 2}
 
 
 # -- what a scale does for one backbone, and the sweeps of this repository ---

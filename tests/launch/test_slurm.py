@@ -451,3 +451,76 @@ def test_a_job_that_fails_before_its_cell_shows_its_output(cluster, quick) -> No
     assert run.state() == State.FAILED
     assert "module" in run.error.read_text()
     assert "before the cell began" in run.error_line()
+
+
+# -- cells that start from another ---
+
+PRETRAIN = """
+title: pretrain and fine-tune
+cells:
+  image ViT:
+    data: {name: mini_imagenet9, train: 90, val: 18, test: 18, size: 24}
+    input: {frames: 1, size: 24}
+    model: {name: vit}
+    objectives: {classify: {}}
+    train: {epochs: 100, batch: 9, validate_every: 50}
+base:
+  model: {name: timesformer, init: {cell: image ViT}}
+  objectives: {classify: {}}
+  evaluations: {video.shuffle_gap: {}}
+axes:
+  method:
+    baseline: {}
+    + order: {objectives: {video.order: {}}}
+seeds: [0, 1]
+"""
+
+
+def test_what_starts_from_a_cell_waits_for_it_and_ends_undisturbed(
+    make: Callable[..., Sweep], cluster: real.Cluster, tmp_path: Path
+) -> None:
+    """One command, a source and four cells; the source is killed in the middle, then a cell."""
+    file = tmp_path / "pretrain.yaml"
+    file.write_text(PRETRAIN)
+    sets = ("train.epochs=30", "train.validate_every=10", "resources.checkpoint_minutes=0.02")
+    quiet = make(file, "quiet")
+    output = quiet.finish(quiet.start("--launcher", "local", sets=sets))
+    references = {run.signature: run for run in quiet.cells()}
+    assert len(references) == 5 and all(r.is_done() for r in references.values()), output
+
+    sweep = make(file)
+    client = sweep.start("--launcher", "slurm", "--wait", sets=sets)
+
+    def source() -> RunDir | None:
+        image = [r for r in sweep.cells() if r.read_config()["model"]["name"] == "vit"]
+        return image[0] if image and trains(image[0]) else None
+
+    image = until(source, "the source to train")
+    pids = ranks(image)
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    others = [run for run in sweep.cells() if run.signature != image.signature]
+    until(lambda: cluster.ask("squeue", "-h", "-r", "-o", "%E").count("afterok") == 4, "the others")
+    assert not any(run.read_starts() for run in others)
+    [job] = [job for job, (state, *_) in cluster.jobs().items() if state == "RUNNING"]
+    warned_by_requeue(cluster, job, pids)
+    first = until(
+        lambda: next((r for r in others if trains(r)), None),
+        "a cell to train",
+    )
+    for pid in ranks(first):
+        os.kill(pid, signal.SIGKILL)
+    output = sweep.finish(client)
+    output += sweep.finish(sweep.start("--launcher", "slurm", "--wait", sets=sets))
+    for run in sweep.cells():
+        assert run.is_done(), output
+        assert_same_weights(run, references[run.signature])
+
+
+def trains(run: RunDir) -> bool:
+    return bool(run.metrics.exists() and run.metrics.stat().st_size and ranks(run))
+
+
+def assert_same_weights(run: RunDir, reference: RunDir) -> None:
+    ours, theirs = (torch.load(r.last, weights_only=False)["learner"] for r in (run, reference))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)

@@ -634,3 +634,36 @@ def test_trials_are_jobs_of_slurm(tmp_path: Path, data_dir: Path) -> None:
     assert [t["state"] for t in found["trials"]] == ["COMPLETE"] * 2
     starts = [RunDir(runs / t["signature"]).read_starts() for t in found["trials"]]
     assert sorted(start["job"] for (start,) in starts) == ["1_0", "2_0"]
+
+
+PARENT = """title: From an image model
+cells:
+  image ViT:
+    data: {name: mini_imagenet9, train: 18, val: 9, test: 18, size: 24}
+    input: {frames: 1, size: 24}
+    model: {name: vit}
+    objectives: {classify: {}}
+    train: {epochs: 1, batch: 9}
+base:
+  model: {name: timesformer, init: {cell: image ViT}}
+  objectives: {classify: {}}
+search:
+  trials: 2
+  space: {train.lr: {low: 1e-4, high: 1e-2, log: true}}
+"""
+
+
+@pytest.mark.slow
+def test_trials_start_from_one_parent(tmp_path: Path, data_dir: Path) -> None:
+    """Trained by whichever worker comes first; the winner's sweep knows it too."""
+    path, runs = tmp_path / "parent.yaml", tmp_path / "runs"
+    path.write_text(PARENT)
+    places = ["--runs", str(runs), "--set", f"resources.data_dir={data_dir}"]
+    command = [str(path), "--scale", "smoke", *places, "--set", "resources.device=cpu"]
+    assert tune.main([*command, "--workers", "2"]) == 0
+    configs = [RunDir(p.parent).read_config() for p in runs.glob("*/config.yaml")]
+    assert sorted(c["model"]["name"] for c in configs) == ["timesformer", "timesformer", "vit"]
+    [parent] = [p.parent.name for p in runs.glob("*/config.yaml") if "name: vit" in p.read_text()]
+    assert {c["model"]["init"] for c in configs} == {None, f"run:{parent}"}
+    [winner] = runs.glob("tune/*/winner.yaml")
+    assert [c.signature for c in plan(winner, "smoke").parents] == [parent]

@@ -120,7 +120,8 @@ class _Client:
         """Look once at the queue and do what there is to do. Returns whether anything changed."""
         self.queue.refresh()
         self.open_jobs = self.queue.my_open_jobs()
-        statuses = self.queue.statuses([item.run for item in self.items])
+        after = [item.after for item in self.items if item.after is not None]
+        statuses = self.queue.statuses([*(item.run for item in self.items), *after])
         cancelled = _read_cancelled(self.runs)
         known = {item.run.signature: (item.shown, item.submitted) for item in self.items}
         ready = []
@@ -133,10 +134,33 @@ class _Client:
             else:
                 self._show(item, status.state)
                 self.items.remove(item)
+        ready, changed = self._startable(ready, statuses)
         if ready:
             self._feed(ready)
         now = {item.run.signature: (item.shown, item.submitted) for item in self.items}
-        return now != known
+        return changed or now != known
+
+    def _startable(
+        self, ready: list[Item], statuses: dict[str, RunStatus]
+    ) -> tuple[list[Item], bool]:
+        """Those of them whose parent is trained or has a job to wait for, and whether there are others that can
+        follow soon. What waits for a parent that nobody will train is let go.
+        """
+        coming = {item.run.signature for item in self.items}
+        found, later = [], False
+        for item in ready:
+            item.after_job = ""
+            if item.after is not None and not item.is_ready():
+                parent = statuses[item.after.signature]
+                item.after_job = parent.job if parent.activity == Activity.ACTIVE else ""
+                if not item.after_job:
+                    later = True
+                    if not parent.busy and item.after.signature not in coming:
+                        self._show(item, statuses[item.run.signature].state)
+                        self.items.remove(item)
+                    continue
+            found.append(item)
+        return found, later
 
     def _note_busy(self, item: Item, status: RunStatus) -> None:
         """A cell that is in the queue or, for all we know, may be."""
@@ -185,7 +209,8 @@ class _Client:
     ) -> tuple[str, list[list[Item]]]:
         """Returns sbatch's words when it wants no more for now, and what was not submitted."""
         gpus = self.cluster.gpus(resources)
-        batch = JobArray(self.runs, self.sweep, self.code, resources, gpus)
+        after = groups[0][0].after_job
+        batch = JobArray(self.runs, self.sweep, self.code, resources, gpus, after)
         most, refused = len(groups), False
         while groups:
             room = self.full_at.get(shape, self.open_jobs + len(groups)) - self.open_jobs

@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import submitit
 
@@ -84,10 +84,17 @@ class _Executor(submitit.SlurmExecutor):
 
 
 def script_text(
-    resources: Resources, *, name: str, folder: Path, code: Path | str, count: int, gpus: int
+    resources: Resources,
+    *,
+    name: str,
+    folder: Path,
+    code: Path | str,
+    count: int,
+    gpus: int,
+    after: str = "",
 ) -> str:
     """The text for sbatch: an array of `count` tasks, one process of ours per node, which starts
-    those of the cells.
+    those of the cells. `after`: the job of what the cells start from; it must end well before.
     """
     slurm = resources.slurm
     minutes = slurm.minutes()
@@ -130,9 +137,19 @@ def script_text(
         wckey=None,
         stderr_to_stdout=True,
         srun_args=["--kill-on-bad-exit=1", f"--cpus-per-task={cores}"],
-        additional_parameters={"requeue": True, **slurm.extra},
+        additional_parameters={"requeue": True, **slurm.extra, **_dependency(after, slurm.extra)},
     )
     return executor.text(count)
+
+
+def _dependency(after: str, extra: Mapping[str, Any]) -> dict[str, Any]:
+    """A job that can never start is taken out of the queue: the client submits its cells again once
+    their parent has been trained after all.
+    """
+    if not after:
+        return {}
+    own = [str(extra["dependency"])] if extra.get("dependency") else []
+    return {"dependency": ",".join([*own, f"afterok:{after}"]), "kill_on_invalid_dep": "yes"}
 
 
 def cores_per_node(resources: Resources) -> int:
@@ -149,9 +166,15 @@ def by_shape(items: Sequence[Item]) -> dict[str, list[Item]]:
     parts = {"nodes", "devices", "device", "threads", "workers", "pack", "slurm"}
     shapes: dict[str, list[Item]] = {}
     for item in items:
-        key = json.dumps(item.resources.model_dump(mode="json", include=parts), sort_keys=True)
+        needs = item.resources.model_dump(mode="json", include=parts)
+        key = json.dumps([needs, _parent_of(item)], sort_keys=True)
         shapes.setdefault(key, []).append(item)
     return shapes
+
+
+def _parent_of(item: Item) -> str:
+    """What its job must wait for, if anything."""
+    return "" if item.after is None or item.is_ready() else item.after.signature
 
 
 def packed(items: Sequence[T], pack: int) -> list[list[T]]:
@@ -167,6 +190,7 @@ def scripts(items: Sequence[Item], *, runs: Path, sweep: str) -> list[Script]:
     for alike in by_shape(items).values():
         resources = alike[0].resources
         gpus = cluster.gpus(resources)
+        parent = _parent_of(alike[0])
         tasks = len(packed(alike, resources.pack))
         for first in range(0, tasks, cluster.max_array):
             count = min(tasks - first, cluster.max_array)
@@ -177,6 +201,7 @@ def scripts(items: Sequence[Item], *, runs: Path, sweep: str) -> list[Script]:
                 code=jobs_folder(Path(runs).resolve()) / "code/<code>",
                 count=count,
                 gpus=gpus,
+                after=f"<job of {parent}>" if parent else "",
             )
             hours = count * resources.slurm.minutes() / 60 * resources.nodes
             cores = 0.0 if gpus else hours * cores_per_node(resources)

@@ -80,6 +80,7 @@ class JobArray:
     code: Path  # the snapshot
     resources: Resources
     gpus: int
+    after: str = ""  # the job of what the cells start from
 
 
 class Submission(NamedTuple):
@@ -156,6 +157,7 @@ def _write(folder: Path, name: str, batch: JobArray, tasks: Sequence[Sequence[Ru
         code=batch.code,
         count=len(tasks),
         gpus=batch.gpus,
+        after=batch.after,
     )
     content = {
         "batch": name,
