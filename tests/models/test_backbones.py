@@ -449,3 +449,26 @@ def test_defaults_are_the_released_ones() -> None:
         assert config.drop_path == drop_path
     assert (motionformer.Config().tubelet, motionformer.Config().project_values) == (1, False)
     assert (xvit.Config().shift_div, xvit.Config().temporal_depth) == (4, 1)
+
+
+def test_a_temporal_path_that_does_not_start_at_zero_is_kept_by_inflation() -> None:
+    """And shifts nothing else: the same seed gives the same spatial weights."""
+    from bench.models.backbones import timesformer, vit
+
+    made = {}
+    for std in (0.0, 0.1):
+        torch.manual_seed(0)
+        config = timesformer.Config.tiny().model_copy(
+            update={"time_embed_std": std, "temporal_fc_std": std}
+        )
+        made[std] = timesformer.build(config, frames=4, size=16)
+    zero, moved = (model.state_dict() for model in made.values())
+    different = {name for name in zero if not torch.equal(zero[name], moved[name])}
+    assert different == {"time_embed", *(n for n in zero if n.endswith("temporal_fc.weight"))}
+    assert not any(zero[name].any() for name in different)
+    assert 0.05 < float(moved["time_embed"].std()) < 0.15
+    image = vit.build(vit.Config.tiny(), frames=1, size=16)
+    timesformer.load_image_weights(made[0.1], vit.as_image_weights(image.state_dict()))
+    inflated = made[0.1].state_dict()
+    assert all(torch.equal(inflated[name], moved[name]) for name in different)
+    assert torch.equal(inflated["pos_embed"], image.state_dict()["vit.pos_embed"])

@@ -11,7 +11,9 @@ One block, for patch tokens z and the class token c (one per clip):
     c, z <- c + mean_t c'_t, z + z'    with c'_t, z'_t = attention within frame t, of norm([c, z_t])
     c, z <- c + mlp(norm(c)), z + mlp(norm(z))
 
-`temporal_fc` starts at zero, so an inflated image model starts as that image model on each frame.
+`temporal_fc` and the time embedding start at zero, so an inflated image model starts as that image model on
+each frame, and no gradient reaches the temporal attention before they have moved; `temporal_fc_std` and
+`time_embed_std` start them elsewhere (no release does).
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from typing import Any
 
 import torch
 from einops import rearrange, repeat
+from pydantic import Field
 from torch import Tensor, nn
 
 from bench.models.layers import (
@@ -47,6 +50,9 @@ class Config(VitConfig):
     """ViT-B/16 by default, the paper's size."""
 
     drop_path: DropRate = 0.1
+    # of the normal distribution that the time embedding, and temporal_fc of each block, start from
+    time_embed_std: float = Field(default=0.0, ge=0.0, le=10.0)
+    temporal_fc_std: float = Field(default=0.0, ge=0.0, le=10.0)
 
 
 def skip(config: Config, *, frames: int, size: int) -> str | None:
@@ -139,6 +145,12 @@ class TimeSformer(nn.Module):
             if isinstance(module, DividedBlock):
                 nn.init.zeros_(module.temporal_fc.weight)
                 nn.init.zeros_(module.temporal_fc.bias)
+        # Last, so that what is drawn before does not hang on them.
+        if config.time_embed_std:
+            nn.init.trunc_normal_(self.time_embed, std=config.time_embed_std)
+        for module in self.modules():
+            if isinstance(module, DividedBlock) and config.temporal_fc_std:
+                nn.init.trunc_normal_(module.temporal_fc.weight, std=config.temporal_fc_std)
 
     def forward(self, clip_BTCHW: Tensor) -> Features:
         """Normalised clip -> class feature and patch tokens, both after the final norm."""
@@ -180,8 +192,9 @@ def load_image_weights(model: TimeSformer, state: dict[str, Tensor]) -> None:
     """Inflation of a timm ViT's state dict, as the release does it.
 
     Temporal attention and its norm start as copies of the spatial ones, `temporal_fc` and the time
-    embedding stay at zero, the position embedding is interpolated to the model's grid. The image
-    classifier is left out; anything else missing or unexpected raises ValueError.
+    embedding stay as they are (zero, if the config does not say otherwise), the position embedding is
+    interpolated to the model's grid. The image classifier is left out; anything else missing or
+    unexpected raises ValueError.
     """
     state = fitted(model, state)
     for key in [k for k in state if k.startswith("blocks.")]:
@@ -190,7 +203,7 @@ def load_image_weights(model: TimeSformer, state: dict[str, Tensor]) -> None:
             state[".".join(["blocks", index, f"temporal_{part}", *rest])] = state[key]
     for name, tensor in model.state_dict().items():
         if name == "time_embed" or ".temporal_fc." in name:
-            state[name] = torch.zeros_like(tensor)
+            state[name] = tensor
     load_checked(model, state, may_ignore=("head.",))
 
 
