@@ -35,9 +35,9 @@ from bench.task import Images, Picture, Samples
 Prepare = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 """An objective's labels from the augmented uint8 clip (T H W 3)."""
 
-Companion = Callable[[Picture, np.random.Generator], np.ndarray]
-"""An objective's second image (uint8 H W 3) from a training image and its layers; the two are then
-augmented alike."""
+Companion = Callable[[Picture, np.random.Generator], np.ndarray | None]
+"""An objective's second image (uint8 H W 3) from a training image and its layers, if it wants one; the
+two are then augmented alike."""
 
 
 REPLACEMENTS = 10
@@ -128,13 +128,13 @@ class Clips(Dataset[Any]):
         indices = transforms.train_indices(self._num_frames(i), self.config, generator)
         frames = self._frames(i, indices)
         companions = self._companions(draw, frames)
-        shown = np.concatenate([frames, *companions]) if companions else frames
+        shown = np.concatenate([frames, *companions.values()]) if companions else frames
         augmented = transforms.train_clip(shown, self.config, generator)
         mirrored = transforms.draws_mirror(self.config, generator)
         if mirrored:
             augmented = transforms.mirror(augmented)
         clip, others = augmented[: len(frames)], augmented[len(frames) :, None]
-        extras = dict(zip(self.companions, others, strict=True))
+        extras = dict(zip(companions, others, strict=True))
         extras |= {
             name: make(clip, rng(run_seed, name, draw.epoch, i))
             for name, make in self.prepare.items()
@@ -184,17 +184,18 @@ class Clips(Dataset[Any]):
         except BadData as error:
             raise BadSample(f"sample {self.samples.keys[i]}: {error}") from error
 
-    def _companions(self, draw: Draw, frames: np.ndarray) -> list[np.ndarray]:
+    def _companions(self, draw: Draw, frames: np.ndarray) -> dict[str, np.ndarray]:
         """1 H W 3 of each objective that wants a second image."""
         if not self.companions:
-            return []
+            return {}
         assert self.run_seed is not None
         i = draw.index
         picture = Picture(frames[0], partial(self._layer, i))
-        return [
-            make(picture, rng(self.run_seed, name, draw.epoch, i))[None]
+        made = {
+            name: make(picture, rng(self.run_seed, name, draw.epoch, i))
             for name, make in self.companions.items()
-        ]
+        }
+        return {name: image[None] for name, image in made.items() if image is not None}
 
     def _views(self, i: int, which: slice) -> tuple[np.ndarray, dict[str, str]]:
         """The frames of these temporal views, decoded once and not yet cropped, V T H W 3; black

@@ -208,9 +208,12 @@ class ObjectiveModule(Protocol):
         another's labels. Without it the device makes none.
         """
 
-    def companion(self, config: Any, picture: task.Picture, rng: np.random.Generator) -> np.ndarray:
+    def companion(
+        self, config: Any, picture: task.Picture, rng: np.random.Generator
+    ) -> np.ndarray | None:
         """A second image (uint8 H W 3) made from a training image and its layers; it is augmented
-        like the first one and arrives as `batch.extras["<name>"]`. Without it there is none.
+        like the first one and arrives as `batch.extras["<name>"]`. Without it, and with options for
+        which it returns None, there is none.
         """
 
 

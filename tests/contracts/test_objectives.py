@@ -68,10 +68,13 @@ def labels(name: str, config: Config, media: str) -> dict[str, torch.Tensor]:
     if prepare := find.optional("objective", name, "prepare"):
         made = [prepare(config, model, clip, rng(0)) for clip in frames]
     if companion := find.optional("objective", name, "companion"):
-        made = [companion(config, picture(clip[0]), rng(0))[None] for clip in frames]
-        assert all(m.shape == (1, SIZE, SIZE, 3) and m.dtype == np.uint8 for m in made), (
+        seconds = [companion(config, picture(clip[0]), rng(0)) for clip in frames]
+        wanted = [second[None] for second in seconds if second is not None]
+        assert len(wanted) in (0, BATCH), "its options decide whether there is a second image"
+        assert all(m.shape == (1, SIZE, SIZE, 3) and m.dtype == np.uint8 for m in wanted), (
             "companion returns an uint8 image as large as the one that it gets"
         )
+        made = wanted or None
     if made is not None:
         return {name: torch.from_numpy(np.stack(made))}
     prepare_batch = find.optional("objective", name, "prepare_batch")
