@@ -2,12 +2,12 @@
 The only API that reports use; `python -m bench.results` verifies an archive.
 
     rows.py      manifests, run directories and evaluated models -> rows
-    kept.py      predictions and pictures
+    kept.py      predictions, pictures, objectives
     searches.py  what bench.tune has found
     verify.py    whether every file is what was written
 """
 
-from bench.results.kept import PREDICTIONS, picture, pictures, predictions
+from bench.results.kept import PREDICTIONS, objectives, picture, pictures, predictions
 from bench.results.rows import COLUMNS, EVALUATED, load, merged
 from bench.results.searches import search, search_of
 
@@ -17,6 +17,7 @@ __all__ = [
     "PREDICTIONS",
     "load",
     "merged",
+    "objectives",
     "picture",
     "pictures",
     "predictions",

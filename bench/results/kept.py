@@ -1,8 +1,10 @@
-"""What an evaluation kept beside its numbers: predictions and pictures."""
+"""What a run kept beside its numbers: predictions and pictures of its evaluations, its objectives."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,6 +12,7 @@ from PIL import Image
 
 from bench.store.evaluations import EvaluationDir
 from bench.store.files import DamagedFile
+from bench.store.rundir import RunDir
 
 _REMEDY = "delete the result beside it and run the same again: only this is measured anew"
 
@@ -32,6 +35,18 @@ def predictions(run_dir: str | Path) -> pd.DataFrame:
         raise DamagedFile(path, f"{error.why}; {_REMEDY}") from error
     except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
         raise DamagedFile(path, f"is not readable ({error}); {_REMEDY}") from error
+
+
+def objectives(run_dir: str | Path) -> Mapping[str, Mapping[str, Any]]:
+    """The losses that a run was trained with, by name, with their options as its config has them; empty
+    for models without a run, and where the config is damaged, which the run's own row says.
+    """
+    path = Path(run_dir)  # of an evaluation, or of a run of before these had folders
+    run = RunDir(path.parent.parent if path.parent.name == "evaluations" else path)
+    try:
+        return (run.read_config().get("objectives") or {}) if run.config.exists() else {}
+    except DamagedFile:
+        return {}
 
 
 def pictures(run_dir: str | Path, evaluation: str) -> tuple[str, ...]:

@@ -9,6 +9,13 @@ is what the background's agreement with the class is worth to the model. Rows ar
 subset, metric, value, n}: split `test`, the variant as view, top1 as a fraction, subsets `all` and
 `class: <name>`; view `bg_gap`; and the validation split, if the data have one, as view `original`.
 
+The official Only-FG puts the object on black, and what black itself looks like to a model is part of
+what it measures. So view `only_fg_mean` has the same objects on the mean colour of ImageNet-9, made here
+from the original images that have a mask (its n counts them; without masks there is no such view).
+Metric `top_share` of both views is the share of their images that are called the class that most of
+them are called: 1 / 9 where nothing pulls, 1 where everything is called the same. Nobody has published
+such numbers.
+
 The model has the nine classes of ImageNet-9, or the 1000 of ImageNet-1k: then the largest of all
 1000 logits counts, translated by the official mapping (630 of them belong to none of the nine and
 are always wrong). Images are seen whole, as stored, with the model's own normalisation, unless the
@@ -17,15 +24,18 @@ evaluation is asked to be `--official` (bench.evaluate). Accuracies are quotient
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
+import torch
 
 from bench import task
 from bench.data import imagenet9
 from tasks.image._imagenet9 import challenge_normalisation, imagenet9_predictions
 
-VERSION = 1
+VERSION = 2
+ON_MEAN = "only_fg_mean"
+FILLED = ("only_fg", ON_MEAN)  # one colour instead of the background
 OUTPUTS = (1000,)  # also understood, besides the data set's own number of classes
 CLASS = "class: "
 
@@ -50,7 +60,8 @@ def skip(config: Config, model: task.ModelSpec, spec: task.DataSpec) -> str | No
 
 
 def run(config: Config, context: task.Context) -> list[task.Row]:
-    """Rows of the test variants, and of `val` if it is among the splits of `context`.
+    """Rows of the test variants, of `only_fg_mean`, and of `val` if it is among the splits of
+    `context`.
 
     Raises ValueError when a split does not give each of its images exactly once.
     """
@@ -58,39 +69,84 @@ def run(config: Config, context: task.Context) -> list[task.Row]:
     right: dict[str, dict[str, np.ndarray]] = {}
     for split in context.splits:
         where = ("test", split) if split in imagenet9.VARIANTS else (split, "original")
-        groups = _groups(context, split, *where)
-        rows += [_row(*where, subset, hits_M) for subset, hits_M in groups.items()]
-        right[split] = groups
+        batches = context.whole_images(split)
+        right[split], shown = _measured(context, split, where, batches, context.count(split))
+        rows += shown
+    masked = context.samples("original").with_layer(imagenet9.FG_MASK)
+    if len(masked):
+        where, batches = ("test", ON_MEAN), _on_mean_colour(context, masked)
+        rows += _measured(context, ON_MEAN, where, batches, len(masked))[1]
     rows += _gaps(right["mixed_same"], right["mixed_rand"])
     _keep_pictures(context)
     return rows
 
 
-def _groups(
-    context: task.Context, split: str, shown_split: str, view: str
-) -> dict[str, np.ndarray]:
-    """One pass -> for `all` and each class, which of its images are right, boolean (M,)."""
-    expected = context.count(split)
+def _on_mean_colour(context: task.Context, masked: np.ndarray) -> Iterator[task.Batch]:
+    """These of the original images, everything but the object in the mean colour of ImageNet-9, whatever
+    mean the model normalises with.
+    """
+    samples = context.samples("original")
+    colour_C = torch.tensor(imagenet9.MEAN).mul(255).round().to(torch.uint8)
+    seen = 0
+    for images in context.images("original"):
+        places = masked[(masked >= seen) & (masked < seen + len(images.keys))]
+        chosen = torch.from_numpy(places - seen).to(images.labels_B.device)
+        seen += len(images.keys)
+        if not len(places):
+            continue
+        masks = np.stack([samples.layer(int(i), imagenet9.FG_MASK) != 0 for i in places])
+        mask_BHW1 = torch.from_numpy(masks)[..., None].to(images.images_BHWC.device)
+        filled = images.images_BHWC[chosen].where(mask_BHW1, colour_C.to(mask_BHW1.device))
+        keys = tuple(samples.keys[int(i)] for i in places)
+        yield task.Batch(context.to_clip(filled), images.labels_B[chosen], keys)
+
+
+def _measured(
+    context: task.Context,
+    name: str,
+    where: tuple[str, str],
+    batches: Iterable[task.Batch],
+    expected: int,
+) -> tuple[dict[str, np.ndarray], list[task.Row]]:
+    """One pass over the images of a split, shown as `where` (split, view) says -> for `all` and each
+    class, which of its images are right, boolean (M,); and the rows of it.
+    """
     labels: list[np.ndarray] = []
-    hits: list[np.ndarray] = []
+    found: list[np.ndarray] = []
     keys: set[str] = set()
-    for batch in context.whole_images(split):
+    for batch in batches:
         keys.update(batch.keys)
         logits_BK = context.model(batch.clip_BTCHW).float()
-        label_B = batch.labels_B.cpu().numpy()
-        hits.append(imagenet9_predictions(logits_BK) == label_B)
-        labels.append(label_B)
-        context.record(shown_split, view, batch.keys, batch.labels_B, logits_BK)
-        context.progress(len(keys), expected, split)
+        found.append(imagenet9_predictions(logits_BK))
+        labels.append(batch.labels_B.cpu().numpy())
+        context.record(*where, batch.keys, batch.labels_B, logits_BK)
+        context.progress(len(keys), expected, name)
     seen = sum(map(len, labels))
     if not (seen == len(keys) == expected > 0):
         raise ValueError(
-            f"split {split} declares {expected} images but gave {seen}, {len(keys)} of them "
+            f"split {name} declares {expected} images but gave {seen}, {len(keys)} of them "
             "different; accuracy over a part of a split is not its accuracy: check the data"
         )
-    label_M, hit_M = np.concatenate(labels), np.concatenate(hits)
-    classes = {f"{CLASS}{name}": hit_M[label_M == k] for k, name in enumerate(context.spec.classes)}
-    return {"all": hit_M, **{subset: part for subset, part in classes.items() if len(part)}}
+    label_M, found_M = np.concatenate(labels), np.concatenate(found)
+    groups = _groups(found_M == label_M, label_M, context.spec.classes)
+    rows = [_row(*where, subset, hits_M) for subset, hits_M in groups.items()]
+    if where[1] in FILLED:
+        rows.append({**rows[0], "metric": "top_share", "value": _top_share(found_M)})
+    return groups, rows
+
+
+def _groups(
+    hit_M: np.ndarray, label_M: np.ndarray, classes: tuple[str, ...]
+) -> dict[str, np.ndarray]:
+    """Of `all` and of each class that has images, which are right."""
+    parts = {f"{CLASS}{name}": hit_M[label_M == k] for k, name in enumerate(classes)}
+    return {"all": hit_M, **{subset: part for subset, part in parts.items() if len(part)}}
+
+
+def _top_share(found_M: np.ndarray) -> float:
+    """The share of the class that is predicted most often; -1, none of the nine, is no class."""
+    counts = np.bincount(found_M[found_M >= 0], minlength=1)
+    return float(counts.max() / len(found_M))
 
 
 def _row(split: str, view: str, subset: str, hits_M: np.ndarray) -> task.Row:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -58,8 +59,12 @@ def call(name: str, model: Path | str, data: Path, runs: Path, *more: str) -> in
 
 def rows_of(path: Path) -> dict[tuple[str, str, str], float]:
     """(split, view, subset) -> top1"""
-    rows = json.loads(path.read_text())["rows"]
+    rows = rows_in(path)
     return {(r["split"], r["view"], r["subset"]): r["value"] for r in rows if r["metric"] == "top1"}
+
+
+def rows_in(path: Path) -> list[dict[str, Any]]:
+    return list(json.loads(path.read_text())["rows"])
 
 
 def timm_file(folder: Path, name: str, **options: Any) -> Path:
@@ -99,6 +104,19 @@ def test_a_run_keeps_what_the_figures_need(run: RunDir) -> None:
     assert not run.scratch.exists()
 
 
+def images_of(tree: Path, variant: str) -> Iterator[tuple[int, np.ndarray]]:
+    """Label and pixels of every image of a variant, from its files alone."""
+    for path in sorted((tree / variant.removesuffix("_mean") / "val").rglob("*.JPEG")):
+        if variant == "only_fg_mean":
+            path = tree / "original" / path.relative_to(tree / "only_fg")
+        image = np.array(Image.open(path).convert("RGB"))
+        if variant == "only_fg_mean":
+            folder = tree / "fg_mask" / path.relative_to(tree / "original").parent
+            mask = np.load(folder / f"{path.stem}.npy")
+            image[mask == 0] = [round(255 * value) for value in MEAN]
+        yield FOLDERS.index(path.parent.name), image
+
+
 def test_a_timm_model_is_counted_through_the_mapping_with_its_own_normalisation(
     shards: Path, tmp_path: Path
 ) -> None:
@@ -106,38 +124,44 @@ def test_a_timm_model_is_counted_through_the_mapping_with_its_own_normalisation(
     file = timm_file(tmp_path, "test_vit")
     out = tmp_path / "rows.json"
     data = shards / "bg_challenge"
+    arguments = (SHIFT, f"timm:test_vit@{file}", data, tmp_path, "--out", str(out))
+    assert call(*arguments, "--official") == 2  # built for 160 pixels, the images have 24
+    assert call(*arguments) == 0
+    found = {(r["view"], r["metric"]): r["value"] for r in reversed(rows_in(out))}  # `all` is first
     model = timm.create_model("test_vit", checkpoint_path=str(file)).eval()
     cfg = model.pretrained_cfg
-    for official in (False, True):
-        mean, std = (
-            ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-            if official
-            else (cfg["mean"], cfg["std"])
-        )
-        size = cfg["input_size"][-1]
-        more = ("--official",) if official else ()
-        status = call(SHIFT, f"timm:test_vit@{file}", data, tmp_path, "--out", str(out), *more)
-        if official:  # built for 160 pixels, the images have 24
-            assert status == 2
-            continue
-        assert status == 0
-        found = rows_of(out)
-        for variant in VARIANTS:
-            right = total = 0
-            for path in sorted((data / variant / "val").rglob("*.JPEG")):
-                image = torch.from_numpy(np.array(Image.open(path).convert("RGB"))).permute(2, 0, 1)
-                image = torch.nn.functional.interpolate(
-                    image[None].float(), (size, size), mode="bilinear", antialias=True
-                ).round()
-                shape = (1, 3, 1, 1)
-                pixels = (image / 255 - torch.tensor(mean).view(shape)) / torch.tensor(std).view(
-                    shape
-                )
-                with torch.no_grad():
-                    top = int(model(pixels).argmax())
-                right += int(IN9_OF_IMAGENET[top]) == FOLDERS.index(path.parent.name)
-                total += 1
-            assert found["test", variant, "all"] == right / total
+    size, shape = cfg["input_size"][-1], (1, 3, 1, 1)
+    mean, std = (torch.tensor(cfg[name]).view(shape) for name in ("mean", "std"))
+    for variant in (*VARIANTS, "only_fg_mean"):
+        right, called = [], []
+        for label, pixels in images_of(data, variant):
+            image = torch.from_numpy(pixels).permute(2, 0, 1)[None].float()
+            image = torch.nn.functional.interpolate(
+                image, (size, size), mode="bilinear", antialias=True
+            ).round()
+            with torch.no_grad():
+                top = int(model((image / 255 - mean) / std).argmax())
+            called.append(int(IN9_OF_IMAGENET[top]))
+            right.append(called[-1] == label)
+        assert found[variant, "top1"] == np.mean(right)
+        if variant in ("only_fg", "only_fg_mean"):
+            most = max(called.count(k) for k in range(9))
+            assert found[variant, "top_share"] == most / len(called)
+
+
+def test_on_the_mean_colour_are_those_that_have_a_mask(
+    run: RunDir, tree: Path, tmp_path: Path
+) -> None:
+    out, counts = tmp_path / "rows.json", []
+    for remove in (
+        lambda: next((tree / "fg_mask").rglob("*.npy")).unlink(),
+        lambda: no_masks(tree),
+    ):
+        remove()
+        assert call(SHIFT, run.path, tree, tmp_path, "--again", "--out", str(out)) == 0
+        counts.append({r["view"]: r["n"] for r in rows_in(out) if r["subset"] == "all"})
+    assert counts[0]["only_fg_mean"] == counts[0]["original"] - 1
+    assert set(counts[1]) == {*VARIANTS, "bg_gap"}
 
 
 def test_official_normalises_for_all_models_alike() -> None:

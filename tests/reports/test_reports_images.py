@@ -439,6 +439,50 @@ def test_what_goes_against_the_paper_is_named_and_nothing_else(finished: Path) -
     assert "Original" not in note  # which rises, as in the paper
 
 
+def test_only_fg_has_the_mean_colour_beside_black_and_says_what_black_is_called(
+    finished: Path, tmp_path: Path
+) -> None:
+    frame = load(finished)
+    built = build_table("background_shift", frame)
+    assert "Only-FG (mean)" not in {column.name for column in built.columns}
+    assert any("Only-FG on the mean colour is not shown" in note for note in built.notes)
+    black = frame[frame["view"] == "only_fg"]
+    on_mean = black.assign(view="only_fg_mean", value=black["value"] + 0.1)
+    whole = pd.concat([black, on_mean]).query("subset == 'all'")
+    of_one = whole["view"].map({"only_fg": 0.44, "only_fg_mean": 0.04})
+    shares = whole.assign(metric="top_share", value=of_one)
+    built = build_table("background_shift", pd.concat([frame, on_mean, shares]))
+    names = [column.name for column in built.columns if not column.group]
+    assert names.index("Only-FG (mean)") == names.index("Only-FG") + 2  # the paper's number between
+    cells = named(built, "ViT", "baseline")
+    assert cells["Only-FG (mean) ↑"].value == pytest.approx(cells["Only-FG ↑"].value + 10)
+    (note,) = [note for note in built.notes if "Black is no neutral background" in note]
+    assert "ViT, baseline, calls 44.0 ± 0.0 %" in note and "4.0 ± 0.0 % of the same objects" in note
+    assert not built.holes
+
+
+def test_what_a_method_was_trained_on_is_said_from_its_config(tmp_path: Path) -> None:
+    sweep(tmp_path, ("baseline", "+ debias", "+ TIME", "debias: object blacked"), (0,))
+    options = {
+        "+ debias": {"background": "paired", "layer": "only_bg_t"},
+        "+ TIME": {"background": "tile", "layer": "only_bg_t"},
+        "debias: object blacked": {"background": "mask", "layer": "only_bg_t"},
+    }
+    frame = load(tmp_path)
+    assert not any("Trained on" in note for note in build_table("background_shift", frame).notes)
+    for method, asked in options.items():
+        folder = Path(frame.loc[frame["method"] == method, "run_dir"].iloc[0])
+        shutil.rmtree(folder)
+        evaluations = {SHIFT: {}, CHALLENGE: {}}
+        objectives = {"classify": {}, "image.background_debias": asked}
+        RunDir(folder).create({"evaluations": evaluations, "objectives": objectives}, {}, digest="")
+    (note,) = [
+        n for n in build_table("background_shift", frame).notes if n.startswith("Trained on")
+    ]
+    assert "Only-BG-T: + debias, + TIME; No-FG: debias: object blacked" in " ".join(note.split())
+    assert "Mixed-Rand and Mixed-Next" in note
+
+
 def test_other_labels_follow_the_methods_of_the_paper(tmp_path: Path) -> None:
     sweep(tmp_path, (*METHODS, "+ order (no positions)"), (0,))
     built = build_table("background_shift", load(tmp_path))
