@@ -66,10 +66,11 @@ def draw(frame: pd.DataFrame, figure: Figure) -> str | None:
         "Test images with the mask of their object, in the eight variants, and the class that each "
         f"model predicts ({backbone}, {pictures.seeds_text(models)}), with its confidence in "
         f"percent; {style.RIGHT.mark} right, {style.WRONG.mark} wrong (right without the "
-        "object means guessed from what is left). The evaluation keeps one "
-        "image per class, the first. Shown first are those that the first model gets right as they "
-        "are and wrong on a mixed background, so they are examples of the effect and no measure of "
-        "it."
+        "object means guessed from what is left). Nothing is picked by eye: of each class the "
+        "evaluation keeps the first image by file name that has a mask; "
+        f"shown are the first {len(examples)} in the order of the classes, those before the others that "
+        "the first model gets right as they are and wrong on a mixed background. So they are examples "
+        "of the effect and no measure of it."
     )
 
 

@@ -635,6 +635,7 @@ def test_the_figure_of_variants_shows_what_was_predicted(finished: Path) -> None
     assert len(figure.axes) == 3 * 9
     assert np.array_equal(figure.axes[0].images[0].get_array(), shown(1, "fg_mask"))
     assert "ViT, seed 0" in caption
+    assert "the first 3 in the order of the classes, those before the others that" in caption
 
 
 def test_without_a_misled_image_the_first_are_shown(tmp_path: Path) -> None:
@@ -651,6 +652,11 @@ def test_the_strongest_backgrounds_stand_under_their_shares(finished: Path) -> N
     assert "challenge accuracy 5.0% of 450" in lines and "challenge accuracy 13.0% of 450" in lines
     assert np.array_equal(figure.axes[3].images[0].get_array(), scene(11))  # bird, rank 1
     assert "expect less of them" in caption
+    assert "of each class the 3 with the largest share, equal ones by file name" in caption
+    # ... which is the rule by which they are drawn, whatever the order of the rows
+    again, _ = draw("adversarial_backgrounds", load(finished).sample(frac=1, random_state=0))
+    for one, other in zip(figure.axes, again.axes, strict=True):
+        assert np.array_equal(one.images[0].get_array(), other.images[0].get_array())
 
 
 def test_models_without_a_run_have_their_strongest_backgrounds(tmp_path: Path) -> None:
