@@ -108,9 +108,10 @@ class EvaluationContext:
         """How many samples the split declares; an evaluation that saw another number must fail."""
         return len(self.open_split(split))
 
-    def batches(self, split: str) -> Iterator[Batch]:
-        """Every key exactly once, in stored order: the centre crop of each clip."""
-        yield from self._chosen_batches(split, np.arange(self.count(split)))
+    def batches(self, split: str, *, chosen: np.ndarray | None = None) -> Iterator[Batch]:
+        """Every key exactly once, in stored order, or those chosen: the centre crop of each clip."""
+        everything = np.arange(self.count(split))
+        yield from self._chosen_batches(split, everything if chosen is None else chosen)
 
     def _chosen_batches(self, split: str, chosen: np.ndarray) -> Iterator[Batch]:
         """The centre crop of these samples, in this order."""

@@ -233,7 +233,8 @@ class Backbone(Protocol):
     """A video (or image) encoder without any head.
 
     One whose module says `POSITIONS_OPTIONAL = True` also takes `positions=False`: no position
-    embedding is added to the patch tokens.
+    embedding is added to the patch tokens. One that adds a time embedding to them has it as the
+    parameter `time_embed`, and at zero it is left out.
     """
 
     dim: int  # D
@@ -311,8 +312,10 @@ class Context(Protocol):
         """How many samples the split declares; an evaluation that saw another number must fail."""
         ...
 
-    def batches(self, split: str) -> Iterator[Batch]:
-        """Every key exactly once, in stored order: the centre crop of each clip."""
+    def batches(self, split: str, *, chosen: np.ndarray | None = None) -> Iterator[Batch]:
+        """Every key exactly once, in stored order: the centre crop of each clip. Of the samples
+        `chosen` (indices) only, in their order, if given.
+        """
         ...
 
     def crops(self, split: str) -> Iterator[tuple[Batch, ...]]:

@@ -29,6 +29,7 @@ from pydantic import Field
 
 from bench import task
 from bench.data import views
+from tasks.video._frames import drawn_orders, no_places, refuse_pooled_time
 
 VERSION = 1
 
@@ -46,11 +47,7 @@ class Config(task.Config):
 
 def skip(config: Config, model: task.ModelSpec, spec: task.DataSpec) -> str | None:
     """An image has no frame order to probe."""
-    if spec.media != "video" or model.frames < 2:
-        return f"{spec.name} has no frame order"
-    if model.frames // model.tubelet < 2:
-        return f"tokens of {model.tubelet} frames: {model.frames} frames have no order to show"
-    return None
+    return no_places(model, spec)
 
 
 def run(config: Config, context: task.Context) -> list[task.Row]:
@@ -104,7 +101,8 @@ def _collect(
         for view, orders_BT in shown_as.items():
             shown = views.show(clip_BTCHW, views.in_blocks(orders_BT, tubelet))
             stages = [tokens.mean(dim=2) for tokens in context.model.backbone.stages(shown)]
-            _refuse_pooled_time([stage.shape[1] for stage in stages], places)
+            for layer, stage in enumerate(stages):
+                refuse_pooled_time(layer, stage.shape[1], places)
             orders[view].append(orders_BT)
             layers[view].append([stage.float().cpu().numpy() for stage in stages])
         keys += shown_keys[:taken]
@@ -126,22 +124,10 @@ def _collect(
 
 
 def _orders(keys: tuple[str, ...], frames: int, *, seed: int) -> dict[str, np.ndarray]:
-    rngs = [views.generator(seed, f"order_probe {key}") for key in keys]
-    shuffled = [views.permutation(rng, frames, allow_identity=True) for rng in rngs]
     return {
         "ordered": np.tile(views.original(frames), (len(keys), 1)),
-        "shuffled": np.stack(shuffled),
+        "shuffled": drawn_orders(keys, frames, seed=seed, name="order_probe"),
     }
-
-
-def _refuse_pooled_time(times: list[int], places: int) -> None:
-    """Raises ValueError for a model whose layers have no token of each frame, as 3D ResNets."""
-    if pooled := [layer for layer, time in enumerate(times) if time != places]:
-        raise ValueError(
-            f"layer {pooled[0]} of this model has {times[pooled[0]]} tokens in time where the clip has "
-            f"{places} frames or tubelets: it pools time, and which frame was where cannot be asked of "
-            "its tokens (video.arrow_of_time asks its layers for the order of the whole clip)"
-        )
 
 
 def _test_clips(keys: list[str], fraction: float, *, seed: int) -> np.ndarray:

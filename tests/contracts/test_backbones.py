@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from bench import find
 
@@ -102,3 +103,15 @@ def test_without_positions_it_sees_a_bag_of_patches(name: str) -> None:
         "POSITIONS_OPTIONAL: positions=False leaves the position embedding out"
     )
     assert torch.equal(having.cls_BD, model(clip, positions=True).cls_BD), "the default is True"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_without_time_embed_its_embedding_knows_no_order(name: str) -> None:
+    """Evaluations leave the time embedding out: zero in the parameter `time_embed`."""
+    model, clip = built(name).eval(), clip_for(name)
+    tubelet = getattr(model, "tubelet", 1)
+    backwards = clip.unflatten(1, (-1, tubelet)).flip(1).flatten(1, 2)
+    if (embedding := getattr(model, "time_embed", None)) is not None:
+        nn.init.zeros_(embedding)
+    first, shown = (next(iter(model.stages(x))) for x in (clip, backwards))
+    torch.testing.assert_close(first.flip(1), shown, msg="what it adds to a frame is `time_embed`")
