@@ -25,7 +25,7 @@ from bench.shown.console import InertConsole
 from bench.shown.streams import complain
 from bench.store import places
 from bench.store.files import DamagedFile, write_bytes
-from reports import formats, page, stats, style, table, terminal
+from reports import figure_data, formats, page, stats, style, table, terminal
 from reports.commands import FIRST_SWEEP
 from reports.contracts import FigureModule, TableModule
 
@@ -43,6 +43,8 @@ writes:
                                        one table in five formats with equal cells; .tex needs
                                        booktabs and graphicx, .json names the runs behind each cell
   OUT/<setting>/<figure>.{pdf,png}     ready for the paper
+  OUT/<setting>/<figure>.data.{csv,json}
+                                       the numbers that it draws, with those of every seed
   A setting is a scale plus the --set changes of a sweep; settings are never mixed in one table.
   A model that bench.evaluate measured joins the settings of its data set, or makes one of its own.
 
@@ -237,7 +239,8 @@ def _figure(name: str, setting: Setting) -> page.BuiltFigure:
     with style.applied():
         figure = Figure()
         try:
-            caption = module.draw(setting.frame, figure)
+            with stats.noting() as asked:
+                caption = module.draw(setting.frame, figure)
         except DamagedFile as error:  # what it shows of one run; the numbers of the others stand
             figure, caption = Figure(), f"Not drawn: {error}"
         except Exception as error:
@@ -245,6 +248,10 @@ def _figure(name: str, setting: Setting) -> page.BuiltFigure:
             raise
         drawn, inches = bool(figure.axes), float(figure.get_size_inches()[0])
         files = {form: style.render(figure, form) for form in FIGURE_FORMATS} if drawn else {}
+    if drawn:
+        data = find.optional("figure", name, "data")
+        numbers = data(setting.frame) if data else figure_data.of_aggregates(asked)
+        files |= figure_data.files(numbers)
     return page.BuiltFigure(name, title, caption or "", files, inches)
 
 

@@ -45,3 +45,8 @@ class FigureModule(Protocol):
     @abstractmethod
     def draw(self, frame: pd.DataFrame, figure: Figure) -> str | None:
         """Draw into the figure and return the caption. A figure without axes had nothing to draw."""
+
+    def data(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """The numbers that are drawn, one row each, for the files beside the picture. Without it:
+        those that `draw` asked `stats.aggregate` for.
+        """

@@ -11,7 +11,9 @@ differently, are never averaged: the aggregate then has a `problem` and no mean.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -140,6 +142,11 @@ class Aggregate:
         return "; ".join(parts)
 
 
+_asked: ContextVar[list[tuple[dict[str, str], Measure, Aggregate]] | None] = ContextVar(
+    "asked", default=None
+)
+
+
 def checked(frame: pd.DataFrame) -> pd.DataFrame:
     """The frame with every contract column, the two axes that every table reads, and no missing
     text. ValueError names what it lacks.
@@ -170,7 +177,21 @@ def aggregate(frame: pd.DataFrame, labels: Mapping[str, str], measure: Measure) 
     heads = _without_replaced(plain or heads)
     key = (measure.evaluation, measure.split, measure.view, measure.subset, measure.metric)
     runs = tuple(_run(head, index.numbers.get((head["signature"], *key), ())) for head in heads)
-    return Aggregate(runs, _clash(heads, axes(frame)) or _mixed(runs))
+    found = Aggregate(runs, _clash(heads, axes(frame)) or _mixed(runs))
+    if (asked := _asked.get()) is not None:
+        asked.append((dict(labels), measure, found))
+    return found
+
+
+@contextmanager
+def noting() -> Iterator[list[tuple[dict[str, str], Measure, Aggregate]]]:
+    """The list to which everything is added that `aggregate` is asked for meanwhile."""
+    asked: list[tuple[dict[str, str], Measure, Aggregate]] = []
+    token = _asked.set(asked)
+    try:
+        yield asked
+    finally:
+        _asked.reset(token)
 
 
 def difference(cell: Aggregate, reference: Aggregate) -> Aggregate:

@@ -36,9 +36,27 @@ class Panel:
     robust: str  # its challenge accuracy, in words
 
 
+def data(frame: pd.DataFrame) -> pd.DataFrame:
+    """Of each background that is shown the share of objects on it that fool the model, in percent."""
+    return pd.DataFrame(
+        [
+            {
+                "model": panel.model.name,
+                "seed": panel.model.seed,
+                "class": name,
+                "rank": position + 1,
+                "fooled": 100 * share,
+                "n": n,
+            }
+            for panel in _panels(frame)[1]
+            for name, shares in panel.strongest.items()
+            for position, (share, n) in enumerate(shares)
+        ]
+    )
+
+
 def draw(frame: pd.DataFrame, figure: Figure) -> str | None:
-    who, models = _models(frame)
-    panels = [panel for panel in (_panel(frame, model) for model in models) if panel.strongest]
+    who, panels = _panels(frame)
     if not panels:
         return None
     columns = max(len(panel.strongest) for panel in panels)
@@ -56,6 +74,13 @@ def draw(frame: pd.DataFrame, figure: Figure) -> str | None:
         "makes the model misclassify. Nothing is picked by eye: of each class the "
         f"{RANKS} with the largest share, equal ones by file name, of the run of the lowest seed."
     )
+
+
+def _panels(frame: pd.DataFrame) -> tuple[str, list[Panel]]:
+    """Who is fooled, in words, and what is shown of each model that there are backgrounds of."""
+    who, models = _models(frame)
+    panels = [_panel(frame, model) for model in models]
+    return who, [panel for panel in panels if panel.strongest]
 
 
 def _models(frame: pd.DataFrame) -> tuple[str, list[pictures.Kept]]:

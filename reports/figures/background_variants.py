@@ -51,10 +51,30 @@ class Example:
         return guess.right if guess else None
 
 
+def data(frame: pd.DataFrame) -> pd.DataFrame:
+    """Every guess that is shown, with its confidence in percent."""
+    _, models, examples = _shown(frame)
+    seeds = {model.name: model.seed for model in models}
+    return pd.DataFrame(
+        [
+            {
+                "class": example.name,
+                "variant": variant,
+                "method": method,
+                "seed": seeds[method],
+                "predicted": guess.name,
+                "confidence": 100 * guess.confidence,
+                "right": guess.right,
+            }
+            for example in examples
+            for method, guesses in example.guesses.items()
+            for variant, guess in guesses.items()
+        ]
+    )
+
+
 def draw(frame: pd.DataFrame, figure: Figure) -> str | None:
-    rows = stats.of_evaluation(frame, shift.EVALUATION)
-    backbone, models = pictures.kept(rows, METHODS, shift.EVALUATION)
-    examples = _examples(models)[:EXAMPLES]
+    backbone, models, examples = _shown(frame)
     if not examples:
         return None
     block = HEADING + SIDE + 0.03 + LINE * len(models) + BLOCK
@@ -72,6 +92,13 @@ def draw(frame: pd.DataFrame, figure: Figure) -> str | None:
         "the first model gets right as they are and wrong on a mixed background. So they are examples "
         "of the effect and no measure of it."
     )
+
+
+def _shown(frame: pd.DataFrame) -> tuple[str, list[pictures.Kept], list[Example]]:
+    """Backbone, models and examples."""
+    rows = stats.of_evaluation(frame, shift.EVALUATION)
+    backbone, models = pictures.kept(rows, METHODS, shift.EVALUATION)
+    return backbone, models, _examples(models)[:EXAMPLES]
 
 
 def _examples(models: list[pictures.Kept]) -> list[Example]:

@@ -25,8 +25,26 @@ VALUE, BEST = style.COLOURS["+ order"], style.COLOURS["+ TIME"]
 Study = Mapping[str, Any]
 
 
+def data(frame: pd.DataFrame) -> pd.DataFrame:
+    """Every trial, with its value in percent, if it has one."""
+    return pd.DataFrame(
+        [
+            {
+                "search": study["title"],
+                "metric": study["metric"],
+                "trial": trial["number"],
+                "state": trial["state"],
+                "value": values.get(trial["number"]),
+            }
+            for study in _studies(frame)
+            for values in [_complete(study) | _pruned(study)]
+            for trial in study["trials"]
+        ]
+    )
+
+
 def draw(frame: pd.DataFrame, figure: Figure) -> str | None:
-    studies = [s for s in results.search_of(frame) if s["best"] is not None]
+    studies = _studies(frame)
     if not studies:
         return None
     figure.set_size_inches(style.PAGE_WIDTH, HEIGHT * len(studies) + 0.2)
@@ -44,13 +62,26 @@ def draw(frame: pd.DataFrame, figure: Figure) -> str | None:
     )
 
 
-def _panel(axes: Axes, study: Study) -> None:
-    complete = {t["number"]: 100 * t["value"] for t in study["trials"] if t["state"] == "COMPLETE"}
-    pruned = {
+def _studies(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    return [s for s in results.search_of(frame) if s["best"] is not None]
+
+
+def _complete(study: Study) -> dict[int, float]:
+    """Of each trial that was trained to the end its value in percent."""
+    return {t["number"]: 100 * t["value"] for t in study["trials"] if t["state"] == "COMPLETE"}
+
+
+def _pruned(study: Study) -> dict[int, float]:
+    """Of each trial that was stopped early its last validation, in percent."""
+    return {
         t["number"]: 100 * next(reversed(t["intermediate"].values()))
         for t in study["trials"]
         if t["state"] == "PRUNED" and t["intermediate"]
     }
+
+
+def _panel(axes: Axes, study: Study) -> None:
+    complete, pruned = _complete(study), _pruned(study)
     failed = [t["number"] for t in study["trials"] if t["state"] == "FAIL"]
     axes.scatter(list(complete), list(complete.values()), s=14, color=VALUE, lw=0, zorder=3)
     axes.scatter(list(pruned), list(pruned.values()), s=16, marker="x", color=style.MUTED, lw=1)

@@ -25,8 +25,19 @@ COLOUR = style.COLOURS["+ order"]
 Study = Mapping[str, Any]
 
 
+def data(frame: pd.DataFrame) -> pd.DataFrame:
+    """Every parameter and its share of the importance in percent."""
+    return pd.DataFrame(
+        [
+            {"search": study["title"], "parameter": name, "share": 100 * share}
+            for study in _studies(frame)
+            for name, share in study["importances"].items()
+        ]
+    )
+
+
 def draw(frame: pd.DataFrame, figure: Figure) -> str | None:
-    studies = [s for s in results.search_of(frame) if s["importances"]]
+    studies = _studies(frame)
     if not studies:
         return None
     rows = [len(s["importances"]) for s in studies]
@@ -44,6 +55,10 @@ def draw(frame: pd.DataFrame, figure: Figure) -> str | None:
         "with where all lie; the shares add up to 100 %. It says nothing about the direction, and little when n is "
         "small: one seed per trial, and their noise counts as much as anything."
     )
+
+
+def _studies(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    return [s for s in results.search_of(frame) if s["importances"]]
 
 
 def _panel(axes: Axes, study: Study) -> None:
