@@ -14,7 +14,10 @@ were. A model whose tubelet is one frame gives the numbers that it always gave.
 The probe is scikit-learn's LogisticRegression on standardised features with a fixed C: it measures,
 it is not tuned. It is fitted on some clips of an evaluation split and scored on others
 (`test_fraction` of them, chosen by seed and key), never on other frames of a clip it was fitted on.
-For cost only the split's first `clips` clips are used. Rows: {split, view, subset: layer_<ii>,
+For cost only the split's first `clips` clips are used. How many are enough is a rule of the width, so that
+a wide model's probe cannot learn its clips by heart: without `clips` they are 3 D, but at least LEAST, and
+of 8 frames the half that is fitted on then has 12 frames for each feature (2,304 clips of a ViT-B; also
+of a model that does not tell its width). Rows: {split, view, subset: layer_<ii>,
 metric: frame_accuracy | chance, value, n}; n counts test clips.
 """
 
@@ -31,11 +34,13 @@ from bench import task
 from bench.data import views
 from tasks.video._frames import drawn_orders, no_places, refuse_pooled_time
 
-VERSION = 1
+VERSION = 2
+LEAST = 256
+PER_FEATURE, UNKNOWN = 3, 768  # clips; width where a model does not tell it
 
 
 class Config(task.Config):
-    clips: int = Field(default=256, ge=2)
+    clips: int | None = Field(default=None, ge=2)  # else by the width of the model
     test_fraction: float = Field(default=0.5, gt=0.0, lt=1.0)
     C: float = Field(default=0.1, gt=0.0)  # inverse strength of the L2 penalty
     iterations: int = Field(default=200, ge=1)
@@ -82,7 +87,7 @@ def _collect(
     (M, T, D).
     """
     tubelet = context.model_spec.tubelet
-    wanted = min(config.clips, context.count(split))
+    wanted = min(clips_for(config, context.model_spec), context.count(split))
     keys: list[str] = []
     orders: dict[str, list[np.ndarray]] = {"ordered": [], "shuffled": []}
     layers: dict[str, list[list[np.ndarray]]] = {"ordered": [], "shuffled": []}
@@ -121,6 +126,13 @@ def _collect(
             for view, parts in layers.items()
         },
     )
+
+
+def clips_for(config: Config, model: task.ModelSpec) -> int:
+    """How many clips are asked of a split, at most."""
+    if config.clips is not None:
+        return config.clips
+    return max(LEAST, PER_FEATURE * (model.dim or UNKNOWN))
 
 
 def _orders(keys: tuple[str, ...], frames: int, *, seed: int) -> dict[str, np.ndarray]:

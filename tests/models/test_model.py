@@ -783,6 +783,15 @@ def test_order_probe_asks_for_the_order_of_tubelets() -> None:
         assert value(rows, view, "layer_00", "chance") == 1 / 4
 
 
+def test_order_probe_has_clips_for_the_width() -> None:
+    def clips(dim: int, **options: int) -> int:
+        return order_probe.clips_for(order_probe.Config(**options), replace(SPEC, dim=dim))
+
+    assert clips(48) == clips(16) == 256  # as ever
+    assert clips(768) == clips(0) == 2304 and clips(384) == 1152
+    assert clips(768, clips=8) == 8
+
+
 def test_order_probe_uses_no_more_clips_than_asked() -> None:
     context = FakeContext(Classifier(tiny_backbone(), 5), [numbered_batch() for _ in range(3)])
     for i, batch in enumerate(context._batches):
