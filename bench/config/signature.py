@@ -29,9 +29,12 @@ def signature(config: RunConfig) -> str:
     return _signed(config.dump_training(defaults=False), config.trained_components())
 
 
-def earlier_signature(config: RunConfig) -> str:
-    """The name that a run had as long as signatures also signed its evaluations."""
-    return _signed(config.dump(defaults=False), config.components())
+def earlier_signatures(config: RunConfig) -> tuple[str, str]:
+    """The names that a run may have from when signatures also signed its evaluations: of today's versions,
+    and of the first.
+    """
+    science = config.dump(defaults=False)
+    return _signed(science, config.components()), _signed(science, config.trained_components())
 
 
 def _signed(science: dict[str, Any], components: Mapping[str, Component]) -> str:

@@ -22,6 +22,8 @@ from bench.data import loader
 from bench.data.access import open_split
 from bench.data.transforms import centre_crop, normalise, normalise_exactly
 from bench.evaluate.features import FeatureStore, Work
+from bench.metrics import confidence as confidence_of
+from bench.metrics import top_k
 from bench.task import Batch, DataSpec, Images, ModelSpec, ProbeFeatures, Row, Samples
 from bench.train.step import autocast, to_device
 from bench.train.world import ALONE
@@ -199,9 +201,11 @@ class EvaluationContext:
     def record(
         self, split: str, view: str, keys: Sequence[str], labels: Tensor, logits: Tensor
     ) -> None:
-        """Keep what was predicted for each sample, so that a new metric needs no new GPU hours."""
-        probabilities = logits.float().softmax(-1).cpu()
-        confidence, top = probabilities.topk(min(5, probabilities.shape[-1]), dim=-1)
+        """Keep what was predicted for each sample, so that a new metric needs no new GPU hours: the first
+        classes by the rule of the accuracies (`metrics.top_k`), and all logits in half precision.
+        """
+        logits = logits.float().cpu()
+        top, confidence = top_k(logits, 5), confidence_of(logits)
         failed = self.failed.get(split, {})
         undecoded_B = torch.tensor([key in failed for key in keys])
         top[undecoded_B], confidence[undecoded_B] = -1, 0.0  # nothing was predicted
@@ -214,7 +218,8 @@ class EvaluationContext:
                     "key": list(keys),
                     "label": labels.cpu().numpy(),
                     "top5": list(top.numpy()),
-                    "confidence": confidence[:, 0].numpy(),
+                    "confidence": confidence.numpy(),
+                    "logits": list(logits.numpy().astype(np.float16)),
                 }
             )
         )
@@ -263,7 +268,7 @@ def context_for(
         input=config.input,
         device=ALONE.device(resources),
         seed=config.seed,
-        precision=config.train.precision,
+        precision="fp32",  # in bf16 the two best of many clips are equal
         batch=config.train.batch,
         workers=resources.workers,
         open_split=opened,

@@ -85,7 +85,6 @@ def _run_model(run: RunDir) -> NamedModel:
         media=spec.media,
         input=_shown(run, config.input),
         seed=config.seed,
-        precision=config.train.precision,
         num_classes=spec.num_classes,
         made_by={
             "signature": run.signature,
@@ -125,7 +124,6 @@ def _released_model(path: Path, asked: Asked) -> NamedModel:
         media="video",
         input=Input(frames=built.frames, size=built.size),
         seed=0,
-        precision="fp32",
         num_classes=built.num_classes,
         made_by={
             "sha256": sha256_of(released.weights_file(path)),

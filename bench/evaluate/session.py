@@ -120,7 +120,7 @@ def context_over(
         input=named.input,
         device=target,
         seed=named.seed,
-        precision="fp32" if official else named.precision,
+        precision="fp32",
         batch=batch,
         workers=resources.workers,
         open_split=cache(found.open),

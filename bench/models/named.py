@@ -55,7 +55,6 @@ class NamedModel:
     media: Literal["video", "image", "any"]
     input: Input
     seed: int
-    precision: str
     num_classes: int
     made_by: dict[str, Any]  # what to write down about the model
     mean: tuple[float, float, float]  # of the RGB channels in [0, 1]

@@ -16,11 +16,12 @@ from bench.store.rundir import RunDir
 
 _REMEDY = "delete the result beside it and run the same again: only this is measured anew"
 
-PREDICTIONS = ("evaluation", "split", "view", "key", "label", "top5", "confidence")
+PREDICTIONS = ("evaluation", "split", "view", "key", "label", "top5", "confidence", "logits")
 
 
 def predictions(run_dir: str | Path) -> pd.DataFrame:
-    """What was predicted for each sample: PREDICTIONS; `top5` are class ids, best first.
+    """What was predicted for each sample: PREDICTIONS; `top5` are class ids, best first, `logits` of all
+    classes in half precision (results of before they were kept lack them).
 
     Empty where nothing was kept. Raises DamagedFile for a file that is not what was kept.
     """

@@ -54,7 +54,7 @@ def read_config(run: RunDir) -> RunConfig:
     Raises DamagedFile where that is not what the directory's name says, and Mistakes.
     """
     config = parse(run.read_config())
-    if run.signature not in (signature.signature(config), signature.earlier_signature(config)):
+    if run.signature not in (signature.signature(config), *signature.earlier_signatures(config)):
         raise DamagedFile(
             run.config,
             f"is not what its directory is named for (that would be {signature.signature(config)}): it was "

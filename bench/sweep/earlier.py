@@ -2,7 +2,8 @@
 directory said what was measured too.
 
 Such a run is still the cell that trains the same, under its old name; what its config asked for is measured.
-One whose name is not what today's components would have given it is not looked at.
+One whose name is not what today's components would have given it is not looked at, but evaluations may have
+another version since: then it is measured again.
 """
 
 from __future__ import annotations
@@ -50,8 +51,11 @@ class EarlierRuns:
                 config = parse(run.read_config())
             except (Mistakes, OSError, DamagedFile):
                 continue
-            if signature.earlier_signature(config) == name:
+            todays, first = signature.earlier_signatures(config)
+            if name in (todays, first):
                 asked = signature.asked_of(config) if run.status().trained else {}
+                if name != todays:
+                    asked = {key: entry for key, entry in asked.items() if entry["version"] == 1}
                 now = signature.signature(config)
                 if now not in found or len(asked) > len(found[now].measured):
                     found[now] = EarlierRun(name, frozenset(asked))

@@ -3,10 +3,14 @@
 Views of each clip: `original`; `shuffled`, the mean over several permutations, none the identity,
 all different, fixed by the seed and the sample's key (so the same on every machine and for every
 model); `reversed`; `single_frame`, the middle frame throughout. Rows are {split, view, subset,
-metric, value, n}: metrics top1, top5 and confidence (mean largest softmax probability) as
-fractions; subsets `all`, those of the data set (temporal, static), and one `class: <name>` per
-class (top1 only). View `gap` is top1 of original minus shuffled, for each subset. Subsets without a
-sample give no row. n counts samples, never permutations.
+metric, value, n}; metrics are those of `_scores.py` as fractions (nll: nats): top1 and top1_macro (the mean
+over classes), top5, confidence, nll, ece, and for the subsets of the data top1_restricted (argmax over the
+subset's own classes only: the paper does not say which of the two its table 2 shows). Subsets: `all`, those of
+the data set (temporal, static), `pairs` of classes that are each other's reversal and each `pair: <a> / <b>`
+(pair_top1: right within the pair, chance 1/2), `class: <name>` (top1). View `gap` is original minus shuffled of
+top1, top1_restricted, top1_macro and pair_top1, and `top1_normalised`, that of top1 over (original - 1/K): the
+share of what is known beyond chance that the order carries. Subsets without a sample give no row. n counts
+samples, never permutations.
 
 Where a clip is seen in several temporal views and spatial crops (`Input.eval_views`, `eval_crops`),
 their logits are added, as in the release, for every order of frames. The sum is divided by their
@@ -22,6 +26,7 @@ Only logits are asked for, so any model can be measured.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -29,12 +34,15 @@ from pydantic import Field
 
 from bench import task
 from bench.data import views
-from bench.metrics import confidence, correct_top_k
+from tasks.video._scores import Scorer, summary
 from tasks.video._shuffling import logits_in, nothing_to_shuffle, subsets_of
 
-VERSION = 1
-METRICS = ("top1", "top5", "confidence")
-CLASS = "class: "
+VERSION = 2
+METRICS = ("top1", "top5", "confidence", "top1_macro", "nll", "ece")
+RESTRICTED = "top1_restricted"
+GAPS = ("top1", "top1_macro", RESTRICTED, "pair_top1")
+CLASS, PAIR = "class: ", "pair: "
+TOP1 = ("top1",)
 
 
 class Config(task.Config):
@@ -57,20 +65,28 @@ def run(config: Config, context: task.Context) -> list[task.Row]:
     """
     rows: list[task.Row] = []
     for split in context.splits:
-        labels_M, scores = _measure(config, context, split)
-        rows += _rows(split, labels_M, scores, context.spec)
+        rows += _rows(split, _measure(config, context, split), context.spec)
     return rows
 
 
+@dataclass(frozen=True)
+class _Scores:
+    """Of the clips of a split."""
+
+    labels_M: np.ndarray
+    seen_M: np.ndarray  # whether they could be decoded
+    by_view: dict[str, np.ndarray]  # (draws, M, columns of `_scores.py`)
+
+
 @torch.no_grad()
-def _measure(
-    config: Config, context: task.Context, split: str
-) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """One pass over a split -> labels (M,), and per view scores (M, metrics), means over draws."""
+def _measure(config: Config, context: task.Context, split: str) -> _Scores:
+    """One pass over a split."""
     expected = context.count(split)
     keys: set[str] = set()
     labels: list[np.ndarray] = []
+    seen: list[np.ndarray] = []
     scores: dict[str, list[np.ndarray]] = {}
+    scorer = Scorer(context.spec)
     for crops in context.crops(split):
         if len(crops) != context.clips_per_sample:
             raise ValueError(
@@ -78,17 +94,17 @@ def _measure(
                 f"{context.clips_per_sample} (temporal views x crops)"
             )
         batch = crops[0]  # keys and labels are those of all crops
-        seen_B = np.array([key not in batch.failed for key in batch.keys])
         _note_keys(keys, batch.keys, split)
         labels.append(batch.labels_B.cpu().numpy())
+        seen.append(np.array([key not in batch.failed for key in batch.keys]))
         for view, draws in _orders(config, batch, seed=context.seed).items():
             scored = []
             for draw, orders in enumerate(draws):
                 logits_BK = logits_in(context, crops, orders)
                 name = view if len(draws) == 1 else f"{view}_{draw}"
                 context.record(split, name, batch.keys, batch.labels_B, logits_BK)
-                scored.append(_scores(logits_BK, batch.labels_B) * seen_B[:, None])
-            scores.setdefault(view, []).append(np.mean(scored, axis=0))
+                scored.append(scorer(logits_BK, batch.labels_B, seen[-1]))
+            scores.setdefault(view, []).append(np.stack(scored))
         context.progress(len(keys), expected, split)
     if len(keys) != expected:
         raise ValueError(
@@ -97,7 +113,8 @@ def _measure(
         )
     if not keys:
         raise ValueError(f"split {split} has no samples")
-    return np.concatenate(labels), {view: np.concatenate(s) for view, s in scores.items()}
+    by_view = {view: np.concatenate(found, axis=1) for view, found in scores.items()}
+    return _Scores(np.concatenate(labels), np.concatenate(seen), by_view)
 
 
 def _note_keys(seen: set[str], keys: tuple[str, ...], split: str) -> None:
@@ -122,35 +139,36 @@ def _orders(config: Config, batch: task.Batch, *, seed: int) -> dict[str, list[n
     }
 
 
-def _scores(logits_BK: torch.Tensor, labels_B: torch.Tensor) -> np.ndarray:
-    """(B, metrics), in the order of METRICS."""
-    columns = (
-        correct_top_k(logits_BK, labels_B, 1),
-        correct_top_k(logits_BK, labels_B, 5),
-        confidence(logits_BK),
-    )
-    return torch.stack([column.double() for column in columns], dim=1).cpu().numpy()
-
-
-def _rows(
-    split: str, labels_M: np.ndarray, scores: dict[str, np.ndarray], spec: task.DataSpec
-) -> Iterator[task.Row]:
-    for subset, member_M in _subsets(labels_M, spec):
-        n = int(member_M.sum())
-        if n == 0:
+def _rows(split: str, scores: _Scores, spec: task.DataSpec) -> Iterator[task.Row]:
+    for subset, member_M, metrics in _subsets(scores.labels_M, spec):
+        if not member_M.any():
             continue
-        where = {"split": split, "subset": subset, "n": n}
-        means = {view: score[member_M].mean(axis=0) for view, score in scores.items()}
-        metrics = METRICS[:1] if subset.startswith(CLASS) else METRICS
-        for view, mean in means.items():
-            for metric, value in zip(metrics, mean, strict=False):
-                yield {**where, "view": view, "metric": metric, "value": float(value)}
-        gap = float(means["original"][0] - means["shuffled"][0])
-        yield {**where, "view": "gap", "metric": "top1", "value": gap}
+        where = {"split": split, "subset": subset, "n": int(member_M.sum())}
+        means = {}
+        for view, scores_RMC in scores.by_view.items():
+            of_RMC = scores_RMC[:, member_M]
+            labels_M, seen_M = scores.labels_M[member_M], scores.seen_M[member_M]
+            means[view] = summary(of_RMC, labels_M, seen_M, metrics)
+            for metric, value in means[view].items():
+                yield {**where, "view": view, "metric": metric, "value": value}
+        for metric in (m for m in GAPS if m in means["original"]):
+            gap = means["original"][metric] - means["shuffled"][metric]
+            yield {**where, "view": "gap", "metric": metric, "value": gap}
+            beyond = means["original"][metric] - 1 / spec.num_classes
+            if metric == "top1" and metrics is not TOP1 and beyond > 0:
+                yield {**where, "view": "gap", "metric": "top1_normalised", "value": gap / beyond}
 
 
-def _subsets(labels_M: np.ndarray, spec: task.DataSpec) -> Iterator[tuple[str, np.ndarray]]:
-    """(name, boolean (M,)) of everything that gets its own rows."""
-    yield from subsets_of(labels_M, spec)
+def _subsets(
+    labels_M: np.ndarray, spec: task.DataSpec
+) -> Iterator[tuple[str, np.ndarray, tuple[str, ...]]]:
+    """(name, boolean (M,), metrics) of everything that gets its own rows."""
+    for name, member_M in subsets_of(labels_M, spec):
+        yield name, member_M, METRICS if name == "all" else (*METRICS, RESTRICTED)
+    paired = tuple(k for pair in spec.reversals for k in pair)
+    yield "pairs", np.isin(labels_M, paired), (*TOP1, "pair_top1")
+    for one, other in spec.reversals:
+        name = f"{PAIR}{spec.classes[one]} / {spec.classes[other]}"
+        yield name, np.isin(labels_M, (one, other)), ("pair_top1",)
     for index, name in enumerate(spec.classes):
-        yield f"{CLASS}{name}", labels_M == index
+        yield f"{CLASS}{name}", labels_M == index, TOP1

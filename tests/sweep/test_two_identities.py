@@ -111,7 +111,7 @@ def test_other_options_are_another_measurement_of_the_same_weights(
 def test_another_version_is_measured_again(
     world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(find.load("evaluation", GAP), "VERSION", 2)
+    monkeypatch.setattr(find.load("evaluation", GAP), "VERSION", 9)
     assert world.sweep() == 0
     assert "0 to train, 1 to evaluate" in capsys.readouterr().out
     versions = {folder["version"] for folder in measured(world.run())}
@@ -124,7 +124,7 @@ def test_numbers_of_this_version_never_stand_under_another(
     """A cell that was queued, and is started by other code."""
     run = world.run()
     shutil.rmtree(run.evaluations)
-    monkeypatch.setattr(find.load("evaluation", GAP), "VERSION", 2)
+    monkeypatch.setattr(find.load("evaluation", GAP), "VERSION", 9)
     assert run_cell(run.path) == State.FAILED
     assert "version 1 is asked for, this code has version 2" in run.error.read_text()
     assert not run.measured()

@@ -183,7 +183,6 @@ def load(name: str, asked: Asked) -> NamedModel:
         media="video",
         input=Input(frames=frames, size=shown.size, eval_scale=shown.scale),
         seed=0,
-        precision="fp32",
         num_classes=model.config.num_labels,
         made_by={
             "sha256": _digest(files),

@@ -35,7 +35,6 @@ def load(name: str, asked: Asked) -> NamedModel:
         media="any",
         input=Input(frames=asked.frames or FRAMES, size=loaded.size),
         seed=0,
-        precision="fp32",
         num_classes=loaded.num_classes,
         made_by={
             **loaded.record,

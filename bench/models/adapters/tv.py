@@ -59,7 +59,6 @@ def load(name: str, asked: Asked) -> NamedModel:
         media="video",
         input=Input(frames=frames, size=side, eval_scale=short_side / size),
         seed=0,
-        precision="fp32",
         num_classes=classes,
         made_by={
             "name": name,

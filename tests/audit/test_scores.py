@@ -1,0 +1,132 @@
+"""Numbers of `video.shuffle_gap` derived a second time, in plain numpy, from random predictions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bench.task import DataSpec
+from tasks.video import _scores, shuffle_gap
+
+SPEC = DataSpec(
+    name="random",
+    media="video",
+    classes=tuple("abcdefg"),
+    subsets={"temporal": (0, 1, 2, 3), "static": (5, 6)},
+    splits=("train", "test"),
+    reversals=((0, 1), (3, 2)),
+)
+K, DRAWS = SPEC.num_classes, 3
+VIEWS = {"original": 1, "shuffled": DRAWS}
+
+
+def drawn(
+    seed: int, clips: int, *, coarse: bool
+) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    """labels, which were decoded, logits by view; coarse ones have ties."""
+    rng = np.random.default_rng(seed)
+    labels_M, seen_M = rng.integers(0, K, clips), rng.random(clips) > 0.1
+    scale = (lambda z: np.round(z)) if coarse else (lambda z: z)
+    logits = {view: scale(2 * rng.normal(size=(n, clips, K))) for view, n in VIEWS.items()}
+    return labels_M, seen_M, logits
+
+
+def rows_of(
+    labels_M: np.ndarray, seen_M: np.ndarray, logits: dict[str, np.ndarray]
+) -> dict[tuple[str, str, str], float]:
+    scorer = _scores.Scorer(SPEC)
+    by_view = {
+        view: np.stack([scorer(torch.tensor(z), torch.tensor(labels_M), seen_M) for z in z_RMK])
+        for view, z_RMK in logits.items()
+    }
+    scores = shuffle_gap._Scores(labels_M, seen_M, by_view)
+    rows = list(shuffle_gap._rows("test", scores, SPEC))
+    found = {(r["view"], r["subset"], r["metric"]): r["value"] for r in rows}
+    assert len(found) == len(rows)
+    return found
+
+
+def first(z_K: np.ndarray, among: list[int]) -> int:
+    return max(among, key=lambda k: (z_K[k], -k))
+
+
+def accuracy(labels: np.ndarray, seen: np.ndarray, z_RMK: np.ndarray, among: list[int]) -> float:
+    right = [
+        [s and first(z, among) == y for y, s, z in zip(labels, seen, z_MK, strict=True)]
+        for z_MK in z_RMK
+    ]
+    return float(np.mean(right))
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10_000), clips=st.integers(1, 40), coarse=st.booleans())
+def test_every_number_is_that_of_its_definition(seed: int, clips: int, coarse: bool) -> None:
+    labels, seen, logits = drawn(seed, clips, coarse=coarse)
+    found = rows_of(labels, seen, logits)
+    everything = list(range(K))
+    chosen = {"all": np.ones(clips, bool)} | {
+        s: np.isin(labels, c) for s, c in SPEC.subsets.items()
+    }
+    for subset, member in chosen.items():
+        if not member.any():
+            assert not any(s == subset for _, s, _ in found)
+            continue
+        own = labels[member], seen[member]
+        tops = {v: accuracy(*own, logits[v][:, member], everything) for v in VIEWS}
+        for view, top1 in tops.items():
+            assert found[view, subset, "top1"] == pytest.approx(top1)
+            macro = []
+            for k in sorted(set(labels[member])):
+                of = labels == k
+                macro.append(accuracy(labels[of], seen[of], logits[view][:, of], everything))
+            assert found[view, subset, "top1_macro"] == pytest.approx(np.mean(macro))
+        gap = tops["original"] - tops["shuffled"]
+        assert found["gap", subset, "top1"] == pytest.approx(gap)
+        if tops["original"] > 1 / K:
+            beyond = gap / (tops["original"] - 1 / K)
+            assert found["gap", subset, "top1_normalised"] == pytest.approx(beyond)
+        if subset != "all":
+            ids = list(SPEC.subsets[subset])
+            restricted = accuracy(*own, logits["original"][:, member], ids)
+            assert found["original", subset, "top1_restricted"] == pytest.approx(restricted)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10_000), clips=st.integers(1, 40), coarse=st.booleans())
+def test_pairs_and_calibration(seed: int, clips: int, coarse: bool) -> None:
+    labels, seen, logits = drawn(seed, clips, coarse=coarse)
+    found = rows_of(labels, seen, logits)
+    partner = {0: 1, 1: 0, 2: 3, 3: 2}
+    within = [m for m in range(clips) if labels[m] in partner]
+    if within:
+        for view, z_RMK in logits.items():
+            wins = [
+                0.0
+                if not seen[m]
+                else 0.5 + 0.5 * np.sign(z_MK[m, labels[m]] - z_MK[m, partner[labels[m]]])
+                for z_MK in z_RMK
+                for m in within
+            ]
+            assert found[view, "pairs", "pair_top1"] == pytest.approx(np.mean(wins))
+    if not seen.any():
+        return
+    z_MK = logits["original"][0][seen]
+    p_MK = np.exp(z_MK) / np.exp(z_MK).sum(axis=1, keepdims=True)
+    y_M = labels[seen]
+    nll = -np.log(p_MK[np.arange(len(y_M)), y_M]).mean()
+    assert found["original", "all", "nll"] == pytest.approx(nll, rel=1e-5)
+    sure, right = p_MK.max(axis=1), np.array([first(z, list(range(K))) for z in z_MK]) == y_M
+    edges = np.arange(16) / 15
+    bins = [(sure >= a) & (sure < b) for a, b in zip(edges, [*edges[1:-1], 1.01], strict=False)]
+    ece = sum(b.sum() * abs(right[b].mean() - sure[b].mean()) for b in bins if b.any()) / len(y_M)
+    assert found["original", "all", "ece"] == pytest.approx(ece, abs=1e-6)
+
+
+def test_a_model_that_cannot_see_order_has_exactly_no_gap() -> None:
+    labels, seen, logits = drawn(3, 30, coarse=False)
+    logits["shuffled"] = np.repeat(logits["original"], DRAWS, axis=0)
+    found = rows_of(labels, seen, logits)
+    assert {value for (view, *_), value in found.items() if view == "gap"} == {0.0}
