@@ -1,6 +1,6 @@
 """Which samples are right and how sure the model was: per sample, so any grouping adds up exactly.
 
-Used by evaluations over a whole split; objectives log `accuracy`.
+Used by evaluations over a whole split; objectives log `accuracy` and `shares`.
 """
 
 from __future__ import annotations
@@ -34,3 +34,12 @@ def confidence(logits: Tensor) -> Tensor:
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
     """Fraction of positions where the largest of logits (..., K) is the label (...); for logs."""
     return (logits.detach().argmax(dim=-1) == labels).float().mean()
+
+
+def shares(labels: Tensor, classes: int) -> Tensor:
+    """(K,): how often each of the K classes is the label (...); for logs. The largest is what the guess
+    of one and the same class would have as `accuracy`.
+    """
+    flat = labels.flatten()
+    counts = torch.zeros(classes, device=labels.device)
+    return counts.scatter_add_(0, flat, torch.ones_like(flat, dtype=counts.dtype)) / flat.numel()

@@ -29,6 +29,7 @@ from bench.run.measuring import measure
 from bench.run.progress import Progress, logging_to
 from bench.shown.streams import complain
 from bench.store.files import Busy, DamagedFile, set_aside
+from bench.store.learned import nothing_learned
 from bench.store.result_files import Kind, write_result
 from bench.store.rundir import RunDir, State
 from bench.train import checkpoint
@@ -140,9 +141,12 @@ def _train(
         "seconds": {"train": time.monotonic() - started},
         **_facts(trainer, env),
         "weights": digest_of(trainer.learner.classifier),
+        "objectives": trainer.learned.facts(),
         "metrics": trainer.metrics.flush(),
     }
     write_result(run.result, Kind.TRAINING, facts)
+    for line in nothing_learned(facts):
+        log.warning("%s", line)
     return trainer.learner.classifier
 
 

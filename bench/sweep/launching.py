@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from bench.grid.plan import Plan
 from bench.launch.item import Item, OnChange
 from bench.shown.streams import complain
 from bench.store import places, snapshot
+from bench.store.files import DamagedFile
+from bench.store.learned import nothing_learned
 from bench.store.rundir import State
 from bench.sweep import cancel, choose
 from bench.sweep.choose import Choice
@@ -194,6 +197,9 @@ def _conclude(statuses: list[CellStatus], console: Console) -> int:
     for s in failed:
         console.print(f"[bold red]{s.text}[/] {escape(label(s.cell))}: {escape(s.note)}")
         console.print(f"  traceback {s.run.error}\n  log       {s.run.log}", markup=False)
+    for same in by_run(s for s in statuses if s.state == State.DONE):
+        for line in _nothing_learned(same[0]):
+            console.print(f"[yellow]warning[/] {escape(label(same[0].cell))}: {escape(line)}")
     if failed:
         console.print(
             "the same command runs failed cells again; --retry only those that it can help"
@@ -202,6 +208,12 @@ def _conclude(statuses: list[CellStatus], console: Console) -> int:
         console.print(f"{len(waiting)} not started, because what they start from is not trained")
     final = (State.DONE, State.SKIPPED)
     return 0 if all(s.state in final for s in statuses) else 1
+
+
+def _nothing_learned(s: CellStatus) -> tuple[str, ...]:
+    with suppress(DamagedFile):
+        return nothing_learned(s.run.read_result() or {})
+    return ()
 
 
 def run_inline(items: Sequence[Item], on_change: OnChange, tick: Callable[[], None]) -> None:

@@ -419,8 +419,11 @@ class Objective(nn.Module):
     def forward(
         self, step: Step, batch: Batch, features: Features
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The unweighted loss (a mean over the batch) and scalars worth logging.
+        """The unweighted loss (a mean over the batch) and what is worth logging, means over the batch too.
 
+        Logs are scalars; but `shares` (K,), beside the `accuracy` at guessing one of K labels, says how
+        often each of them was the right one (`bench.metrics.shares`). Its largest entry is logged as
+        `majority`, and a run whose accuracy does not exceed it says so: nothing was learned.
         `features` are those of the batch's clips.
         """
         raise NotImplementedError

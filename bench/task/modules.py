@@ -182,7 +182,7 @@ class ObjectiveModule(Protocol):
     """
     Objective: type[task.Objective]
     """The loss with its heads: `Objective(config, model)`; `forward(step, batch, features)` returns
-    the unweighted loss and scalars to log.
+    the unweighted loss and what to log: scalars, and `shares` beside an `accuracy`.
     """
     RELEASED: Mapping[str, str] = {}
     """How its heads are called in released checkpoints: released prefix -> prefix in `Objective`."""

@@ -31,7 +31,7 @@ class LossReport:
 
     total: Tensor
     terms: dict[str, Tensor]  # unweighted loss of each objective, detached scalars
-    logs: dict[str, Tensor]  # "objective/name", detached scalars
+    logs: dict[str, Tensor]  # "objective/name", detached: scalars, and `shares` (K,)
 
 
 class TrainingStep:
@@ -109,10 +109,10 @@ class Learner(nn.Module):
         logs: dict[str, Tensor] = {}
         for key, objective in self.objectives.items():
             name = key.replace("/", ".")
-            loss, scalars = objective(step, batch, features)
+            loss, found = objective(step, batch, features)
             total = total + self.weights[name] * loss
             terms[name] = loss.detach()
-            logs |= {f"{name}/{k}": v.detach() for k, v in scalars.items()}
+            logs |= {f"{name}/{k}": v.detach() for k, v in found.items()}
         return LossReport(total, terms, logs)
 
 

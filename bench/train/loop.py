@@ -29,6 +29,7 @@ from bench.data import loader
 from bench.store.rundir import RunDir
 from bench.train import checkpoint, environment
 from bench.train.batches import TrainingBatches
+from bench.train.learned import Learned
 from bench.train.learner import Learner, build
 from bench.train.metrics_log import MetricsLog
 from bench.train.requests import Requests
@@ -63,10 +64,11 @@ class Trainer:
             self.learner, config, self.device, world, self.batches.part
         )
         self.validation = Validation(config, resources, world, self.device)
-        self.metrics = MetricsLog(run.metrics, world, self.batches.keys)
         self.requests = Requests(run, resources, world)
         self.steps_per_epoch = self.batches.steps_per_epoch
         self.total_steps = config.train.epochs * self.steps_per_epoch
+        self.learned = Learned(since=self.total_steps - self.steps_per_epoch)
+        self.metrics = MetricsLog(run.metrics, world, self.batches.keys, self.learned)
         self.step = 0
         self.best = -math.inf
         self._epoch_to_end = False  # the step was an epoch's last, and its validation is to come
@@ -169,6 +171,7 @@ class Trainer:
             "epoch_to_end": self._epoch_to_end,
             "signature": signature(self.config),
             "metrics": self.metrics.flush(),
+            "learned": self.learned.state(),
         }
         if self.started_from:
             state["started_from"] = self.started_from
@@ -207,6 +210,7 @@ class Trainer:
         self.step, self.best = state["step"], state["best"]
         self._epoch_to_end = state.get("epoch_to_end", False)
         self._saved_step = self.step
+        self.learned.resume(state.get("learned"))
         if bad := state.get("bad_samples"):
             self.batches.resume_bad_samples(bad)
         # Older checkpoints only know how long it was.

@@ -19,10 +19,14 @@ import torch
 from torch import Tensor
 
 from bench.store.files import set_aside, sha256_of_next
+from bench.train.learned import Learned, majority
 from bench.train.world import World
 
 Losses = dict[str, float]
 """Of one step, over all ranks: `loss`, `loss/<objective>` and what objectives log."""
+
+Read = dict[str, Any]
+"""`Losses` as they were added: a number each, and lists of them, the `shares` of labels."""
 
 
 class NonFiniteLoss(RuntimeError):
@@ -30,16 +34,25 @@ class NonFiniteLoss(RuntimeError):
 
 
 class MetricsLog:
-    """`keys`: the samples of a step, for the message of a NonFiniteLoss."""
+    """`keys`: the samples of a step, for the message of a NonFiniteLoss. `learned` gets the losses of
+    every step, once.
+    """
 
-    def __init__(self, path: Path, world: World, keys: Callable[[int], tuple[str, ...]]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        world: World,
+        keys: Callable[[int], tuple[str, ...]],
+        learned: Learned,
+    ) -> None:
         self._path, self._world, self._keys = path, world, keys
+        self._learned = learned
         self._waiting: list[tuple[int, dict[str, Tensor]]] = []
         # Of the file, so that a checkpoint need not read it.
         self._size, self._digest = 0, hashlib.sha256()
 
     def add(self, step: int, losses: dict[str, Tensor]) -> None:
-        """Scalars on the device, whose sum over the ranks is that of the global batch."""
+        """Scalars and `shares` on the device, whose sum over the ranks is that of the global batch."""
         self._waiting.append((step, losses))
 
     def check(self) -> Losses:
@@ -48,10 +61,12 @@ class MetricsLog:
         """
         read = self._read()
         for (step, _), losses in zip(self._waiting, read, strict=True):
-            bad = [name for name, value in losses.items() if not math.isfinite(value)]
+            row = majority(losses)
+            bad = [name for name, value in row.items() if not math.isfinite(value)]
             if bad:
-                raise NonFiniteLoss(_describe(step, self._keys(step), bad, losses))
-        return read[-1] if read else {}
+                raise NonFiniteLoss(_describe(step, self._keys(step), bad, row))
+            self._learned.add(step, losses)
+        return majority(read[-1]) if read else {}
 
     def take(self) -> tuple[int, Losses] | None:
         """The last step that waits and its losses, as `check` says; from then on none waits."""
@@ -59,15 +74,21 @@ class MetricsLog:
         self._waiting = []
         return (waiting[-1][0], losses) if waiting else None
 
-    def _read(self) -> list[Losses]:
+    def _read(self) -> list[Read]:
         """One copy from the device, one exchange between the ranks."""
         values = [value for _, losses in self._waiting for value in losses.values()]
         if not values:
             return []
         home = values[0].device
-        total = self._world.total(torch.stack([value.to(home) for value in values]))
+        total = self._world.total(torch.cat([value.to(home).reshape(-1) for value in values]))
         numbers = iter(total.tolist())
-        return [{name: next(numbers) for name in losses} for _, losses in self._waiting]
+        return [
+            {
+                name: [next(numbers) for _ in range(len(value))] if value.ndim else next(numbers)
+                for name, value in losses.items()
+            }
+            for _, losses in self._waiting
+        ]
 
     # -- the file, which rank 0 writes ---
 

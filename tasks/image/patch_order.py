@@ -42,7 +42,7 @@ from bench import task
 from bench.data import views
 from bench.data.imagenet9 import FG_MASK
 from bench.losses import smoothed_cross_entropy
-from bench.metrics import accuracy
+from bench.metrics import accuracy, shares
 from tasks.image._patches import rearranged, shuffled_places
 
 VERSION = 1
@@ -136,7 +136,10 @@ class Objective(task.Objective):
         if self.config.patches == "object":
             return self._of_the_object(logits_BNN, places_BN, batch.extras[NAME])
         loss = smoothed_cross_entropy(logits_BNN, places_BN, smoothing=self.config.smoothing)
-        return loss, {"accuracy": accuracy(logits_BNN, places_BN)}
+        return loss, {
+            "accuracy": accuracy(logits_BNN, places_BN),
+            "shares": shares(places_BN, logits_BNN.shape[-1]),
+        }
 
     def _of_the_object(
         self, logits_BNN: Tensor, places_BN: Tensor, marked_BTHWC: Tensor
@@ -150,4 +153,8 @@ class Objective(task.Objective):
         )
         right_BN = (logits_BNN.detach().argmax(-1) == places_BN).float()
         accuracy_of_object = (weights_BN * right_BN).sum() / weights_BN.sum().clamp(min=1e-6)
-        return loss, {"accuracy": accuracy_of_object, "object": shares_BN.mean()}
+        return loss, {
+            "accuracy": accuracy_of_object,
+            "object": shares_BN.mean(),
+            "shares": shares(places_BN, logits_BNN.shape[-1]),
+        }

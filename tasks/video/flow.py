@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from bench import task
 from bench.losses import smoothed_cross_entropy
-from bench.metrics import accuracy
+from bench.metrics import accuracy, shares
 from tasks.video._farneback import farneback, polar
 
 VERSION = 1
@@ -210,4 +210,7 @@ class Objective(task.Objective):
         labels = batch.extras["video.flow"]  # what `prepare` returned, stacked: (B, T-1, N)
         logits = self.logits(features)
         loss = smoothed_cross_entropy(logits, labels, smoothing=self.config.smoothing)
-        return loss, {"accuracy": accuracy(logits, labels)}
+        return loss, {
+            "accuracy": accuracy(logits, labels),
+            "shares": shares(labels, logits.shape[-1]),
+        }

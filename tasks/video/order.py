@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from bench import task
 from bench.data import views
 from bench.losses import smoothed_cross_entropy
-from bench.metrics import accuracy
+from bench.metrics import accuracy, shares
 
 VERSION = 2
 RELEASED = {"temp_head.": "head."}  # how its head is called in released checkpoints
@@ -81,4 +81,7 @@ class Objective(task.Objective):
         targets_BT = views.indices(self.orders(step, batch), batch.clip_BTCHW.device)
         logits_BTT = self.logits(features)
         loss = smoothed_cross_entropy(logits_BTT, targets_BT, smoothing=self.config.smoothing)
-        return loss, {"accuracy": accuracy(logits_BTT, targets_BT)}
+        return loss, {
+            "accuracy": accuracy(logits_BTT, targets_BT),
+            "shares": shares(targets_BT, logits_BTT.shape[-1]),
+        }

@@ -114,7 +114,12 @@ def test_its_loss_is_finite_and_trains_the_model(name: str, options: str, media:
     report, classifier, objective = trained(name, config, media)
     assert report.total.ndim == 0, "the loss is a scalar, a mean over the batch"
     assert bool(torch.isfinite(report.total)), "the loss is finite"
-    assert all(value.ndim == 0 for value in report.logs.values()), "what is logged are scalars"
+    logs = dict(report.logs)
+    if (found := logs.pop(f"{name}/shares", None)) is not None:
+        assert found.ndim == 1, "shares are one for each label"
+        assert found.sum().item() == pytest.approx(1.0), "shares of the labels add up to 1"
+        assert f"{name}/accuracy" in logs, "shares stand beside an accuracy"
+    assert all(value.ndim == 0 for value in logs.values()), "what else is logged are scalars"
     report.total.backward()
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in classifier.parameters()), (
         "its gradient reaches the model"

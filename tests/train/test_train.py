@@ -298,6 +298,7 @@ def test_metrics_name_every_objective(tmp_path: Path, data_dir: Path) -> None:
     } <= set(rows[0])
     total = sum(value for key, value in rows[0].items() if key.startswith("loss/"))
     assert total == pytest.approx(rows[0]["loss"], rel=1e-5)
+    assert rows[0]["video.order/majority"] == 0.25 and 0 < rows[0]["video.flow/majority"] <= 1
     assert any("val/top1" in row for row in rows)
 
 

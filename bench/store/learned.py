@@ -1,0 +1,20 @@
+"""Whether the objectives of a run have learned anything, as its training result says (`objectives`, which
+bench.train.learned has summed up). Read by the cell, by the sweep's summary and by bench.results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def nothing_learned(result: Mapping[str, Any]) -> tuple[str, ...]:
+    """One line for each objective whose accuracy over the last epoch is not above that of always
+    guessing the commonest label by more than its standard error. Results of before say nothing.
+    """
+    return tuple(
+        f"{name}: accuracy {found['accuracy']:.2f}, its commonest label {found['majority']:.2f}: "
+        "it has learned nothing"
+        for name, found in (result.get("objectives") or {}).items()
+        if "majority" in found and found["accuracy"] - found["majority"] <= found["standard_error"]
+    )
