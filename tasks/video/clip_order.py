@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from bench import task
 from bench.data import views
 from bench.losses import smoothed_cross_entropy
-from bench.metrics import accuracy
+from bench.metrics import accuracy, shares
 from tasks.video._shuffling import nothing_to_shuffle
 
 VERSION = 1
@@ -65,5 +65,5 @@ class Objective(task.Objective):
         logits_M2 = self.head(torch.cat([ordered_BD, shuffled_BD]))
         labels_M = (torch.arange(len(logits_M2), device=logits_M2.device) < len(ordered_BD)).long()
         loss = smoothed_cross_entropy(logits_M2, labels_M)
-        halves = {"accuracy": accuracy(logits_M2, labels_M), "majority": labels_M.float().mean()}
+        halves = {"accuracy": accuracy(logits_M2, labels_M), "shares": shares(labels_M, 2)}
         return loss, halves
