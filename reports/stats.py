@@ -30,8 +30,8 @@ MADE_FROM = ("data", "data_digest", "provenance")
 NUMBER = ("evaluation", "split", "view", "subset", "metric", "value", "n")
 COLUMNS = (*IDENTITY, *MADE_FROM, *NUMBER)
 # of samples that could not be decoded; of how many of each class were shown at most (0: all); of what
-# file the model is
-OPTIONAL = ("n_failed", "train_replaced", "limit", "weights_sha256")
+# file the model is; what a cell is without
+OPTIONAL = ("n_failed", "train_replaced", "limit", "weights_sha256", "left_out")
 """The columns every frame has, and those it may have; any other column is an axis of a sweep."""
 
 METHODS = ("baseline", "+ order", "+ debias", "+ flow", "+ TIME")

@@ -8,7 +8,8 @@ an axis is a label that maps to a patch of the config; a cell takes one label pe
     scale <- scale.backbones[its model.name] <- sweep <- patches of its labels <- --set
 
 where a layer that names another data set or backbone leaves the options of the former behind
-(`patch.merge_layer`). `resources` may stand in each of these. All mistakes of both files and all
+(`patch.merge_layer`). `resources` may stand in each of these. What is left out (leave_out.py) is taken out
+of the result; a cell that is then the run of another one is skipped. All mistakes of both files and all
 cells come back in one `Mistakes`, each with the place it was written at.
 
 `plan` makes all cells of a sweep; `read` and `Recipe.cell` make single cells from patches that are
@@ -25,10 +26,13 @@ from typing import Any
 
 from bench import find
 from bench.config import signature as identity
+from bench.config.left_out import LeftOut
+from bench.config.left_out import without as in_words
 from bench.config.mistakes import Mistake, Mistakes
 from bench.config.resources import Resources, parse_resources
 from bench.config.science import KEYED, RunConfig, parse
 from bench.grid import files, yaml
+from bench.grid import leave_out as leaving
 from bench.grid.axes import (
     NOT_APPLICABLE,
     Axes,
@@ -39,8 +43,9 @@ from bench.grid.axes import (
     locate,
     read_axes,
 )
+from bench.grid.cell import Cell, Composed, Plan
 from bench.grid.layers import backbone_layers, common_resources, file_layers, read_seeds
-from bench.grid.parents import Parent, misfit, read_cells, sized, take_parent
+from bench.grid.parents import misfit, read_cells, sized, take_parent
 from bench.grid.patch import (
     Patch,
     copied,
@@ -54,68 +59,14 @@ from bench.grid.patch import (
 )
 
 _SWEEP_KEYS = (
-    "title", "scales", "base", "axes", "zip", "exclude", "when", "seeds", "resources", "cells",
+    "title", "scales", "base", "axes", "zip", "exclude", "when", "seeds", "resources", "cells", leaving.KEY,
 )  # fmt: skip
-_SCALE_KEYS = ("title", "base", "backbones", "seeds", "resources", "cells")
+_SCALE_KEYS = ("title", "base", "backbones", "seeds", "resources", "cells", leaving.KEY)
+
+__all__ = ["Cell", "Plan", "Recipe", "plan", "read"]
 
 ENOUGH_MISTAKES = 1000
 """After so many, the cells that are left are not looked at."""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One run of the grid: its labels for tables, its config for the engine, its resources for the
-    launcher.
-    """
-
-    labels: Labels
-    seed: int
-    config: RunConfig
-    signature: str
-    resources: Resources
-    skip: str | None = None  # why it cannot run; it stays in the plan
-    parent: Cell | None = None  # what it starts from
-
-    def parents(self) -> list[Cell]:
-        """All that must be trained before it, in this order."""
-        return [] if self.parent is None else [*self.parent.parents(), self.parent]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Every cell of a sweep at a scale."""
-
-    sweep: str
-    scale: str
-    title: str
-    axes: tuple[str, ...]
-    cells: tuple[Cell, ...]
-    resources: Resources  # what all cells have in common; each cell has its own
-    overrides: dict[str, Any] = field(default_factory=dict)  # science set by --set
-
-    @property
-    def parents(self) -> tuple[Cell, ...]:
-        """What cells start from and no cell of the grid is, each once, in the order of training."""
-        own = {cell.signature for cell in self.cells}
-        found = {s.signature: s for cell in self.cells for s in cell.parents()}
-        return tuple(s for signature, s in found.items() if signature not in own)
-
-    @property
-    def name(self) -> str:
-        """Name of the manifest: a sweep run with --set is another experiment and does not replace
-        the plain one.
-        """
-        suffix = f"-{identity.digest(self.overrides)[:6]}" if self.overrides else ""
-        return f"{self.sweep}-{self.scale}{suffix}"
-
-
-@dataclass(frozen=True)
-class Composed:
-    """What cells that differ only in their seed have in common."""
-
-    config: RunConfig
-    resources: Resources
-    parent: Parent | None = None
 
 
 @dataclass(frozen=True)
@@ -132,6 +83,7 @@ class Recipe:
     backbones: dict[str, Layer]
     sweep_layers: tuple[Layer, ...]
     resources: Resources
+    left_out: LeftOut
     named: dict[str, Layer] = field(default_factory=dict)  # `cells`, by name
     axes: Axes = field(default_factory=dict)
     _skips: dict[str, str | None] = field(default_factory=dict)
@@ -158,7 +110,8 @@ class Recipe:
         mistakes += _unused(unused)
         if composed is None or mistakes:
             raise Mistakes(mistakes)
-        return self.seeded(labels, composed, seed=self.seeds[0] if seed is None else seed)
+        cell = self.seeded(labels, composed, seed=self.seeds[0] if seed is None else seed)
+        return self.reduced(cell)
 
     def compose(
         self, layers: list[Layer], unused: set[tuple[str, str]], mistakes: list[Mistake]
@@ -174,7 +127,8 @@ class Recipe:
             merge_layer(merged, layer.patch)
         options = set(_options(self.settings.patch))
         here = {path for path in options if has(merged, path)}
-        merge_layer(merged, without(self.settings.patch, options - here))
+        given = without(self.settings.patch, options - here)
+        merge_layer(merged, {key: value for key, value in given.items() if key != leaving.KEY})
         unused -= here
         layers.append(self.settings)
         found: list[Mistake] = []
@@ -203,7 +157,7 @@ class Recipe:
             if parent.skip and not skip:
                 skip = f"{composed.parent}, which it starts from, cannot run: {parent.skip}"
         signed = identity.signature(config)
-        return Cell(labels, seed, config, signed, composed.resources, skip, parent)
+        return Cell(labels, seed, config, signed, composed.resources, skip, parent=parent)
 
     def _parent(self, composed: Composed, labels: Labels, seed: int) -> Cell:
         """The cell that these start from; made once. Raises Mistakes."""
@@ -240,7 +194,7 @@ class Recipe:
         composed = self.compose(layers, set(), mistakes)
         if composed is None:
             raise Mistakes(mistakes)
-        return self.seeded(labels, composed, seed=seed)
+        return self.reduced(self.seeded(labels, composed, seed=seed))
 
     def _named_parent(self, name: str, layer: Layer) -> Cell:
         """One of `cells`: of the sweep's config it has only the resources."""
@@ -262,6 +216,17 @@ class Recipe:
         config, common = found
         labels = dict.fromkeys(self.axes, NOT_APPLICABLE) | {next(iter(self.axes), "cell"): name}
         return self.seeded(labels, Composed(config, common, parent), seed=config.seed)
+
+    def reduced(self, cell: Cell) -> Cell:
+        """The cell without what is left out; itself where it has none of it."""
+        config, gone = leaving.taken_out(cell.config, self.left_out)
+        if not gone:
+            return cell
+        if not config.objectives:
+            return replace(cell, skip=f"nothing to train is left {in_words(gone)}")
+        skip = cell.skip if cell.parent and cell.parent.skip else _skip_reason(config, self._skips)
+        name = identity.signature(config)
+        return replace(cell, config=config, signature=name, skip=skip, left_out=gone)
 
 
 def plan(sweep: Path, scale: str, settings: Iterable[str] = ()) -> Plan:
@@ -321,6 +286,9 @@ def read(sweep: Path, scale: str, settings: Iterable[str], mistakes: list[Mistak
     seeds = read_seeds(
         overrides.pop("seeds", sweep_doc.get("seeds", scale_doc.get("seeds", [0]))), mistakes
     )
+    documents = ((str(scale_path), scale_doc), (str(sweep), sweep_doc), ("--set", overrides))
+    left_out = leaving.read_left_out(documents, mistakes)
+    mistakes += _in_vain(overrides, left_out)
     scale_layers = file_layers(scale_path, scale_doc, mistakes)
     sweep_layers = file_layers(sweep, sweep_doc, mistakes)
     final = Layer("--set", overrides)
@@ -335,6 +303,7 @@ def read(sweep: Path, scale: str, settings: Iterable[str], mistakes: list[Mistak
         backbone_layers(scale_path, scale_doc, mistakes),
         sweep_layers,
         common_resources([*scale_layers, *sweep_layers, final], mistakes),
+        left_out,
         read_cells(scale_path, scale_doc, mistakes) | read_cells(sweep, sweep_doc, mistakes),
     )
 
@@ -369,14 +338,48 @@ def _cells(recipe: Recipe, axes: Axes | None, mistakes: list[Mistake]) -> list[C
                 listed |= dict.fromkeys(error.mistakes)
                 break
             # what differs only in what is measured is trained once
-            same = (cell.signature, *identity.asked_of(cell.config))
+            same = _run(cell)
             if same in seen:
                 twin = seen[same].labels
                 listed[Mistake((), f"two cells are the same run: {labels} and {twin}")] = None
                 break
             seen[same] = cell
     mistakes += [*listed, *(_unused(unused) if len(listed) <= ENOUGH_MISTAKES else ())]
-    return list(seen.values())
+    return _without_left_out(recipe, list(seen.values()))
+
+
+def _without_left_out(recipe: Recipe, cells: list[Cell]) -> list[Cell]:
+    """A cell that asks for no more than another one is skipped: as it was written, and with the reason."""
+    if not recipe.left_out:
+        return cells
+    reduced = [recipe.reduced(cell) for cell in cells]
+    runs = {_run(cell): cell for cell in reduced if not cell.left_out}
+    found = []
+    for cell, rest in zip(cells, reduced, strict=True):
+        same = runs.setdefault(_run(rest), rest)
+        if same is not rest:
+            twin = " / ".join(same.labels.values())
+            reason = f"{in_words(rest.left_out)}: the run of {twin}"
+            rest = replace(cell, skip=reason)
+        found.append(rest)
+    return found
+
+
+def _run(cell: Cell) -> tuple[str, ...]:
+    return (cell.signature, *identity.asked_of(cell.config))
+
+
+def _in_vain(settings: Patch, left_out: LeftOut) -> list[Mistake]:
+    """Options in --set of what is left out, which would change nothing."""
+    return [
+        Mistake(
+            (),
+            f"--set {section}.{name}: is left out ({left_out[name]}); "
+            f"--set {leaving.KEY}.{name}=null puts it back",
+        )
+        for section, name in _options(settings)
+        if name in left_out
+    ]
 
 
 def _unused(unused: set[tuple[str, str]]) -> list[Mistake]:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bench.config import left_out
 from bench.store.files import DamagedFile
 from bench.store.result_files import Kind, read_result
 from bench.store.rundir import RunDir, RunStatus, State, manifests
@@ -27,7 +28,7 @@ log = logging.getLogger(__name__)
 COLUMNS = (
     "sweep", "scale", "overrides", "seed", "signature", "run_dir", "state", "reason", "evaluations",
     "data", "data_digest", "provenance", "evaluation", "split", "view", "subset", "metric", "value", "n",
-    "n_failed", "train_replaced", "limit", "weights_sha256",
+    "n_failed", "train_replaced", "limit", "weights_sha256", "left_out",
 )  # fmt: skip
 
 EVALUATED = "evaluated"
@@ -44,7 +45,8 @@ def load(runs: Path) -> pd.DataFrame:
     separated by spaces. `n_failed`: samples of the split that could not be decoded and count as wrong;
     `train_replaced`: how often in training another sample took the place of such a one. `limit`: only
     so many samples of each class were shown; 0: all. `weights_sha256`: of the file that a model without
-    a run came in; empty where there was none.
+    a run came in; empty where there was none. `left_out`: "without <component> (<reason>)", what the labels
+    of a cell ask for and it has not. Rows of the evaluation TRAINING are what objectives logged.
     """
     rows: list[dict[str, Any]] = []
     found = _manifests(Path(runs))
@@ -79,6 +81,10 @@ def merged(folders: Sequence[Path]) -> pd.DataFrame:
     frame = frame[measured | ~there.to_numpy()]
     numbers = [name for name in frame if name not in ("run_dir", "reason")]
     return frame.drop_duplicates(numbers).reset_index(drop=True)
+
+
+TRAINING = "training"
+"""Stands for an evaluation in the rows of what objectives logged: view <objective>."""
 
 
 # --- rows ---
@@ -147,6 +153,7 @@ def _cell_rows(
         "data": cell["data"],
         "limit": 0,
         "weights_sha256": "",
+        "left_out": left_out.without(cell.get("left_out") or {}),
     }
     status = run.status()
     other = cell.get("stale") or status.state == State.EDITED
@@ -161,7 +168,7 @@ def _cell_rows(
         }
         reason = _why_missing(run, status, missing) if missing else ""
         known = {**common, "state": str(State.DONE), "reason": reason, **counts}
-        return [{**known, **row} for row in rows]
+        return [{**known, **row} for row in [*rows, *_training_rows(trained)]]
     state, reason = _hole(run, status, cell, missing)
     empty = dict.fromkeys(("evaluation", "split", "view", "subset", "metric"))
     nothing = {"value": np.nan, "n": 0, "n_failed": 0}
@@ -185,6 +192,18 @@ def _measured_rows(
         {**made_from, **row}
         for row in trained.get("rows", ())
         if row["evaluation"] not in anew and (wanted is None or row["evaluation"] in wanted)
+    ]
+
+
+def _training_rows(trained: dict[str, Any]) -> list[dict[str, Any]]:
+    """What the objectives of a run logged, over its last epoch; `n` counts steps."""
+    made_from = {"data_digest": trained["data_digest"], "provenance": "training"}
+    where = {"evaluation": TRAINING, "split": "train", "subset": "all"}
+    return [
+        {**made_from, **where, "view": name, "metric": metric, "value": value, "n": found["steps"]}
+        for name, found in (trained.get("objectives") or {}).items()
+        for metric, value in found.items()
+        if metric != "steps"
     ]
 
 
@@ -226,6 +245,7 @@ def _evaluated_rows(path: Path) -> list[dict[str, Any]]:
         "reason": "",
         "evaluations": found["evaluation"],
         "limit": found.get("limit", 0),
+        "left_out": "",
         "weights_sha256": str(found.get("made_by", {}).get("sha256", "")),
         **{name: found[name] for name in ("data", "data_digest", "provenance")},
     }

@@ -69,6 +69,7 @@ class ManifestCellShape(ResultShape):
     signature: str
     evaluations: dict[str, str] | None = None
     skip: str | None
+    left_out: dict[str, str] = {}
     stale: str | None = None
     data: str
 

@@ -30,6 +30,7 @@ def write_manifest(grid: Plan, runs: Path, statuses: Iterable[CellStatus]) -> No
                 for identity, entry in signature.asked_of(s.cell.config).items()
             },
             "skip": s.cell.skip,
+            "left_out": s.cell.left_out,
             "stale": s.note if s.state == State.STALE else None,
             "data": s.cell.config.data.name,
         }

@@ -19,6 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from bench.config import left_out
 from bench.grid.plan import Plan
 from bench.store.rundir import State, jobs_folder
 from bench.sweep.live import STYLE, clock, progress_text, time_left
@@ -113,8 +114,9 @@ def _host(s: CellStatus) -> str:
 
 
 def _note(s: CellStatus) -> str:
-    """The last line of the error or why it waits, then the files that say more."""
+    """The last line of the error or why it waits, what the cell is without, then the files that say more."""
     lines = [s.note] if s.note else []
+    lines += [left_out.without(s.cell.left_out)] if s.cell.left_out else []
     if s.state == State.FAILED and s.run.error.exists():
         lines.append(str(s.run.error))
     if s.state in (State.RUNNING, State.FAILED, State.INTERRUPTED, State.PREEMPTED):

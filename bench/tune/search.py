@@ -21,9 +21,10 @@ from pydantic import Field
 from bench import find
 from bench.config import signature
 from bench.config.mistakes import Mistake, Mistakes, shown
+from bench.config.science import KEYED
 from bench.config.validate import validated
 from bench.grid.axes import Labels, Layer, read_axes
-from bench.grid.patch import nest
+from bench.grid.patch import nest, split_path
 from bench.grid.plan import Cell, Recipe
 from bench.grid.plan import read as read_recipe
 from bench.grid.yaml import LARGEST_INTEGER
@@ -213,6 +214,7 @@ def read(
     if trials is not None:
         raw = {**raw, "trials": trials}
     options, metric, pruner, space = _parts(raw, mistakes)
+    space = _searched(space, recipe, mistakes)
     labels, layers = _fixed_labels(recipe, mistakes)
     base = None
     try:
@@ -267,6 +269,18 @@ def _parts(
             for key, dimension in space.items()
         },
     )
+
+
+def _searched(
+    space: dict[str, Dimension], recipe: Recipe, mistakes: list[Mistake]
+) -> dict[str, Dimension]:
+    """Without the options of what the scale leaves out, which would change nothing."""
+    gone = {(section, name) for section in KEYED for name in recipe.left_out}
+    kept = {key: part for key, part in space.items() if split_path(key)[:2] not in gone}
+    if space and not kept:
+        text = "all of it is left out at this scale (`leave_out`)"
+        mistakes.append(Mistake(("search", "space"), text))
+    return kept
 
 
 def _fixed_labels(recipe: Recipe, mistakes: list[Mistake]) -> tuple[Labels, tuple[Layer, ...]]:

@@ -106,7 +106,9 @@ def write(path: Path, search: Search, best: FrozenTrial, trials: list[FrozenTria
         labels = {"default": {}}
     sweep: dict[str, Any] = {"title": f"Winner of {search.name} against the default"}
     sweep |= {
-        key: document[key] for key in ("scales", "cells", "base", "resources") if key in document
+        key: document[key]
+        for key in ("scales", "cells", "base", "resources", "leave_out")
+        if key in document
     }
     if beside := own_scales(search.recipe.sweep):
         sweep["scales"] = str((beside / document.get("scales", ".")).resolve())

@@ -17,7 +17,7 @@ from bench.task import Batch, Config, DataSpec, ModelSpec, Picture
 from bench.train.learner import Learner, LossReport, TrainingStep
 
 NAMES = find.names("objective")
-FRAMES, SIZE, CLASSES, BATCH = 4, 16, 20, 3
+FRAMES, SIZE, CLASSES, BATCH = 4, 64, 20, 3
 HALF = (0.5, 0.5, 0.5)
 LAYERS = ("only_bg_t", "only_bg_b", "clean_bg", "no_fg", "fg_mask")
 WORLDS = {  # media: a backbone for it, frames, layers

@@ -172,4 +172,4 @@ def test_a_sweep_trains_on_them(folder: Path, tmp_path: Path) -> None:
     settings = [f"resources.data_dir={tmp_path}", "data.name=videos", "data.classes=2"]
     chosen = [part for s in [*settings, "train.batch=4"] for part in ("--set", s)]
     assert sweep.main([str(ROOT / "sweeps/ablation.yaml"), *where, *chosen]) == 0
-    assert len(list((tmp_path / "runs").glob("*/result.json"))) >= 5
+    assert len(list((tmp_path / "runs").glob("*/result.json"))) == 4

@@ -480,7 +480,12 @@ def test_backbones_follow_the_released_recipe_at_the_paper_scale() -> None:
 @pytest.mark.parametrize("scale", ["smoke", "mini", "paper"])
 def test_sensitivity_changes_one_thing_at_a_time(scale: str) -> None:
     cells = cells_of("sensitivity", scale)
-    assert len(cells) == 15 and not any(cell.skip for cell in cells)
+    skipped = {cell.labels["variant"] for cell in cells if cell.skip}
+    small = scale != "paper"  # flow is left out there, and its weight is of nothing
+    assert len(cells) == 15 and skipped == (
+        {f"flow weight: {w}" for w in (0.3, 3)} if small else set()
+    )
+    cells = [cell for cell in cells if not cell.skip]
     (released,) = (cell for cell in cells if cell.labels["variant"] == "as released")
     for cell in cells:
         changes = signature.drift(released.config.dump(), cell.config)

@@ -241,10 +241,10 @@ def thaw(pids: list[int]) -> None:
 def test_the_ablation_has_the_same_numbers_as_on_this_machine(make) -> None:
     remote, local = make(), make(runs="local")
     output = remote.finish(remote.start("--launcher", "slurm", "--wait"))
-    assert "5 DONE" in output
-    assert "submitted 5 cells as job" in output
+    assert "4 DONE, 1 SKIPPED" in output
+    assert "submitted 4 cells as job" in output
     local.finish(local.start())
-    assert len(remote.cells()) == len(local.cells()) == 5
+    assert len(remote.cells()) == len(local.cells()) == 4
     for run, reference in zip(remote.cells(), local.cells(), strict=True):
         assert run.signature == reference.signature
         assert_same(run, reference)

@@ -358,7 +358,8 @@ def test_every_objective_gives_a_scalar_with_gradients(module: Any) -> None:
     objective = module.Objective(module.Config.tiny(), SPEC)
     loss, logs = objective(step, batch, features)
     assert loss.shape == () and torch.isfinite(loss)
-    assert logs and all(value.shape == () and not value.requires_grad for value in logs.values())
+    assert logs and not any(value.requires_grad for value in logs.values())
+    assert all(value.shape == () for name, value in logs.items() if name != "shares")
     loss.backward()
     assert step.model.backbone.pos_embed.grad.abs().sum() > 0
     assert all(p.grad is not None for p in objective.parameters())
@@ -470,8 +471,18 @@ def test_flow_does_not_depend_on_the_normalisation_of_grey_levels_alone() -> Non
 
 @pytest.mark.parametrize("module", [order, debias, flow, shuffle_gap, order_probe])
 def test_what_needs_frames_skips_images(module: Any) -> None:
-    assert module.skip(module.Config.tiny(), SPEC, VIDEO) is None
-    assert "pictures" in module.skip(module.Config.tiny(), SPEC, IMAGES)
+    large = replace(SPEC, size=64)
+    assert module.skip(module.Config.tiny(), large, VIDEO) is None
+    assert "pictures" in module.skip(module.Config.tiny(), large, IMAGES)
+
+
+@pytest.mark.parametrize(("size", "skipped"), [(24, True), (56, True), (64, False), (224, False)])
+def test_flow_of_small_frames_cannot_be_learned(size: int, *, skipped: bool) -> None:
+    reason = flow.skip(flow.Config(), replace(SPEC, size=size), VIDEO)
+    assert (
+        reason == f"frames of {size} pixels are too small for flow labels (at least 64)"
+    ) == skipped
+    assert (reason is None) != skipped
 
 
 # Losses and metrics -----------------------------------------------------------------------------

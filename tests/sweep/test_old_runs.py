@@ -15,9 +15,16 @@ from bench import results
 from bench.store.rundir import RunDir, State
 from bench.sweep.command import main
 from reports import build
+from tasks.video import flow
 
 OLD = ROOT / "tests/fixtures/old_runs"
 LONG = ("--set", "train.epochs=40")  # of the cell that was stopped
+
+
+@pytest.fixture(autouse=True)
+def _flow_of_small_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it was then."""
+    monkeypatch.setattr(flow, "SMALLEST", 0)
 
 
 @pytest.fixture
