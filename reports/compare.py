@@ -47,7 +47,7 @@ def build(frame: pd.DataFrame, rows: pd.DataFrame, compared: Comparison) -> tabl
     asked = list(compared.cells) if len(rows) else []
     if asked:
         known = paper.notes(stats.data_sets(rows), rows["scale"]) if paper else ()
-        notes = (*known, *compared.notes)
+        notes = (*known, *compared.notes, *_left_out(rows, asked))
     else:
         notes = nothing(frame, sweep(""), "measures this")
     return table.Table(
@@ -61,6 +61,22 @@ def build(frame: pd.DataFrame, rows: pd.DataFrame, compared: Comparison) -> tabl
         ),
         notes=notes,
     )
+
+
+def _left_out(rows: pd.DataFrame, asked: Iterable[tuple[str, str]]) -> tuple[str, ...]:
+    """What the rows of this table are without: "+ TIME at scale mini is without video.flow (why)"."""
+    if "left_out" not in rows:  # of results made by hand
+        return ()
+    ran = rows[(rows["state"] != "SKIPPED") & (rows["left_out"].fillna("") != "")]
+    cells = set(asked)
+    found = {
+        f"{method} at scale {scale} is {text}."
+        for backbone, method, scale, text in zip(
+            ran["backbone"], ran["method"], ran["scale"], ran["left_out"], strict=True
+        )
+        if (backbone, method) in cells
+    }
+    return tuple(sorted(found))
 
 
 def _columns(shown: Sequence[Shown]) -> tuple[table.Column, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from reports import compare, published, stats, table
+from reports import compare, learned, published, stats, table
 
 ORDER = 30
 SUMMARY = True  # shown in the terminal after a build
@@ -19,7 +19,7 @@ CHANGE = "Change to baseline"
 
 def build(frame: pd.DataFrame) -> table.Table:
     rows = stats.of_evaluation(frame, EVALUATION)
-    return compare.build(
+    built = compare.build(
         frame,
         rows,
         compare.Comparison(
@@ -38,6 +38,7 @@ def build(frame: pd.DataFrame) -> table.Table:
             sweep=lambda backbone: "ablation",
         ),
     )
+    return learned.beside(built, rows)
 
 
 def headline(frame: pd.DataFrame) -> tuple[tuple[str, str, str], ...]:
