@@ -622,3 +622,10 @@ def test_own_folders_have_sweeps_and_scales(
     for sweep, name in (("ablation", "smoke"), ("background", "paper")):
         with pytest.raises(Mistakes, match=found):
             plan(Path(sweep), name)
+
+
+def test_the_paper_scale_of_images_has_deits_smoothing_and_optimiser() -> None:
+    for cell in cells_of("background", "paper"):
+        assert cell.config.objectives["classify"].config.smoothing == 0.1
+        assert not cell.config.train.amsgrad
+    assert all(cell.config.train.amsgrad for cell in cells_of("ablation", "paper"))
