@@ -133,3 +133,23 @@ def test_the_suite_trains_no_flow_that_cannot_be_learned() -> None:
         assert found["+ flow"].skip and "the run of TimeSformer / baseline" in found["+ flow"].skip
         assert found["+ TIME"].skip is None and set(found["+ TIME"].left_out) == {"video.flow"}
     assert not any(cell.left_out for cell in plan(ROOT / "sweeps/ablation.yaml", "paper").cells)
+
+
+@pytest.mark.parametrize("scale", ["mini", "paper"])
+def test_the_two_ablations_have_all_combinations_of_the_losses(scale: str) -> None:
+    """And share the runs that they have in common."""
+    first, rest = (
+        plan(ROOT / f"sweeps/{name}.yaml", scale, ["seeds=[0]"]).cells
+        for name in ("ablation", "ablation_full")
+    )
+    asked = {
+        frozenset({*cell.config.objectives, *cell.left_out} - {"classify"})
+        for cell in (*first, *rest)
+    }
+    assert len(asked) == 8
+    new = {c.signature for c in rest if not c.skip} - {c.signature for c in first if not c.skip}
+    skipped = {cell.labels["method"] for cell in rest if cell.skip}
+    if scale == "paper":
+        assert len(new) == 3 and not skipped
+    else:
+        assert not new and skipped == {"+ flow", "+ order + flow", "+ debias + flow"}
