@@ -1,11 +1,12 @@
 """Patch order, the image domain's L_order: each patch token must tell its place in the image.
 
-    L_order = CE(W z[b, n], place(b, n)), averaged over images and patches
+    L_order = CE_smoothed(W z[b, n], place(b, n)), averaged over images and patches
 
 z are the patch tokens after the final norm, W maps D to the N places of the grid. The paper names
 this loss (its slides: "order of patches") and reports what it gives; its recipe is not public. What
 is fixed here follows its frame order, whose code is: a linear head on the tokens of the step's own
-images. What is not, are options, and they measure different things:
+images, and label smoothing 0.2, as every cross-entropy of the release has (`smoothing`). What is not,
+are options, and they measure different things:
 
 * `permuted: 0`, `positions: true`. As released for frames. The position embedding has already put
   the answer into z, so the loss asks only that it *survives* to the last layer; no content is
@@ -45,7 +46,7 @@ from bench.losses import smoothed_cross_entropy
 from bench.metrics import accuracy, shares
 from tasks.image._patches import rearranged, shuffled_places
 
-VERSION = 1
+VERSION = 2  # 2: smoothing 0.2, not 0
 NAME = "image.patch_order"
 RED, GREEN = np.array([255, 0, 0], np.uint8), np.array([0, 255, 0], np.uint8)
 HALF = 128  # of a channel
@@ -53,7 +54,7 @@ HALF = 128  # of a channel
 
 class Config(task.Config):
     weight: task.Weight = 1.0
-    smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
+    smoothing: float = Field(default=0.2, ge=0.0, lt=1.0)
     permuted: float = Field(default=0.0, ge=0.0, le=1.0)  # share of the patches
     positions: bool = True
     patches: Literal["all", "object"] = "all"  # of which the order is asked

@@ -22,6 +22,7 @@ from bench.models.classifier import Classifier
 from bench.task import Batch, DataSpec, Features, ModelSpec, Picture
 from bench.train.learner import Learner, TrainingStep
 from tasks.image import background_debias, patch_order
+from tasks.video import order as frame_order
 
 HALF = (0.5, 0.5, 0.5)
 SPEC = ModelSpec(1, 16, 4, 8, 9, HALF, HALF, positions_optional=True)
@@ -94,12 +95,16 @@ def test_the_named_share_of_patches_is_permuted_per_image(
 
 def test_patch_order_is_solved_by_tokens_that_know_their_place(classifier: Classifier) -> None:
     spec = ModelSpec(1, 16, 4, 16, 9, HALF, HALF)
-    objective = patch_order.Objective(patch_order.Config(), spec)
+    objective = patch_order.Objective(patch_order.Config(smoothing=0.0), spec)
     with torch.no_grad():
         objective.head.weight.copy_(50 * torch.eye(16))
     features = Features(torch.zeros(3, 16), torch.eye(16).expand(3, 1, 16, 16))
     loss, logs = objective(step_for(classifier), batch_of(), features)
     assert loss.item() < 1e-6 and logs["accuracy"].item() == 1.0
+
+
+def test_patch_order_is_smoothed_as_frame_order_is() -> None:
+    assert patch_order.Config().smoothing == frame_order.Config().smoothing == 0.2
 
 
 def test_without_positions_permuting_patches_permutes_the_answers(classifier: Classifier) -> None:
