@@ -60,7 +60,8 @@ def draw(frame: pd.DataFrame, figure: Figure) -> str | None:
         panels[i, j].set_ylabel(unit)
         if i == len(backbones) - 1:
             panels[i, j].set_xlabel("layer (0 = after the embedding)")
-    return _caption(split)
+    shown = [number for panel in drawn.values() for number in panel.ends.values()]
+    return _caption(split, min(number.samples or 1 for number in shown))
 
 
 def _split(frame: pd.DataFrame) -> str:
@@ -122,7 +123,8 @@ def _scale(axes: Axes, drawn: list[depth.Curves], evaluation: str) -> None:
     axes.set_ylim(min(panel.bottom for panel in drawn) - 4, min(105.0, highest + 3))
 
 
-def _caption(split: str) -> str:
+def _caption(split: str, clips: int) -> str:
+    half = 50 * 1.96 / clips**0.5
     return (
         f"What the layers show of the order of the frames without being told it, on {split}. Seriation: "
         "shuffled frames are put in order by how alike their tokens are (the Fiedler vector of their "
@@ -131,6 +133,8 @@ def _caption(split: str) -> str:
         "linear probe of the difference of two frames' features, in a pass without time embedding on "
         "shuffled frames, says which was filmed first; of clips of the classes that it has learned "
         "from, and of classes that it has not. A model can hold an order that no one direction of its "
-        "features shows. Lines: mean over seeds; bands: sample standard deviation (ddof = 1); dashed: "
-        "chance; (2/3) means that 2 of 3 seeds have finished."
+        f"features shows. Of one model on {clips} clips a share of one half is uncertain by up to "
+        f"± {half:.1f} points (95 %): curves nearer to chance are not above it. "
+        "Lines: mean over seeds; bands: sample standard deviation (ddof = 1); dashed: chance; (2/3) "
+        "means that 2 of 3 seeds have finished."
     )

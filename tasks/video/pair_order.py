@@ -31,6 +31,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -48,7 +49,13 @@ NAME = "pair_order"
 class Config(ProbeConfig):
     """`clips` holds for each split, training or evaluated."""
 
+    clips: int = Field(default=1000, ge=2)  # whose pairs, both ways round, are 4,000 examples
     pairs: int = Field(default=2, ge=1)  # of each clip, at most
+    # Fewer than other probes try, for there are three probes of each layer to fit.
+    folds: int = Field(default=3, ge=2)
+    strengths: tuple[Annotated[float, Field(gt=0.0)], ...] = Field(
+        default=(1e-3, 1e-1), min_length=1
+    )
 
     @classmethod
     def tiny(cls) -> Config:
