@@ -106,9 +106,9 @@ def _fill_notes(rows: pd.DataFrame) -> tuple[str, ...]:
             if shares[0].mean is not None and shares[1].mean is not None:
                 black, mean = (table.measured(share).text for share in shares)
                 notes.append(
-                    f"Black is no neutral background: {backbone}, {method}, calls {black} % of the "
-                    f"Only-FG images by one and the same class, and {mean} % of the same objects on "
-                    f"the data's mean colour (11.1 % where no class is favoured)."
+                    f"What the fill of Only-FG is taken for: {backbone}, {method}, calls {black} % of "
+                    f"the images on black by one and the same class, and {mean} % of the same objects "
+                    f"on the data's mean colour (11.1 % where no class is favoured)."
                 )
     return tuple(notes)
 

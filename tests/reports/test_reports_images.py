@@ -457,7 +457,7 @@ def test_only_fg_has_the_mean_colour_beside_black_and_says_what_black_is_called(
     assert names.index("Only-FG (mean)") == names.index("Only-FG") + 2  # the paper's number between
     cells = named(built, "ViT", "baseline")
     assert cells["Only-FG (mean) ↑"].value == pytest.approx(cells["Only-FG ↑"].value + 10)
-    (note,) = [note for note in built.notes if "Black is no neutral background" in note]
+    (note,) = [note for note in built.notes if "What the fill of Only-FG is taken for" in note]
     assert "ViT, baseline, calls 44.0 ± 0.0 %" in note and "4.0 ± 0.0 % of the same objects" in note
     assert not built.holes
 
