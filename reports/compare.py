@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from reports import published, stats, table
+from reports import published, splits, stats, table
 from reports.commands import not_run, nothing
 
 BASELINE, ALL_LOSSES = "baseline", "+ TIME"
@@ -47,7 +47,9 @@ def build(frame: pd.DataFrame, rows: pd.DataFrame, compared: Comparison) -> tabl
     asked = list(compared.cells) if len(rows) else []
     if asked:
         known = paper.notes(stats.data_sets(rows), rows["scale"]) if paper else ()
-        notes = (*known, *compared.notes, *_left_out(rows, asked))
+        reported = {i.measure.evaluation for i in shown if i.measure.split == splits.REPORTED}
+        of_split = [note for name in sorted(reported) for note in splits.notes(rows, name)]
+        notes = (*known, *of_split, *compared.notes, *_left_out(rows, asked))
     else:
         notes = nothing(frame, sweep(""), "measures this")
     return table.Table(

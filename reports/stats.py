@@ -11,7 +11,7 @@ differently, are never averaged: the aggregate then has a `problem` and no mean.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 
 from bench.results import EVALUATED
+from reports import splits
 
 IDENTITY = (
     "sweep", "scale", "overrides", "seed", "signature", "run_dir", "state", "reason", "evaluations"
@@ -51,7 +52,7 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Measure:
-    """Which number of an evaluation."""
+    """Which number of an evaluation; `split` is a name, or one of reports.splits."""
 
     evaluation: str
     split: str
@@ -175,8 +176,7 @@ def aggregate(frame: pd.DataFrame, labels: Mapping[str, str], measure: Measure) 
     further = [axis for axis in axes(frame) if axis not in labels]
     plain = [head for head in heads if all(pd.isna(head[axis]) for axis in further)]
     heads = _without_replaced(plain or heads)
-    key = (measure.evaluation, measure.split, measure.view, measure.subset, measure.metric)
-    runs = tuple(_run(head, index.numbers.get((head["signature"], *key), ())) for head in heads)
+    runs = tuple(_run(head, index.find(head["signature"], measure)) for head in heads)
     found = Aggregate(runs, _clash(heads, axes(frame)) or _mixed(runs))
     if (asked := _asked.get()) is not None:
         asked.append((dict(labels), measure, found))
@@ -300,6 +300,14 @@ class _Index:
 
     heads: tuple[Record, ...]  # one per run, without its numbers
     numbers: Mapping[tuple[str, ...], tuple[Record, ...]]  # by signature and measure
+    measured_on: Mapping[tuple[str, str], Collection[str]]  # splits, by signature and evaluation
+
+    def find(self, signature: str, measure: Measure) -> tuple[Record, ...]:
+        split = splits.named(
+            measure.split, self.measured_on.get((signature, measure.evaluation), ())
+        )
+        place = (measure.evaluation, split, measure.view, measure.subset, measure.metric)
+        return self.numbers.get((signature, *place), ())
 
 
 _indices: dict[int, tuple[weakref.ref[pd.DataFrame], _Index]] = {}
@@ -326,7 +334,10 @@ def _make_index(frame: pd.DataFrame) -> _Index:
     for record in _records(measured.drop_duplicates()):
         place = tuple(str(record[name]) for name in ("signature", *NUMBER[:5]))
         numbers[place] = (*numbers.get(place, ()), record)
-    return _Index(tuple(_records(heads)), numbers)
+    measured_on: dict[tuple[str, str], set[str]] = {}
+    for signature, evaluation, split, *_ in numbers:
+        measured_on.setdefault((signature, evaluation), set()).add(split)
+    return _Index(tuple(_records(heads)), numbers, measured_on)
 
 
 def _records(frame: pd.DataFrame) -> list[Record]:

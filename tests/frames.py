@@ -60,12 +60,12 @@ def cell(
 def _numbers(method: str, seed: int) -> Iterator[dict[str, Any]]:
     random = np.random.default_rng([seed, len(method)])
     for split, subset in itertools.product(
-        ("val", "val_unbiased"), ("all", "temporal", "static", "class: Moving 50% up_down")
+        ("test", "test_unbiased"), ("all", "temporal", "static", "class: Moving 50% up_down")
     ):
         lift = {"temporal": 0.1, "static": 0.15}.get(subset, 0.0)
         original = ORIGINAL.get(method, 0.5) + lift + random.normal(0, 0.012)
         shuffled = SHUFFLED.get(method, 0.4) + lift + random.normal(0, 0.012)
-        if split == "val_unbiased":
+        if split == "test_unbiased":
             original, shuffled = original - 0.15, shuffled - 0.1
         views = {
             "original": original,
@@ -82,8 +82,8 @@ def _numbers(method: str, seed: int) -> Iterator[dict[str, Any]]:
         start = 1.0 if view == "ordered" else 0.7
         value = max(0.125, start - (1 - keeps) * layer / LAYERS + random.normal(0, 0.01))
         subset = f"layer_{layer:02d}"
-        yield _number("video.order_probe", "val", view, subset, "frame_accuracy", min(value, 1))
-        yield _number("video.order_probe", "val", view, subset, "chance", 0.125)
+        yield _number("video.order_probe", "test", view, subset, "frame_accuracy", min(value, 1))
+        yield _number("video.order_probe", "test", view, subset, "chance", 0.125)
 
 
 def _number(
@@ -101,7 +101,7 @@ def _number(
 
 
 def top1(value: float, **changes: Any) -> list[dict[str, Any]]:
-    return [{**_number("video.shuffle_gap", "val", "original", "all", "top1", value), **changes}]
+    return [{**_number("video.shuffle_gap", "test", "original", "all", "top1", value), **changes}]
 
 
 def frame(*cells: list[dict[str, Any]]) -> pd.DataFrame:
@@ -162,7 +162,7 @@ def sensitivity(seeds: Sequence[int] = (0, 1, 2)) -> pd.DataFrame:
                 continue
             numbers = list(_numbers(method, seed))
             for number in numbers:
-                lower = number["view"] in ("original", "gap") and number["split"] == "val"
+                lower = number["view"] in ("original", "gap") and number["split"] == "test"
                 number["value"] -= 0.006 * position * lower
             where["provenance"] = f"{PROVENANCE}, {frames} frames" if frames != "8" else PROVENANCE
             where["signature"] = signature(method, frames, variant, seed)

@@ -62,7 +62,7 @@ with this.hold():
         if this.stop.exists():
             this.write_outcome(State.PRUNED)
             sys.exit(76)
-    rows = [{"evaluation": "video.shuffle_gap", "split": "val", "view": "ordered", "subset": "all",
+    rows = [{"evaluation": "video.shuffle_gap", "split": "tune", "view": "ordered", "subset": "all",
              "metric": "top1", "value": 1 - weight, "n": 12}]
     for identity, entry in (this.read_asked() or {}).items():
         folder = this.evaluation(identity)

@@ -258,7 +258,7 @@ def context_for(
     opened = cache(partial(open_split, config, resources))
     # The data know all their classes and which of them are in a subset; the plan, made without
     # them, need not.
-    held_out = opened(planned.splits[1])
+    held_out = opened(planned.tuned)
     subsets = planned.subsets or held_out.subsets
     spec = replace(planned, classes=held_out.classes, subsets=subsets)
     return EvaluationContext(

@@ -60,7 +60,9 @@ class DataSpec:
     classes: tuple[str, ...]
     # e.g. {"temporal": class ids, "static": class ids}; empty where only the data know the ids
     subsets: Mapping[str, tuple[int, ...]]
-    splits: tuple[str, ...]  # first the training split, then every split that can be evaluated
+    # the training split, the one that is validated on while training and that decides searches, then
+    # every other split that can be evaluated
+    splits: tuple[str, ...]
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)  # of the RGB channels in [0, 1]
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     # split -> pictures that its samples have beside their own, of the same size: "fg_mask", ...
@@ -71,6 +73,11 @@ class DataSpec:
     @property
     def num_classes(self) -> int:
         return len(self.classes)
+
+    @property
+    def tuned(self) -> str:
+        """The split on which options are chosen."""
+        return self.splits[1]
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Top-1 on the first evaluation split while a run trains: ordered clips, centre crop."""
+"""Top-1 on the split that options are chosen on, while a run trains: ordered clips, centre crop."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Validation:
         self._spec = config.data_spec()
         self._train = config.train
         self._world, self._device = world, device
-        samples = open_split(config, resources, self._spec.splits[1])
+        samples = open_split(config, resources, self._spec.tuned)
         self._clips = loader.Clips(samples, config.input, resized=device.type == "cpu")
 
     @torch.no_grad()

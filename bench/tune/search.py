@@ -35,7 +35,8 @@ Params = dict[str, Value]
 """Config key, dotted as in the YAML -> value."""
 
 VALIDATION = "val/top1"
-"""The metric of metrics.jsonl: top-1 on the first evaluation split, at the end of an epoch."""
+"""The metric of metrics.jsonl: the validation while training, top-1 on the split `DataSpec.tuned` at the
+end of an epoch, whatever that is called."""
 
 WINNER_AXIS = "method"
 
@@ -112,7 +113,9 @@ class Metric(Config):
     view: str
     subset: str
     metric: str
-    split: str | None = Field(None, description="the first evaluation split; no other is accepted")
+    split: str | None = Field(
+        None, description="the one that options are chosen on; no other is accepted"
+    )
 
 
 class Pruner(Config):
@@ -172,7 +175,7 @@ class Search:
     @property
     def split(self) -> str:
         """The split that decides."""
-        return self.base.config.data_spec().splits[1]
+        return self.base.config.data_spec().tuned
 
     @property
     def maximize(self) -> bool:

@@ -14,13 +14,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from reports import depth, stats, style
+from reports import depth, splits, stats, style
 
 ORDER = 20
 TITLE = "Order of the frames by depth"
 
 EVALUATION = "video.order_probe"
-SPLIT = "val"
 HEIGHT = 2.5  # of a panel, inches
 LABEL = 0.175  # inches between the labels of two curves
 VIEWS = {"ordered": "frames in order", "shuffled": "frames shuffled"}
@@ -59,7 +58,8 @@ def draw(frame: pd.DataFrame, figure: Figure) -> str | None:
             axes.set_ylabel("frame-order accuracy (%)")
     return (
         "Accuracy of a linear probe that predicts the original position of a frame from its "
-        "features, by depth of the layer, on val. Left: frames in order, where the time embedding "
+        f"features, by depth of the layer, on {splits.shown(rows, EVALUATION)}. Left: frames in "
+        "order, where the time embedding "
         "alone gives the answer away, and where this probe is the very head that L_order trains: "
         "what it says of + order and + TIME is that their training worked, not that content is "
         "used. Right: frames shuffled, where only content can tell (the two "
@@ -69,4 +69,4 @@ def draw(frame: pd.DataFrame, figure: Figure) -> str | None:
 
 
 def _measure(view: str) -> stats.Measure:
-    return stats.Measure(EVALUATION, SPLIT, view, "layer_00", "frame_accuracy")
+    return stats.Measure(EVALUATION, splits.REPORTED, view, "layer_00", "frame_accuracy")

@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from reports import stats, style
+from reports import splits, stats, style
 from reports.tables import sensitivity as rows_of
 
 ORDER = 30
@@ -48,9 +48,10 @@ def draw(frame: pd.DataFrame, figure: Figure) -> str | None:
     # A gap is read against none at all, an accuracy against the other accuracies.
     panels[0, 0].set_xlim(left=min(0.0, panels[0, 0].get_xlim()[0]))
     return (
-        "Gap and accuracy on val when one thing of the recipe is changed and all else is as "
-        "released (all weights 1, 8 frames). Vertical lines: baseline and + TIME as released. "
-        "Large marker: mean over seeds; error bars: sample standard deviation (ddof = 1); small "
+        f"Gap and accuracy on {splits.shown(rows, rows_of.EVALUATION)} when one thing of the recipe "
+        "is changed and all else is as released (all weights 1, 8 frames). "
+        "Vertical lines: baseline and + TIME as released. Large marker: mean over seeds; error "
+        "bars: sample standard deviation (ddof = 1); small "
         "dots: seeds; (2/3) means that 2 of 3 seeds have finished."
     )
 

@@ -11,13 +11,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from reports import stats, style, table
+from reports import splits, stats, style, table
 
 ORDER = 10
 TITLE = "Accuracy without the order of the frames"
 
 EVALUATION = "video.shuffle_gap"
-SPLIT = "val"
 MARKERS = {"original": "o", "shuffled": "o", "reversed": "<", "single_frame": "s"}
 NAMES = {
     "original": "original",
@@ -31,7 +30,7 @@ LIFT = {"original": 0.0, "shuffled": 0.0, "reversed": 0.24, "single_frame": 0.24
 
 def draw(frame: pd.DataFrame, figure: Figure) -> str | None:
     rows = stats.of_evaluation(frame, EVALUATION)
-    methods = stats.plotted(rows, stats.Measure(EVALUATION, SPLIT, "original"))
+    methods = stats.plotted(rows, stats.Measure(EVALUATION, splits.REPORTED, "original"))
     if not methods:
         return None
     heights = [len(names) for names in methods.values()]
@@ -53,7 +52,7 @@ def draw(frame: pd.DataFrame, figure: Figure) -> str | None:
         handlelength=1.4,
     )
     return (
-        "Top-1 accuracy on the val split with the frames in their original order, shuffled, "
+        f"Top-1 accuracy on {splits.shown(rows, EVALUATION)} with the frames in their original order, shuffled, "
         "reversed, and from a single frame. Line: the gap between original and shuffled. Small "
         "dots: seeds; error bars: sample standard deviation (ddof = 1); (2/3) means that 2 of 3 "
         "seeds have finished."
@@ -64,7 +63,7 @@ def _panel(axes: Axes, frame: pd.DataFrame, backbone: str, methods: tuple[str, .
     for position, method in enumerate(methods):
         cell = {"backbone": backbone, "method": method}
         numbers = {
-            view: stats.aggregate(frame, cell, stats.Measure(EVALUATION, SPLIT, view))
+            view: stats.aggregate(frame, cell, stats.Measure(EVALUATION, splits.REPORTED, view))
             for view in MARKERS
         }
         _gap(axes, numbers["original"], numbers["shuffled"], position, method)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from reports import compare, learned, published, stats, table
+from reports import compare, learned, published, splits, stats, table
 
 ORDER = 30
 SUMMARY = True  # shown in the terminal after a build
@@ -48,36 +48,39 @@ def headline(frame: pd.DataFrame) -> tuple[tuple[str, str, str], ...]:
 
 
 def _shown(frame: pd.DataFrame) -> tuple[compare.Shown, ...]:
+    split, unbiased = (
+        splits.shown(frame, EVALUATION, name) for name in (splits.REPORTED, splits.UNBIASED)
+    )
     items = [
         compare.Shown(
-            table.Column("Original", "val", "up"),
-            stats.Measure(EVALUATION, "val", "original"),
+            table.Column("Original", split, "up"),
+            stats.Measure(EVALUATION, splits.REPORTED, "original"),
             "all original",
             table.Column("Original", CHANGE, "up"),
-            "top-1, val",
+            f"top-1, {split}",
         ),
         compare.Shown(
-            table.Column("Shuffled", "val", "down"),
-            stats.Measure(EVALUATION, "val", "shuffled"),
+            table.Column("Shuffled", split, "down"),
+            stats.Measure(EVALUATION, splits.REPORTED, "shuffled"),
             "all shuffled",
         ),
         compare.Shown(
-            table.Column("Gap", "val", "up"),
-            stats.Measure(EVALUATION, "val", "gap"),
+            table.Column("Gap", split, "up"),
+            stats.Measure(EVALUATION, splits.REPORTED, "gap"),
             "all gap",
             table.Column("Gap", CHANGE, "up"),
-            "gap (original - shuffled), val",
+            f"gap (original - shuffled), {split}",
         ),
     ]
     # Not every data set has an unbiased split; its column is kept until something is measured.
-    splits = set(frame.loc[frame["evaluation"] == EVALUATION, "split"])
-    if not splits or "val_unbiased" in splits:
+    measured = set(frame.loc[frame["evaluation"] == EVALUATION, "split"])
+    if not measured or measured & set(splits.STANDS_FOR[splits.UNBIASED]):
         items.append(
             compare.Shown(
-                table.Column("Original", "val_unbiased", "up"),
-                stats.Measure(EVALUATION, "val_unbiased", "original"),
+                table.Column("Original", unbiased, "up"),
+                stats.Measure(EVALUATION, splits.UNBIASED, "original"),
                 change=table.Column("Unbiased", CHANGE, "up"),
-                tile="top-1, val_unbiased",
+                tile=f"top-1, {unbiased}",
             )
         )
     return tuple(items)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from reports import compare, stats, table
+from reports import compare, splits, stats, table
 
 ORDER = 45
 
@@ -29,15 +29,15 @@ def build(frame: pd.DataFrame) -> table.Table:
         compare.Comparison(
             title="Arrow of time",
             caption=(
-                "How often a linear probe of a run's last feature tells whether a clip of the val split is "
-                "played forward or backwards; chance is 50. From and to: Wilson's interval at 95 % over the "
-                "clips of one seed, then averaged as the number is. The direction of classes that look the "
-                f"same either way (static) cannot be told. {table.OVER_SEEDS}"
+                "How often a linear probe of a run's last feature tells whether a clip of "
+                f"{splits.shown(rows, EVALUATION)} is played forward or backwards; chance is 50. "
+                "From and to: Wilson's interval at 95 % over the clips of one seed, then averaged as the number is. "
+                f"The direction of classes that look the same either way (static) cannot be told. {table.OVER_SEEDS}"
             ),
             shown=[
                 compare.Shown(
                     table.Column(column.name, group, column.better),
-                    stats.Measure(EVALUATION, "val", "direction", subset, metric),
+                    stats.Measure(EVALUATION, splits.REPORTED, "direction", subset, metric),
                 )
                 for subset, group in SUBSETS.items()
                 for metric, column in METRICS.items()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from reports import published, stats, table
+from reports import published, splits, stats, table
 from reports.commands import nothing
 
 ORDER = 40
@@ -46,11 +46,13 @@ def build(frame: pd.DataFrame) -> table.Table:
     paper = published.table("temporal_static")
     found = settings(rows)
     columns = [table.Column("Seeds")]
+    split = splits.shown(rows, EVALUATION)
     for name in VIEWS.values():
-        columns += [table.Column(name, "val"), table.Column("paper", "val")]
+        columns += [table.Column(name, split), table.Column("paper", split)]
     columns += [table.Column(VIEWS[view], "Change to as released") for view in CHANGES]
     if found:
         notes = paper.notes(stats.data_sets(rows), frame["scale"])
+        notes += splits.notes(rows, EVALUATION)
     else:
         notes = nothing(frame, "sensitivity", "varies the recipe")
     return table.Table(
@@ -128,5 +130,5 @@ def _change(
 
 
 def top1(frame: pd.DataFrame, labels: Mapping[str, str], view: str) -> stats.Aggregate:
-    """Top-1 of a cell on val."""
-    return stats.aggregate(frame, labels, stats.Measure(EVALUATION, "val", view))
+    """Top-1 of a cell on the reported split."""
+    return stats.aggregate(frame, labels, stats.Measure(EVALUATION, splits.REPORTED, view))

@@ -9,7 +9,7 @@ from itertools import product
 
 import pandas as pd
 
-from reports import compare, published, stats, table
+from reports import compare, published, splits, stats, table
 
 ORDER = 20
 
@@ -35,14 +35,15 @@ def build(frame: pd.DataFrame) -> table.Table:
         compare.Comparison(
             title="Temporal and static classes",
             caption=(
-                "Top-1 accuracy on the val split with the frames in their original order and randomly "
-                "shuffled; Gap = Original - Shuffled. A model that uses the order of the frames has a "
-                f"large gap, above all on the temporal classes. {table.OVER_SEEDS}"
+                f"Top-1 accuracy on {splits.shown(rows, EVALUATION)} with the frames in their "
+                "original order and randomly shuffled; Gap = Original - Shuffled. A model "
+                "that uses the order of the frames has a large gap, above all on the temporal "
+                f"classes. {table.OVER_SEEDS}"
             ),
             shown=[
                 compare.Shown(
                     table.Column(column.name, group, column.better),
-                    stats.Measure(EVALUATION, "val", view, subset),
+                    stats.Measure(EVALUATION, splits.REPORTED, view, subset),
                     paper=f"{subset} {view}",
                 )
                 for subset, group in SUBSETS.items()

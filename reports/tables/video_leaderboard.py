@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from reports import published, stats, table
+from reports import published, splits, stats, table
 
 ORDER = 45
 
@@ -130,6 +130,7 @@ def entries(frame: pd.DataFrame) -> list[LeaderboardEntry]:
     rows = pd.concat([stats.evaluated(frame, name) for name in EVALUATIONS])
     if rows.empty:
         return []
+    rows = rows[rows["split"] != splits.TUNE]
     if "weights_sha256" not in rows:
         rows = rows.assign(weights_sha256="")
     rows = rows.assign(weights_sha256=rows["weights_sha256"].fillna(""))

@@ -13,7 +13,7 @@ from bench.data.sources import mini_ssv2
 def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data folder whose shards hold videos."""
     folder = tmp_path_factory.mktemp("videos")
-    mini_ssv2.prepare(mini_ssv2.Config(frames="video", train=24, val=12), folder)
+    mini_ssv2.prepare(mini_ssv2.Config(frames="video", train=24, tune=12, test=12), folder)
     return folder
 
 

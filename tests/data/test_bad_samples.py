@@ -124,30 +124,30 @@ def test_data_of_which_nothing_decodes_stop_a_skipping_cell(tmp_path: Path, data
 
 
 def test_evaluation_counts_it_as_wrong_and_says_so(tmp_path: Path, data: Path) -> None:
-    (key,) = break_clips(data, "val", 1)
+    (key,) = break_clips(data, "test", 1)
     run = cell(tmp_path, data)
     assert run_cell(run.path) == State.DONE
     [gap] = [run.evaluation(one) for one in run.measured() if "shuffle_gap" in one]
     result = gap.read_result()
-    assert list(result["failed"]) == ["val"] and list(result["failed"]["val"]) == [key]
+    assert list(result["failed"]) == ["test"] and list(result["failed"]["test"]) == [key]
     predictions = pd.read_parquet(gap.predictions)
     of_it = predictions[predictions["key"] == key]
     assert len(of_it) and (of_it["confidence"] == 0).all()
     assert all((np.asarray(top) == -1).all() for top in of_it["top5"])
-    original = predictions[(predictions["view"] == "original") & (predictions["split"] == "val")]
+    original = predictions[(predictions["view"] == "original") & (predictions["split"] == "test")]
     right = [
         top[0] == label for top, label in zip(original["top5"], original["label"], strict=True)
     ]
     frame = results_of(run)
     row = frame[
-        (frame["split"] == "val")
+        (frame["split"] == "test")
         & (frame["view"] == "original")
         & (frame["subset"] == "all")
         & (frame["metric"] == "top1")
     ].iloc[0]
     assert row["n"] == 12 and row["n_failed"] == 1 and row["value"] == sum(right) / 12
     others = frame[
-        (frame["split"] == "val_unbiased") & (frame["evaluation"] == "video.shuffle_gap")
+        (frame["split"] == "test_unbiased") & (frame["evaluation"] == "video.shuffle_gap")
     ]
     assert (others["n_failed"] == 0).all()
 
@@ -159,10 +159,10 @@ def results_of(run: RunDir) -> pd.DataFrame:
 
 
 def test_data_that_mostly_do_not_decode_are_no_measurement(tmp_path: Path, data: Path) -> None:
-    break_clips(data, "val", 3)
+    break_clips(data, "test", 3)
     run = cell(tmp_path, data)
     assert run_cell(run.path) == State.FAILED
-    assert "of 12 samples of split val cannot be decoded" in run.error.read_text()
+    assert "of 12 samples of split test cannot be decoded" in run.error.read_text()
 
 
 def test_the_replacement_is_a_function_of_the_draw(data: Path) -> None:

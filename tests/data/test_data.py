@@ -31,7 +31,9 @@ from bench.data.sources import mini_ssv2, ssv2
 from bench.data.video import count_frames, decode, encode_vp9
 
 TINY = mini_ssv2.Config.tiny()
-PLAIN = mini_ssv2.Config(train=22, val=6, height=48, min_frames=6, max_frames=8, short_side=32)
+PLAIN = mini_ssv2.Config(
+    train=22, tune=6, test=6, height=48, min_frames=6, max_frames=8, short_side=32
+)
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +128,7 @@ def test_tiny_opens_with_every_split_and_the_stored_frames_are_the_decoded_ones(
 
 
 def test_stored_videos_give_the_same_frames_as_the_files(tiny: Path, tmp_path: Path) -> None:
-    config = TINY.model_copy(update={"frames": "video", "train": 3, "val": 2})
+    config = TINY.model_copy(update={"frames": "video", "train": 3, "tune": 2, "test": 2})
     folder = mini_ssv2.prepare(config, tmp_path, workers=1)
     samples = mini_ssv2.open(config, tmp_path, "train")
     frames = decode(folder / VIDEO_FOLDER / f"{samples.keys[1]}.webm")
@@ -144,7 +146,7 @@ def test_bytes_do_not_depend_on_the_number_of_workers(plain: Path, tmp_path: Pat
 
 
 def test_simultaneous_preparation_makes_one_data_set(tmp_path: Path) -> None:
-    config = PLAIN.model_copy(update={"train": 4, "val": 2})
+    config = PLAIN.model_copy(update={"train": 4, "tune": 2, "test": 2})
     with ThreadPoolExecutor(2) as pool:
         found = [pool.submit(mini_ssv2.prepare, config, tmp_path, workers=1) for _ in range(2)]
         assert found[0].result() == found[1].result()
@@ -161,8 +163,8 @@ def test_validation_shows_unseen_objects_and_views() -> None:
 
 
 def test_scene_bias_has_the_asked_for_frequency_and_pairs_live_apart() -> None:
-    config = mini_ssv2.Config(train=1500, val=1500)
-    for split, rho in (("train", 0.6), ("val", 0.6), ("val_unbiased", 0.0)):
+    config = mini_ssv2.Config(train=1500, test=1500)
+    for split, rho in (("train", 0.6), ("test", 0.6), ("test_unbiased", 0.0)):
         clips = mini_ssv2.clips_of(config, split)
         home = np.mean([clip.meta["scene"] == home_scene(clip.label) for clip in clips])
         assert abs(home - (rho + (1 - rho) / 18)) < 0.05
@@ -171,12 +173,12 @@ def test_scene_bias_has_the_asked_for_frequency_and_pairs_live_apart() -> None:
     assert set(homes.values()) == set(cutouts.all_panoramas())
 
 
-def test_val_unbiased_shows_the_motions_of_val() -> None:
-    val, unbiased = (mini_ssv2.clips_of(TINY, split) for split in ("val", "val_unbiased"))
-    for a, b in zip(val, unbiased, strict=True):
+def test_test_unbiased_shows_the_motions_of_test() -> None:
+    test, unbiased = (mini_ssv2.clips_of(TINY, split) for split in ("test", "test_unbiased"))
+    for a, b in zip(test, unbiased, strict=True):
         assert a.label == b.label and a.meta["placeholders"] == b.meta["placeholders"]
         assert a.key != b.key
-    assert [c.meta["scene"] for c in val] != [c.meta["scene"] for c in unbiased]
+    assert [c.meta["scene"] for c in test] != [c.meta["scene"] for c in unbiased]
 
 
 @pytest.mark.parametrize(("first", "second", "_play"), PAIRS)
@@ -208,8 +210,8 @@ def test_inconsistent_options_are_refused() -> None:
 
 
 def test_plain_webdataset_reads_the_shards(plain: Path) -> None:
-    samples = mini_ssv2.open(PLAIN, plain.parent, "val")
-    tar = str(plain / "val-000000.tar")
+    samples = mini_ssv2.open(PLAIN, plain.parent, "test")
+    tar = str(plain / "test-000000.tar")
     for i, sample in enumerate(webdataset.WebDataset(tar, shardshuffle=False).decode()):
         assert sample["__key__"] == samples.keys[i]
         assert sample["json"]["label"] == samples.labels[i]
@@ -234,13 +236,13 @@ def test_check_finds_damage_and_lists_all_of_it(plain: Path, tmp_path: Path) -> 
     content = bytearray((copy / "train-000000.tar").read_bytes())
     content[5000] ^= 1
     (copy / "train-000000.tar").write_bytes(content)
-    (copy / "val-000000.tar").write_bytes(content[:2000])
-    with pytest.raises(ValueError, match=r"(?s)train-000000.*SHA-256.*val-000000.*2000 bytes"):
+    (copy / "test-000000.tar").write_bytes(content[:2000])
+    with pytest.raises(ValueError, match=r"(?s)train-000000.*SHA-256.*test-000000.*2000 bytes"):
         check(copy)
     with pytest.raises(ValueError, match="truncated"):
-        open_split(copy, "val").frames(5, np.array([0]))
-    with pytest.raises(ValueError, match="no split 'test'; it has train, val"):
-        open_split(copy, "test")
+        open_split(copy, "test").frames(5, np.array([0]))
+    with pytest.raises(ValueError, match="no split 'val'; it has train, tune"):
+        open_split(copy, "val")
     (copy / INDEX).unlink()
     with pytest.raises(ValueError, match=r"incomplete.*python -m bench\.prepare"):
         read_index(copy)
@@ -408,7 +410,7 @@ def test_command_lists_the_sources_it_finds_and_explains_mistakes(
 ) -> None:
     assert {"ssv2", "mini-ssv2"} <= set(command.preparable_sources())
     assert command.main(["mini-ssv2", "--out", str(plain), "--check"]) == 0
-    assert "val_unbiased 6" in capsys.readouterr().out
+    assert "test_unbiased 6" in capsys.readouterr().out
     assert command.main(["ssv2", "--out", str(plain), "--check"]) == 2
     assert "holds 'mini_ssv2', not 'ssv2'" in capsys.readouterr().err
     assert command.main(["ssv2", "--out", str(tmp_path / "new")]) == 2

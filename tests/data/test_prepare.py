@@ -25,7 +25,9 @@ from bench.data.shards.write import DataSetInfo, FrameRule, Packing
 from bench.data.sources import mini_ssv2
 from bench.store.files import sha256_of
 
-MINI = mini_ssv2.Config(train=21, val=6, height=48, min_frames=6, max_frames=8, short_side=16)
+MINI = mini_ssv2.Config(
+    train=21, tune=6, test=6, height=48, min_frames=6, max_frames=8, short_side=16
+)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +70,7 @@ def test_a_renamed_class_is_found(copy: Path) -> None:
 
 
 def test_a_renamed_class_without_a_sample_is_found_through_the_source(tmp_path: Path) -> None:
-    config = MINI.model_copy(update={"train": 2, "val": 1})
+    config = MINI.model_copy(update={"train": 2, "tune": 1, "test": 1})
     folder = mini_ssv2.prepare(config, tmp_path, workers=1)
     empty = set(range(20)) - set(pq.read_table(folder / SAMPLES)["label"].to_pylist())
     label = min(empty)
@@ -85,28 +87,28 @@ def test_a_renamed_class_without_a_sample_is_found_through_the_source(tmp_path: 
     ("change", "expected"),
     [
         (lambda i: i.pop("failed"), "index.json lacks failed"),
-        (lambda i: i["splits"]["val"].pop("shards"), "index.json lacks splits.val.shards"),
+        (lambda i: i["splits"]["test"].pop("shards"), "index.json lacks splits.test.shards"),
         (lambda i: i["frames"].pop("storage"), "index.json lacks frames.storage"),
         (lambda i: i.update(classes="abc"), 'classes: input should be a valid list, not "abc"'),
         (
-            lambda i: i["splits"]["val"].update(samples="6"),
-            'splits.val.samples: input should be a valid integer, not "6"',
+            lambda i: i["splits"]["test"].update(samples="6"),
+            'splits.test.samples: input should be a valid integer, not "6"',
         ),
         (lambda i: i["subsets"].update(static=[99]), "'static' holds class 99, which does not"),
         (lambda i: i["subsets"].update(static=[0]), "subset 'static' is not that of mini_ssv2"),
         (lambda i: i["classes"].__setitem__(1, i["classes"][0]), "2 classes are called"),
-        (lambda i: i["splits"]["val"].update(samples=7), "'val' has 6 samples instead of 7"),
+        (lambda i: i["splits"]["test"].update(samples=7), "'test' has 6 samples instead of 7"),
         (
-            lambda i: i["shards"]["val-000000.tar"].update(count=5),
-            "val-000000.tar has 6 samples instead of 5",
+            lambda i: i["shards"]["test-000000.tar"].update(count=5),
+            "test-000000.tar has 6 samples instead of 5",
         ),
         (
-            lambda i: i["splits"]["val"]["shards"].append("train-000000.tar"),
-            "train-000000.tar belongs to 'train' and 'val'",
+            lambda i: i["splits"]["test"]["shards"].append("train-000000.tar"),
+            "train-000000.tar belongs to 'train' and 'test'",
         ),
         (
-            lambda i: i["splits"]["val"]["shards"].append("val-000009.tar"),
-            "val-000009.tar belongs to 'val', but is not among the shards",
+            lambda i: i["splits"]["test"]["shards"].append("test-000009.tar"),
+            "test-000009.tar belongs to 'test', but is not among the shards",
         ),
     ],
 )
@@ -136,8 +138,8 @@ def test_all_damage_of_the_files_is_found_at_once(
     content = bytearray((copy / "train-000000.tar").read_bytes())
     content[5000] ^= 1
     (copy / "train-000000.tar").write_bytes(content)
-    (copy / "val-000000.tar").write_bytes(content[:2000])
-    (copy / "val_unbiased-000000.tar").rename(copy / "spare.tar")
+    (copy / "test-000000.tar").write_bytes(content[:2000])
+    (copy / "test_unbiased-000000.tar").rename(copy / "spare.tar")
     (copy / SAMPLES).unlink()
     where = tmp_path / "all.txt"
     arguments = ["mini-ssv2", "--out", str(copy), "--check", "--failures", str(where)]
@@ -146,8 +148,8 @@ def test_all_damage_of_the_files_is_found_at_once(
     for problem in (
         "spare.tar is not in index.json",
         "train-000000.tar has another SHA-256 than when it was written",
-        "val-000000.tar has 2000 bytes instead of",
-        "val_unbiased-000000.tar is missing",
+        "test-000000.tar has 2000 bytes instead of",
+        "test_unbiased-000000.tar is missing",
         "samples.parquet is missing",
         "python -m bench.prepare mini-ssv2 ... --out",
     ):
@@ -185,7 +187,7 @@ def test_labels_and_lengths_are_those_of_the_samples(copy: Path) -> None:
 
 
 def test_a_member_that_is_twice_in_a_tar_is_named(copy: Path) -> None:
-    path = copy / "val-000000.tar"
+    path = copy / "test-000000.tar"
     with tarfile.open(path) as tar:
         first = next(iter(tar))
         data = tar.extractfile(first)
@@ -194,8 +196,8 @@ def test_a_member_that_is_twice_in_a_tar_is_named(copy: Path) -> None:
     with tarfile.open(path, "a") as tar:
         tar.addfile(first, io.BytesIO(content))
     entry = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
-    edit(copy, lambda index: index["shards"]["val-000000.tar"].update(entry))
-    assert f"val-000000.tar holds {first.name} twice" in problems_of(copy)
+    edit(copy, lambda index: index["shards"]["test-000000.tar"].update(entry))
+    assert f"test-000000.tar holds {first.name} twice" in problems_of(copy)
 
 
 def test_deep_finds_what_does_not_decode_as_the_index_says(tmp_path: Path) -> None:
@@ -238,7 +240,7 @@ def test_what_is_left_out_and_the_counts_per_class_are_shown(
     arguments = ["mini-ssv2", "--out", str(copy), "--check", "--deep", "--workers", "1"]
     assert prepare.main(arguments) == 0
     shown = capsys.readouterr().out
-    assert "train 21, val 6, val_unbiased 6, all decoded; digest" in shown
+    assert "train 21, tune 6, test 6, test_unbiased 6, all decoded; digest" in shown
     assert "7 videos left out (train 7)" in shown and "train/4: the file is not there" in shown
     assert "train/5" not in shown and "... and 2 more" in shown
     table = [line for line in shown.splitlines() if line.startswith(mini_ssv2.CLASSES[0])]

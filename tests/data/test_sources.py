@@ -22,10 +22,10 @@ def run_config(**data: object) -> RunConfig:
     )
 
 
-def shards_of(folder: Path, source: str, config: dict[str, object]) -> Path:
+def shards_of(folder: Path, source: str, config: dict[str, object], version: int = 1) -> Path:
     """A folder of two clips that says it is `source` with these options."""
     clips = {split: [Clip(f"{split}1", 0)] for split in ("train", "val")}
-    info = DataSetInfo(source, 1, config, ("a", "b"), {})
+    info = DataSetInfo(source, version, config, ("a", "b"), {})
     return pack(folder, clips, _grey, info, FrameRule("raw"), Packing(workers=1))
 
 
@@ -38,25 +38,25 @@ def _grey(split: str, clip: Clip) -> np.ndarray:
 
 def test_built_in_data_keep_the_folders_they_had(tmp_path: Path) -> None:
     for module, config, name in (
-        (mini_ssv2, mini_ssv2.Config(), "mini-ssv2-e9e75c6688fe"),
-        (mini_ssv2, mini_ssv2.Config.tiny(), "mini-ssv2-35b5eec114b5"),
+        (mini_ssv2, mini_ssv2.Config(), "mini-ssv2-d69a71a48014"),
+        (mini_ssv2, mini_ssv2.Config.tiny(), "mini-ssv2-f417ee184aaa"),
         (mini_imagenet9, mini_imagenet9.Config(), "mini-imagenet9-a76080e23898"),
     ):
         assert module.locate(config, tmp_path).name == name
     assert mini_ssv2.locate(mini_ssv2.Config(quality=80), tmp_path).name not in (
-        "mini-ssv2-e9e75c6688fe",
+        "mini-ssv2-d69a71a48014",
         mini_ssv2.locate(mini_ssv2.Config(decoder="pyav"), tmp_path).name,
     )
 
 
 def test_an_index_without_a_later_option_means_its_default(tmp_path: Path) -> None:
-    of_old = mini_ssv2.Config(train=1, val=1).model_dump(exclude={"quality", "decoder"})
-    folder = mini_ssv2.locate(mini_ssv2.Config(train=1, val=1), tmp_path)
-    shards_of(folder, "mini_ssv2", of_old)
-    assert len(mini_ssv2.open(mini_ssv2.Config(train=1, val=1), tmp_path, "train")) == 1
-    assert mini_ssv2.build(mini_ssv2.Config(train=1, val=1), folder) == folder
+    of_old = mini_ssv2.Config(train=1, tune=1, test=1).model_dump(exclude={"quality", "decoder"})
+    folder = mini_ssv2.locate(mini_ssv2.Config(train=1, tune=1, test=1), tmp_path)
+    shards_of(folder, "mini_ssv2", of_old, mini_ssv2.VERSION)
+    assert len(mini_ssv2.open(mini_ssv2.Config(train=1, tune=1, test=1), tmp_path, "train")) == 1
+    assert mini_ssv2.build(mini_ssv2.Config(train=1, tune=1, test=1), folder) == folder
     with pytest.raises(ValueError, match="quality is 90 there and 80 here"):
-        mini_ssv2.build(mini_ssv2.Config(train=1, val=1, quality=80), folder)
+        mini_ssv2.build(mini_ssv2.Config(train=1, tune=1, test=1, quality=80), folder)
 
 
 @pytest.mark.parametrize(

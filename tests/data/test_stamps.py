@@ -29,7 +29,7 @@ from bench.store.rundir import RunDir, State
 from bench.task import Picture
 from tests.data.test_storage import CLIPS, INFO, OLD, RULES, Packing, pack, read
 
-TRAIN, VAL = "train-000000.tar", "val-000000.tar"
+TRAIN, VAL = "train-000000.tar", "tune-000000.tar"
 
 
 @pytest.fixture(autouse=True)
@@ -128,12 +128,12 @@ def test_every_damaged_shard_is_named_at_once(data: Path) -> None:
     (data / TRAIN).unlink()
     (data / VAL).write_bytes((data / VAL).read_bytes()[:-512])
     with pytest.raises(BadData) as told:
-        verify(data, ("train", "val"), "first")
+        verify(data, ("train", "tune"), "first")
     assert f"{TRAIN} is missing; {VAL} has " in str(told.value)
     with pytest.raises(BadData, match=f"{VAL} has .* bytes instead of"):
         open_data(data)  # what evaluations read
     (data / "more.tar").write_bytes(b"of no split, so nobody reads it")
-    verify(data, ("val_unbiased",), "first")
+    verify(data, ("test_unbiased",), "first")
 
 
 def test_a_cache_that_cannot_be_used_is_done_without(
@@ -161,7 +161,7 @@ def test_processes_verify_once_together(data: Path) -> None:
     code = (
         "import logging, sys; from pathlib import Path; from bench.data.shards.stamps import verify;"
         "logging.basicConfig(level='INFO', format='%(message)s');"
-        "sys.stdin.readline(); verify(Path(sys.argv[1]), ('train', 'val'), 'first')"
+        "sys.stdin.readline(); verify(Path(sys.argv[1]), ('train', 'tune'), 'first')"
     )
     processes = [
         subprocess.Popen(

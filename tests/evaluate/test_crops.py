@@ -90,7 +90,7 @@ def gap(context: EvaluationContext) -> tuple[list[dict[str, object]], pd.DataFra
 
 
 def original(rows: list[dict[str, object]], metric: str) -> object:
-    where = {"split": "val", "view": "original", "subset": "all", "metric": metric}
+    where = {"split": "test", "view": "original", "subset": "all", "metric": metric}
     (row,) = (row for row in rows if where.items() <= row.items())
     return row["value"]
 
@@ -106,7 +106,7 @@ def test_three_crops_are_the_sum_of_their_logits_by_hand(
 ) -> None:
     context = contexts[3]
     rows, predictions = gap(context)
-    samples = context.open_split("val")
+    samples = context.open_split("test")
     clips = loader.Clips(samples, context.input)
     summed = torch.zeros(len(samples), context.spec.num_classes)
     for place in range(3):
@@ -121,7 +121,7 @@ def test_three_crops_are_the_sum_of_their_logits_by_hand(
     assert original(rows, "top1") == pytest.approx(top1)
     mean_confidence = (summed / 3).softmax(-1).amax(-1)
     assert original(rows, "confidence") == pytest.approx(float(mean_confidence.mean()), abs=1e-5)
-    kept = predictions[(predictions["split"] == "val") & (predictions["view"] == "original")]
+    kept = predictions[(predictions["split"] == "test") & (predictions["view"] == "original")]
     assert [top[0] for top in kept["top5"]] == summed.argmax(-1).tolist()
     np.testing.assert_allclose(kept["confidence"], mean_confidence, atol=1e-5)
 
@@ -130,7 +130,7 @@ def test_three_crops_are_the_sum_of_their_logits_by_hand(
 def test_one_crop_gives_the_logits_of_the_centre_bit_for_bit(
     contexts: dict[int, EvaluationContext],
 ) -> None:
-    for centre, (crop,) in zip(contexts[1].batches("val"), contexts[1].crops("val"), strict=True):
+    for centre, (crop,) in zip(contexts[1].batches("test"), contexts[1].crops("test"), strict=True):
         assert torch.equal(centre.clip_BTCHW, crop.clip_BTCHW)
         plain = contexts[1].model(centre.clip_BTCHW)
         orders = np.arange(crop.clip_BTCHW.shape[1])

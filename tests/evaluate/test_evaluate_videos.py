@@ -19,7 +19,14 @@ from bench.evaluate import command
 from reports import stats
 
 MINI = mini_ssv2.Config(
-    train=20, val=20, frames="video", short_side=None, height=48, min_frames=8, max_frames=10
+    train=20,
+    tune=20,
+    test=20,
+    frames="video",
+    short_side=None,
+    height=48,
+    min_frames=8,
+    max_frames=10,
 )
 NAMES = ("jump, high", "größer", "sit down")
 
@@ -75,11 +82,12 @@ def test_videos_where_they_lie_give_the_numbers_of_their_shards(
     shards = mini_ssv2.build(MINI, tmp_path / "shards", workers=1)
     model = models[len(mini_ssv2.CLASSES)]
     assert evaluate(model, shards, tmp_path / "runs") == 0
-    from_shards = rows(tmp_path / "runs", split="val")
+    from_shards = rows(tmp_path / "runs", split="tune")
     annotations = shards / "labels/validation.json"
     assert evaluate(model, annotations, tmp_path / "here") == 0
     subsets = ("all", *(f"class: {name}" for name in mini_ssv2.CLASSES))
-    expected = [row for row in from_shards if row["subset"] in subsets]
+    # validation.json is called `val` where it lies
+    expected = [{**row, "split": "val"} for row in from_shards if row["subset"] in subsets]
     assert rows(tmp_path / "here") == expected and expected
     found = kept(tmp_path / "here")
     assert found["provenance"].startswith("opencv-python-headless")

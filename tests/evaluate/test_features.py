@@ -23,7 +23,7 @@ ORDERS = ("original", "reversed", "shuffled")
 @pytest.fixture
 def context(data_dir: Path) -> EvaluationContext:
     found = context_of(smoke(), data_dir)
-    found.batch = found.count("val")
+    found.batch = found.count("test")
     return found
 
 
@@ -84,8 +84,8 @@ class Fails(OnlyFeatures):
 
 @torch.no_grad()
 def test_they_are_what_the_model_computes(context: EvaluationContext) -> None:
-    found = context.features("val", ORDERS)
-    (batch,) = context.batches("val")
+    found = context.features("test", ORDERS)
+    (batch,) = context.batches("test")
     depth = context.model.backbone.blocks
     assert found["original"].layers == (*[f"layer_{i:02d}" for i in range(len(depth) + 1)], "final")
     for view, part in found.items():
@@ -105,13 +105,13 @@ def test_they_are_what_the_model_computes(context: EvaluationContext) -> None:
 @torch.no_grad()
 def test_each_is_computed_once(context: EvaluationContext) -> None:
     context.model = model = Counting(context.model)
-    count = context.count("val")
+    count = context.count("test")
     some = np.array([5, 0, 3])
-    first = context.features("val", chosen=some)["original"]
-    assert model.clips == 3 and first.keys == tuple(context.samples("val").keys[i] for i in some)
-    both = context.features("val", ("original", "reversed"))
+    first = context.features("test", chosen=some)["original"]
+    assert model.clips == 3 and first.keys == tuple(context.samples("test").keys[i] for i in some)
+    both = context.features("test", ("original", "reversed"))
     assert model.clips == 2 * count
-    again = context.features("val", ("reversed", "original"), chosen=some)
+    again = context.features("test", ("reversed", "original"), chosen=some)
     assert model.clips == 2 * count
     for layer in first.layers:
         # Whatever batch a clip was in, up to the rounding that differs between batch sizes.
@@ -134,10 +134,10 @@ def test_a_model_without_stages_gives_what_it_has(
     wrapper: type[nn.Module], layers: tuple[str, ...], context: EvaluationContext
 ) -> None:
     model = context.model
-    (batch,) = context.batches("val")
+    (batch,) = context.batches("test")
     expected = {"final": model.encode(batch.clip_BTCHW).cls_BD, "logits": model(batch.clip_BTCHW)}
     context.model = wrapper(model)
-    found = context.features("val")["original"]
+    found = context.features("test")["original"]
     assert found.layers == layers
     assert np.array_equal(found.layer(layers[0]), expected[layers[0]].numpy())
 
@@ -148,19 +148,19 @@ def test_an_error_of_the_model_is_not_taken_for_a_lack_of_features(
 ) -> None:
     context.model = Fails(context.model)
     with pytest.raises(ValueError, match="a mistake of its own"):
-        context.features("val")
+        context.features("test")
 
 
 @torch.no_grad()
 def test_large_ones_lie_in_scratch(
     context: EvaluationContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = context.features("val")["original"]
+    expected = context.features("test")["original"]
     other = replace(context)  # which knows nothing yet
     other.scratch_folder = tmp_path / "scratch"
     monkeypatch.setattr(room, "LARGE", 1)
-    found = other.features("val")["original"]
-    assert len(list((tmp_path / "scratch/features").glob("val-original-*.npy"))) == len(
+    found = other.features("test")["original"]
+    assert len(list((tmp_path / "scratch/features").glob("test-original-*.npy"))) == len(
         found.layers
     )
     assert all(np.array_equal(found.layer(n), expected.layer(n)) for n in found.layers)
@@ -185,10 +185,10 @@ def test_what_cannot_be_decoded_is_marked(context: EvaluationContext) -> None:
 
     opened = context.open_split
     context.open_split = lambda split: Damaged(opened(split))
-    found = context.features("val", ("original", "reversed"))
+    found = context.features("test", ("original", "reversed"))
     for part in found.values():
         assert np.flatnonzero(~part.seen_M).tolist() == [4]
-    assert len(context.failed["val"]) == 1
+    assert len(context.failed["test"]) == 1
 
 
 def test_the_training_split_is_named_where_it_is_at_hand(context: EvaluationContext) -> None:

@@ -100,7 +100,7 @@ def test_the_gap_of_several_views(data_dir: Path) -> None:
     context = context_of(config, data_dir)
     rows = shuffle_gap.run(shuffle_gap.Config.tiny(), context)
     assert {row["view"] for row in rows} >= {"original", "shuffled", "gap"}
-    told = provenance(config.input, context.samples("val"), "video")
+    told = provenance(config.input, context.samples("test"), "video")
     assert told.endswith("one per segment, short side 1 x 16, 2 temporal views x 3 crops, "
                          "probabilities averaged")  # fmt: skip
 

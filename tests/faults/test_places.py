@@ -120,7 +120,8 @@ def test_data_on_a_disk_that_fills_up(
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0})
     with small_disk(tmp_path / "disk", 4 * MEGABYTES) as disk:
-        command = ["mini-ssv2", "--out", str(disk / "data"), "--train", "24", "--val", "12"]
+        sizes = ("--train", "24", "--tune", "12", "--test", "12")
+        command = ["mini-ssv2", "--out", str(disk / "data"), *sizes]
         for free in (0, 65_536, 1 << 20):
             fill(disk, but=free)
             assert prepare.main(command) == 2

@@ -32,10 +32,11 @@ FILES = (
     "index.json.sha256",
     "samples.parquet",
     "train-000000.tar",
-    "val-000000.tar",
-    "val_unbiased-000000.tar",
+    "tune-000000.tar",
+    "test-000000.tar",
+    "test_unbiased-000000.tar",
 )
-READ_IN_TRAINING = ("index.json", "samples.parquet", "train-000000.tar", "val-000000.tar")
+READ_IN_TRAINING = ("index.json", "samples.parquet", "train-000000.tar", "tune-000000.tar")
 # Built-in data that are incomplete are made by the cell.
 MADE_AGAIN = ("index.json", "missing")
 SAME, REFUSED = "same numbers", "refused"
@@ -151,16 +152,16 @@ def test_without_verification_every_clip_is(
         shutil.rmtree(copy, ignore_errors=True)
         shutil.copytree(world.shards, copy)
         for bit in range(BITS):
-            damage(copy / "val-000000.tar", "flipped", BITS * seed + bit)
+            damage(copy / "test-000000.tar", "flipped", BITS * seed + bit)
         capsys.readouterr()
         rows, said = evaluated(world.run, copy, tmp_path, "never"), capsys.readouterr().err
         if rows is None:
             assert "cannot be decoded" in said and "Traceback" not in said, said
             counts[REFUSED] += 1
         elif failed := [row for row in rows if row["n_failed"]]:
-            assert all(row["split"] == "val" for row in failed)
-            sound = [row for row in rows if row["split"] != "val"]
-            assert sound == [row for row in world.rows if row["split"] != "val"]
+            assert all(row["split"] == "test" for row in failed)
+            sound = [row for row in rows if row["split"] != "test"]
+            assert sound == [row for row in world.rows if row["split"] != "test"]
             counts["counted as wrong"] += 1
         else:
             assert rows == world.rows, seed

@@ -28,7 +28,7 @@ from bench.sweep import command as sweep_command
 
 SCALE = {
     "base": {
-        "data": {"name": "mini_ssv2", "train": 24, "val": 12},
+        "data": {"name": "mini_ssv2", "train": 24, "tune": 12, "test": 18},
         "input": {"frames": 4, "size": 16},
         "model": {"patch": 8, "dim": 16, "depth": 1, "heads": 2},
         "train": {"epochs": 1, "batch": 8},
@@ -202,13 +202,13 @@ def test_another_data_set_leaves_the_options_of_the_scales_behind(tmp_path: Path
     assert real.name == "ssv2" and real.dump(defaults=False) == {}
     own = plan(path, "tiny", ["data.name=ssv2", "data.short_side=12"]).cells[0].config.data
     assert own.dump(defaults=False) == {"short_side": 12}
-    images = ["data.name=mini_imagenet9", "input.frames=1"]  # it has `train` and `val` too
+    images = ["data.name=mini_imagenet9", "input.frames=1"]  # it has `train` and `test` too
     assert plan(path, "tiny", images).cells[0].config.data.dump(defaults=False) == {
         "train": 24,
-        "val": 12,
+        "test": 18,
     }
     same = plan(path, "tiny", ["data.name=mini_ssv2"]).cells[0].config.data
-    assert same.dump(defaults=False) == {"train": 24, "val": 12}
+    assert same.dump(defaults=False) == {"train": 24, "tune": 12, "test": 18}
 
 
 def test_what_a_user_says_of_another_component_is_checked(tmp_path: Path) -> None:

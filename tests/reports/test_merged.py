@@ -19,7 +19,7 @@ OLD = ROOT / "tests/fixtures/old_runs/runs"
 @pytest.fixture
 def halves(tmp_path: Path) -> tuple[Path, Path]:
     """Two copies of two finished cells, each without the result of one of them."""
-    names = ("37b053665170152c", "91831b43cf1d0c68")
+    names = ("0094dbc920555cda", "b9546d10603b9974")
     folders = (tmp_path / "mine", tmp_path / "theirs")
     for folder, lost in zip(folders, names, strict=True):
         shutil.copytree(OLD, folder)
@@ -47,7 +47,7 @@ def test_one_folder_is_itself(halves: tuple[Path, Path]) -> None:
 def test_a_real_difference_is_not_hidden(tmp_path: Path) -> None:
     """The same run with another number elsewhere: both stay, so the report refuses to choose."""
     other = Path(shutil.copytree(OLD, tmp_path / "other"))
-    path = other / "37b053665170152c/result.json"
+    path = other / "0094dbc920555cda/result.json"
     result = json.loads(path.read_text())
     result["rows"][0]["value"] += 0.25
     path.write_text(json.dumps(result))

@@ -43,7 +43,7 @@ from bench.results import rows
 from reports import build, formats, published, stats, style, table
 
 FIGURES_OF_THE_ABLATION = ("shuffled_accuracy", "order_by_depth")
-ORIGINAL_TOP1 = stats.Measure("video.shuffle_gap", "val", "original")
+ORIGINAL_TOP1 = stats.Measure("video.shuffle_gap", "test", "original")
 
 
 @pytest.fixture
@@ -166,7 +166,7 @@ def test_difference_is_paired_by_seed() -> None:
 
 
 def test_other_evaluations_sweeps_stay_out() -> None:
-    image = _number("image.background_shift", "val", "original", "all", "top1", 0.8)
+    image = _number("image.background_shift", "test", "original", "all", "top1", 0.8)
     results = frame(
         cell(),
         cell("+ TIME", 0, "DeiT", sweep="background", numbers=[image]),
@@ -251,7 +251,7 @@ def test_best_is_bold_among_complete_cells_only() -> None:
     built = build_table("ablation", results)
     bold = {(built.rows[i].labels[1], built.columns[j].group) for i, j in table.best(built)}
     # + TIME is better but incomplete; + order is the only complete change, so nothing to compare.
-    assert bold == {("+ order", "val"), ("+ order", "val_unbiased")}
+    assert bold == {("+ order", "test"), ("+ order", "test_unbiased")}
 
 
 def test_where_all_are_equal_none_is_best() -> None:
@@ -268,9 +268,9 @@ def test_no_best_between_differently_made_data() -> None:
 
 def test_an_unbiased_split_appears_only_where_there_is_one() -> None:
     without = full()
-    without = without[without["split"] != "val_unbiased"]
-    assert any(c.group == "val_unbiased" for c in build_table("ablation", full()).columns)
-    assert not any(c.group == "val_unbiased" for c in build_table("ablation", without).columns)
+    without = without[without["split"] != "test_unbiased"]
+    assert any(c.group == "test_unbiased" for c in build_table("ablation", full()).columns)
+    assert not any(c.group == "test_unbiased" for c in build_table("ablation", without).columns)
 
 
 def test_sweeps_with_further_axes_leave_the_main_tables_alone() -> None:
@@ -302,13 +302,13 @@ def test_sensitivity_has_one_row_per_setting_beside_its_references() -> None:
     ]
     assert len(built.rows) == 6 + len(VARIANTS) and not built.holes and not table.best(built)
     released = by_label(built, "frames", "8, as released", "TimeSformer", "+ TIME")
-    assert [released[f"{j} val: paper"].text for j in (2, 4, 6)] == ["63.7", "25.3", "38.4"]
+    assert [released[f"{j} test: paper"].text for j in (2, 4, 6)] == ["63.7", "25.3", "38.4"]
     assert released["8 Change to as released: Gap"].text == "reference"
     changed = by_label(built, "flow weight", "3", "TimeSformer", "+ TIME")
-    full_gap, gap = released["5 val: Gap"].value, changed["5 val: Gap"].value
+    full_gap, gap = released["5 test: Gap"].value, changed["5 test: Gap"].value
     assert full_gap is not None and gap is not None
     assert changed["8 Change to as released: Gap"].value == pytest.approx(gap - full_gap)
-    assert changed["2 val: paper"].text == table.DASH
+    assert changed["2 test: paper"].text == table.DASH
     assert not any("no best is marked" in note for note in table.notes(built))
 
 

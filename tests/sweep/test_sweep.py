@@ -109,7 +109,7 @@ def test_a_run_directory_holds_what_the_design_says(finished: Path) -> None:
         predictions = pd.read_parquet(gap.predictions)
         assert {"key", "label", "top5", "confidence", "view", "split"} <= set(predictions.columns)
         original = predictions[
-            (predictions["split"] == "val") & (predictions["view"] == "original")
+            (predictions["split"] == "test") & (predictions["view"] == "original")
         ]
         assert original["key"].is_unique and len(original) == 12
 
@@ -127,7 +127,7 @@ def test_the_long_frame_has_every_number_once(finished: Path) -> None:
     ]
     wide = gap.pivot_table(index=["method", "split"], columns="view", values="value")
     assert ((wide["original"] - wide["shuffled"] - wide["gap"]).abs() < 1e-12).all()
-    assert set(gap["split"]) == {"val", "val_unbiased"}
+    assert set(gap["split"]) == {"tune", "test", "test_unbiased"}
     probe = frame[frame["evaluation"] == "video.order_probe"]
     assert set(probe["subset"]) == {"layer_00", "layer_01", "layer_02"}
 
@@ -137,10 +137,10 @@ def test_predictions_rebuild_the_reported_accuracy(finished: Path) -> None:
     gaps = frame[frame["evaluation"] == "video.shuffle_gap"]
     for run_dir, group in gaps.groupby("run_dir"):
         predictions = results.predictions(str(run_dir))
-        chosen = predictions[(predictions["split"] == "val") & (predictions["view"] == "original")]
+        chosen = predictions[(predictions["split"] == "test") & (predictions["view"] == "original")]
         top1 = (chosen["top5"].str[0] == chosen["label"]).mean()
         row = group.query(
-            "split == 'val' and view == 'original' and metric == 'top1' and subset == 'all'"
+            "split == 'test' and view == 'original' and metric == 'top1' and subset == 'all'"
         )
         assert row["value"].item() == pytest.approx(top1)
 

@@ -247,5 +247,5 @@ def test_earlier_runs_keep_their_name_and_are_measured_further(
     data = ("--set", f"resources.data_dir={data_dir}")
     assert main([str(further), "--scale", "smoke", "--runs", str(runs), "--plan", *data]) == 0
     out = " ".join(capsys.readouterr().out.split())
-    assert "37b053665170152c" in out and "91831b43cf1d0c68" in out and "2 TRAINED" in out
+    assert "0094dbc920555cda" in out and "b9546d10603b9974" in out and "2 TRAINED" in out
     assert "kept no weights" in out  # the fixture holds none

@@ -104,7 +104,7 @@ def test_on_the_built_in_data_a_model_of_single_frames_is_at_chance(data_dir: Pa
         found = [
             row for row in run_one(name, module.Config(**QUICK), context) if row["view"] == view
         ]
-        assert {row["split"] for row in found} == {"val", "val_unbiased"}
+        assert {row["split"] for row in found} == {"tune", "test", "test_unbiased"}
         for row in found:
             if row["metric"] == "accuracy":
                 assert row["value"] == 0.5, row

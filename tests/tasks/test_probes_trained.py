@@ -73,7 +73,7 @@ def trained_on_reversal(context: EvaluationContext) -> SpaceTime:
 
 def lower_end(rows: list[task.Row], view: str, subset: str) -> float:
     """Of the interval on clips whose scenes say nothing of the class."""
-    wanted = ("val_unbiased", view, subset, "ci_low")
+    wanted = ("test_unbiased", view, subset, "ci_low")
     (found,) = (
         row["value"]
         for row in rows
@@ -86,7 +86,14 @@ def lower_end(rows: list[task.Row], view: str, subset: str) -> float:
 @pytest.mark.timeout(1200)
 def test_a_network_trained_on_reversal_is_far_above_chance(tmp_path: Path) -> None:
     config = smoke_config(
-        "baseline", **{"data.train": 400, "data.val": 160, "input.frames": 8, "input.size": 24}
+        "baseline",
+        **{
+            "data.train": 400,
+            "data.tune": 160,
+            "data.test": 160,
+            "input.frames": 8,
+            "input.size": 24,
+        },
     )
     untrained = context_of(config, tmp_path)
     context = replace(untrained, model=trained_on_reversal(untrained))

@@ -81,7 +81,7 @@ def test_all_mistakes_of_the_block_come_at_once(make: Callable[..., searches.Sea
         (
             "  metric: {evaluation: video.shuffle_gap, split: test, view: a, subset: b, metric: c}"
             "\n  space: {train.lr: {low: 1, high: 2}}",
-            "only 'val' may decide",
+            "only 'tune' may decide",
         ),
         (
             "  metric: {evaluation: video.shuffle_gap, view: a, subset: b, metric: c}"
@@ -357,7 +357,7 @@ def test_the_winner_is_a_sweep_and_the_report_has_the_search(
     best = study.best()
     assert best is not None and by_label["tuned"].signature == best.user_attrs["signature"]
     header = path.read_text().split("\naxes:")[0]
-    assert f"trial {best.number}" in header and "chosen on val" in header
+    assert f"trial {best.number}" in header and "chosen on tune" in header
     assert "--set train.epochs=2" in header and "seeds=[1, 2, 3]" in header
 
     (found,) = results.search(tmp_path)

@@ -1,7 +1,7 @@
 """One clip before it is rendered: its objects, progress, camera and props, all from one random
 generator.
 
-`actions` directs on this stage, `scenes` draws the result. Objects of validation clips come from
+`actions` directs on this stage, `scenes` draws the result. Objects of held-out clips come from
 concepts that training clips never show.
 """
 
@@ -17,7 +17,7 @@ from bench.data.builtin.cutouts import IN9_CLASSES, Cutout, all_cutouts
 from bench.data.builtin.scenes import Camera, SceneLayer, layer, sprite_of, wobble
 
 HANDS = ("backhand-index-pointing-left", "pinching-hand", "raised-hand")
-HELD_OUT = 4  # one concept in so many is kept for validation
+HELD_OUT = 4  # one concept in so many is kept from training
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class SceneRule:
 
 
 def held_out(kind: str) -> frozenset[str]:
-    """The concepts of a kind that only validation clips show (hands are nobody's object and serve
-    both).
+    """The concepts of a kind that only held-out clips show, of `tune` and of `test` (hands are nobody's
+    object and serve all).
     """
     concepts = sorted({c.concept for c in all_cutouts() if c.kind == kind} - set(HANDS))
     return frozenset(concepts[1::HELD_OUT])

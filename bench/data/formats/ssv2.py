@@ -20,7 +20,14 @@ from bench.store.files import write_bytes
 VIDEO_FOLDER = "20bn-something-something-v2"
 SCHEMES = ("something-something-v2-{}.json", "{}.json")
 """File names of the first release (20bn) and of the present one (Qualcomm)."""
-FILE_OF_SPLIT = {"train": "train", "val": "validation", "val_unbiased": "validation_unbiased"}
+FILE_OF_SPLIT = {
+    "train": "train",
+    "val": "validation",
+    # the built-in data's: the real test file has no labels
+    "tune": "validation",
+    "test": "test",
+    "test_unbiased": "test_unbiased",
+}
 
 
 def read_annotations(folder: Path, splits: Sequence[str] = ("train", "val")) -> VideoList:

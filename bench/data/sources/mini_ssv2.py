@@ -3,10 +3,11 @@
 The classes are in the phrasing of Something-Something-v2. Real panoramic photographs as scenes,
 drawn cut-outs as objects, synthetic hand-held motion (`bench.data.builtin.actions`). The 14 temporal
 classes come in pairs that only the order of the frames tells apart; each class has a home scene
-in which it plays with probability rho, the shortcut. `val_unbiased` holds the clips of `val` in
+in which it plays with probability rho, the shortcut. `test_unbiased` holds the clips of `test` in
 scenes drawn without that bias, so the difference of the two accuracies measures the shortcut on
-otherwise equal clips. Validation shows objects and views that training never shows. It is not
-Something-Something-v2: numbers are not comparable with published ones.
+otherwise equal clips. Options are chosen on `tune`, which no table shows. `tune` and `test` show
+objects and views that training never shows: the same held-out concepts, since some kinds have only
+one, in other clips. It is not Something-Something-v2: numbers are not comparable with published ones.
 
 The clips are first written as Something-Something-v2 lies on disk (WebM files and JSON annotations)
 and then converted by the code that converts the real one. Members of a temporal pair are rendered
@@ -41,11 +42,11 @@ from bench.store.files import lock
 from bench.task import Config as BaseConfig
 from bench.task import DataSpec
 
-VERSION = 1
+VERSION = 2
 FPS = 12
-SPLITS = ("train", "val", "val_unbiased")
-_FIRST_KEY = {"train": 1, "val": 1_000_001, "val_unbiased": 2_000_001}
-_MOTION = {"train": 0, "val": 1, "val_unbiased": 1}  # both validation splits show the same motions
+SPLITS = ("train", "tune", "test", "test_unbiased")
+_FIRST_KEY = {"train": 1, "tune": 1_000_001, "test": 2_000_001, "test_unbiased": 3_000_001}
+_MOTION = {"train": 0, "tune": 1, "test": 2, "test_unbiased": 2}  # both tests show the same motions
 _SHARD_CLIPS = 200
 _PARALLEL_FROM = 200  # clips; fewer are done before worker processes have started
 CLASSES = tuple(action.name for action in ACTIONS)
@@ -61,7 +62,8 @@ class Config(BaseConfig):
     """
 
     train: int = pydantic.Field(default=2400, ge=1)  # clips
-    val: int = pydantic.Field(default=400, ge=1)  # clips in val, and in val_unbiased
+    tune: int = pydantic.Field(default=400, ge=1)
+    test: int = pydantic.Field(default=1000, ge=1)  # clips in test, and in test_unbiased
     rho: float = pydantic.Field(default=0.6, ge=0, le=1)  # probability of a class's home scene
     seed: int = pydantic.Field(default=0, ge=0)
     height: int = pydantic.Field(default=96, ge=32)  # pixels; the width is 4/3 of it
@@ -84,14 +86,14 @@ class Config(BaseConfig):
     @classmethod
     def tiny(cls) -> Self:
         """Small, and through the real data set's whole pipeline: WebM files, JSON, conversion."""
-        return cls(train=24, val=12, height=48, min_frames=10, max_frames=12)
+        return cls(train=24, tune=12, test=12, height=48, min_frames=10, max_frames=12)
 
     @property
     def rule(self) -> SceneRule:
         return SceneRule(**{name: getattr(self, name) for name in SceneRule.__dataclass_fields__})
 
     def size(self, split: str) -> int:
-        return self.train if split == "train" else self.val
+        return int(getattr(self, split.removesuffix("_unbiased")))
 
 
 LATER = ("quality", "decoder")
@@ -150,7 +152,7 @@ def needed(config: Config, data_root: Path) -> int:
     video = 3600 + 0.036 * frames * config.height**2 * 4 / 3
     pixels = (config.short_side or config.height) ** 2 * 4 / 3
     stored = {"raw": frames * pixels * 3, "jpeg": frames * (1024 + 0.6 * pixels), "video": video}
-    clips = config.train + 2 * config.val
+    clips = sum(map(config.size, SPLITS))
     return int(clips * (video + stored[config.frames] + 2048))
 
 
@@ -188,7 +190,7 @@ def clips_of(config: Config, split: str) -> tuple[Clip, ...]:
 def _clip(config: Config, split: str, number: int, label: int) -> Clip:
     action, rule = ACTIONS[label], config.rule
     scene_rng = np.random.default_rng([config.seed, SPLITS.index(split), number, 1])
-    scene = draw_scene(rule, label, scene_rng, biased=split != "val_unbiased")
+    scene = draw_scene(rule, label, scene_rng, biased=split != "test_unbiased")
     names = placeholders(
         rule, action, rng=_motion_rng(config.seed, split, number), training=split == "train"
     )
