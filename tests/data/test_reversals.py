@@ -16,7 +16,7 @@ from bench.data.sources import mini_ssv2
 def test_paired_classes_show_the_same_frames_in_reverse() -> None:
     config = mini_ssv2.Config.tiny()
     pairs = mini_ssv2.spec(config).reversals
-    assert len(pairs) == 6 and len({k for pair in pairs for k in pair}) == 12
+    assert len(pairs) == 7 and len({k for pair in pairs for k in pair}) == 14
     scene = all_panoramas()[0]
     for pair in pairs:
         forward, backward = (

@@ -1,7 +1,7 @@
 """The twenty actions of Mini-SSv2: what each template looks like, and the clips that show it.
 
 The classes of a temporal pair are the same clips in another order of frames: the second plays the
-first backwards (or, for "pretending", there and back). Everything else - objects, camera,
+first backwards. Everything else - objects, camera,
 distractors - is drawn from the same distribution, so no single frame and no unordered set of
 frames says which of the two it is. The six static classes are told apart by any one frame.
 `sources/mini_ssv2.py` turns this into a data set.
@@ -86,10 +86,9 @@ def cover(stage: Stage) -> list[SceneLayer]:
 
 
 def turn_over(stage: Stage) -> list[SceneLayer]:
-    """Half a turn either way round; half of the objects lie upside down to begin with."""
+    """Half a turn either way round; the object stands upright to begin with."""
     x, y = stage.place()
-    start = np.pi * int(stage.rng.integers(2)) + stage.uniform(-0.15, 0.15)
-    angle = start + stage.sign() * np.pi * stage.progress_T
+    angle = stage.uniform(-0.15, 0.15) + stage.sign() * np.pi * stage.progress_T
     item = stage.put(stage.objects[0], x=1.5 * x, y=y, size=stage.uniform(0.34, 0.45), angle=angle)
     return stage.maybe_held(item)
 
@@ -201,7 +200,7 @@ class Action:
 
     template: str
     play: Callable[[Stage], list[SceneLayer]]
-    order: Literal["forward", "backward", "there and back"] = "forward"
+    order: Literal["forward", "backward"] = "forward"
     subset: Literal["temporal", "static"] = "temporal"
 
     @property
@@ -209,12 +208,8 @@ class Action:
         return self.template.replace("[", "").replace("]", "")
 
     def arrange(self, frames_THWC: np.ndarray) -> np.ndarray:
-        """A permutation of the frames."""
-        if self.order == "backward":
-            return frames_THWC[::-1]
-        if self.order == "there and back":  # twice as fast, and undone
-            return np.concatenate([frames_THWC[::2], frames_THWC[1::2][::-1]])
-        return frames_THWC
+        """The frames, in order or reversed."""
+        return frames_THWC[::-1] if self.order == "backward" else frames_THWC
 
 
 PAIRS = (
@@ -240,7 +235,7 @@ PAIRS = (
         move_closer,
     ),
     ("Covering [something] with [something]", "Uncovering [something]", cover),
-    ("Turning [something] upside down", "Pretending to turn [something] upside down", turn_over),
+    ("Turning [something] upside down", "Turning [something] upright", turn_over),
 )
 STATIC = (
     ("Piling [something] up", pile),
@@ -255,10 +250,7 @@ STATIC = (
 def _actions() -> tuple[Action, ...]:
     found = [Action(template, play, subset="static") for template, play in STATIC]
     for first, second, play in PAIRS:
-        order: Literal["backward", "there and back"] = (
-            "there and back" if play is turn_over else "backward"
-        )
-        found += [Action(first, play), Action(second, play, order)]
+        found += [Action(first, play), Action(second, play, "backward")]
     return tuple(sorted(found, key=lambda action: action.name))
 
 

@@ -113,9 +113,7 @@ def spec(config: Config) -> DataSpec:
 
 
 def reversals_of(classes: Sequence[str]) -> tuple[tuple[int, int], ...]:
-    """Six of the seven temporal pairs: the frames of one are those of the other in reverse. (What is
-    only pretended is played there and back, which is its own reversal.)
-    """
+    """The seven temporal pairs: the frames of one are those of the other in reverse."""
     ids = {name: i for i, name in enumerate(classes)}
     return tuple((ids[forward], ids[backward]) for forward, backward in REVERSALS)
 
