@@ -27,6 +27,7 @@ from bench.data.builtin.scenes import (
     rotation,
     sprite_of,
 )
+from bench.data.builtin.stage import held_out
 from bench.data.image import encode_jpeg
 from bench.data.imagenet9 import (
     CLASSES,
@@ -86,6 +87,7 @@ class PictureRule:
     seed: int
     size: int
     rho: float
+    exclude: str | None = None
 
 
 class DrawnPicture(NamedTuple):
@@ -102,15 +104,19 @@ def label_of(number: int) -> int:
 
 
 @functools.cache
-def drawings(kind: str, *, training: bool) -> tuple[Cutout, ...]:
+def drawings(kind: str, *, training: bool, exclude: str | None = None) -> tuple[Cutout, ...]:
     """The cut-outs of a class that one side shows: every fourth is kept for testing.
 
     By drawing, not by what it shows: as in ImageNet-9, test objects are new, of kinds that are not.
+    Where something is excluded, training shows nothing of the concepts that mini_ssv2 holds out.
     """
     of_kind = sorted(
         (c for c in all_cutouts() if c.kind == kind), key=lambda c: (c.concept, c.style)
     )
-    return tuple(c for i, c in enumerate(of_kind) if (i % 4 == 1) != training)
+    absent = held_out(kind) if training and exclude else frozenset()
+    return tuple(
+        c for i, c in enumerate(of_kind) if (i % 4 == 1) != training and c.concept not in absent
+    )
 
 
 def scene_of(rule: PictureRule, split: str, number: int) -> str:
@@ -129,7 +135,7 @@ def draw(rule: PictureRule, split: str, number: int) -> DrawnPicture:
     rng = np.random.default_rng([rule.seed, SPLITS.index(split), number, 1])
     training = split != "test"
     background = _background(rule, scene_of(rule, split, number), rng, training=training)
-    cutouts = drawings(CLASSES[label_of(number)], training=training)
+    cutouts = drawings(CLASSES[label_of(number)], training=training, exclude=rule.exclude)
     sprite = _object(rule, cutouts[rng.integers(len(cutouts))], rng)
     alpha = sprite[..., 3]
     brightness = np.float32(rng.uniform(0.8, 1.1))

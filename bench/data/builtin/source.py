@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import json
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from bench.task import Config
 
@@ -44,7 +45,7 @@ def remedy(source: str, config: Config, folder: Path) -> str:
 def add_arguments(parser: argparse.ArgumentParser, config: type[Config]) -> None:
     """One option for each field of `config`."""
     for name, info in config.model_fields.items():
-        words = [w for w in getattr(info.annotation, "__args__", ()) if isinstance(w, str)]
+        words = _words(info.annotation)
         parser.add_argument(
             _option(name),
             dest=name,
@@ -56,6 +57,12 @@ def add_arguments(parser: argparse.ArgumentParser, config: type[Config]) -> None
         )
         if name == "frames":  # its name of old
             parser.add_argument("--frames", choices=words, help=argparse.SUPPRESS)
+
+
+def _words(annotation: Any) -> list[str]:
+    """The words that a Literal allows, also one that may be None."""
+    parts = get_args(annotation)
+    return [w for w in (*parts, *itertools.chain(*map(get_args, parts))) if isinstance(w, str)]
 
 
 def _option(field: str) -> str:

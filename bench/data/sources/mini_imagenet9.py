@@ -45,7 +45,11 @@ _CHUNK = 25
 
 
 class Config(BaseConfig):
-    """What is generated. Everything but `frames` changes what the pictures show."""
+    """What is generated. Everything but `frames` changes what the pictures show.
+
+    A model that is to be fine-tuned on mini_ssv2 is trained with `exclude: mini_ssv2`: else it has seen the
+    concepts that mini_ssv2 keeps for `tune` and `test`, since here drawings are held out, not concepts.
+    """
 
     train: int = pydantic.Field(default=2700, ge=9)  # images; the classes take turns
     val: int = pydantic.Field(default=270, ge=9)
@@ -54,6 +58,8 @@ class Config(BaseConfig):
     rho: float = pydantic.Field(default=0.7, ge=0, le=1)  # probability of a class's home scenes
     seed: int = pydantic.Field(default=0, ge=0)
     frames: Literal["raw", "file"] = "raw"  # what shards store: pixels, or the JPEG files
+    # whose held-out concepts `train` and `val` do not show
+    exclude: Literal["mini_ssv2"] | None = None
 
     @classmethod
     def tiny(cls) -> Self:
@@ -62,11 +68,15 @@ class Config(BaseConfig):
 
     @property
     def rule(self) -> pictures.PictureRule:
-        return pictures.PictureRule(self.seed, self.size, self.rho)
+        return pictures.PictureRule(self.seed, self.size, self.rho, self.exclude)
 
     def count(self, split: str) -> int:
         """Pictures that are drawn for train, val or test."""
         return int(getattr(self, split))
+
+
+LATER = ("exclude",)
+DEFAULTS = Config().model_dump(include=set(LATER))
 
 
 def spec(config: Config) -> DataSpec:
@@ -85,7 +95,7 @@ def spec(config: Config) -> DataSpec:
 
 def locate(config: Config, data_root: Path) -> Path:
     """The cached folder of this configuration."""
-    return data_root / builtin.folder_name("mini-imagenet9", VERSION, config)
+    return data_root / builtin.folder_name("mini-imagenet9", VERSION, config, LATER)
 
 
 def missing(config: Config, data_root: Path) -> str | None:
@@ -126,6 +136,7 @@ def open(config: Config, data_root: Path, split: str) -> ShardSamples:
         version=VERSION,
         config=config.model_dump(),
         remedy=remedy(config, folder),
+        defaults=DEFAULTS,
     )
     return open_split(folder, split)
 
@@ -139,10 +150,15 @@ def build(
     config: Config, out: Path, *, workers: int | None = None, progress: Progress | None = None
 ) -> Path:
     """Generate the data set into `out`; nothing happens if it is already there."""
-    stored = config.model_dump()
     if (out / INDEX).is_file():
-        remedy = "Choose another --out"
-        require_source(out, source="mini_imagenet9", version=VERSION, config=stored, remedy=remedy)
+        require_source(
+            out,
+            source="mini_imagenet9",
+            version=VERSION,
+            config=config.model_dump(),
+            remedy="Choose another --out",
+            defaults=DEFAULTS,
+        )
         return out
     few = sum(map(config.count, pictures.SPLITS)) < _PARALLEL_FROM
     workers = workers or (1 if few else available_cores())
@@ -154,6 +170,7 @@ def build(
         layers=LAYERS,
         unpaired="refuse",
     )
+    stored = builtin.stored(config, LATER)
     info = DataSetInfo("mini_imagenet9", VERSION, stored, CLASSES, {}, DECODER, "image")
     rule = FrameRule("image" if config.frames == "file" else "raw")
     return convert(plan, out, info, rule, Packing(workers=workers, progress=progress))
