@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from reports import depth, stats, style
+from reports import depth, splits, stats, style
 
 ORDER = 21
 TITLE = "Order of the frames by content and depth"
@@ -34,7 +34,7 @@ Methods = Mapping[str, tuple[str, ...]]  # by backbone
 
 
 def draw(frame: pd.DataFrame, figure: Figure) -> str | None:
-    split = _split(frame)
+    split = splits.REPORTED
     columns = [column for column in COLUMNS if _methods(frame, column, split)]
     backbones = _backbones([_methods(frame, column, split) for column in columns])
     if not columns:
@@ -61,13 +61,9 @@ def draw(frame: pd.DataFrame, figure: Figure) -> str | None:
         if i == len(backbones) - 1:
             panels[i, j].set_xlabel("layer (0 = after the embedding)")
     shown = [number for panel in drawn.values() for number in panel.ends.values()]
-    return _caption(split, min(number.samples or 1 for number in shown))
-
-
-def _split(frame: pd.DataFrame) -> str:
-    """The split that is shown, of those that were evaluated: no name of the data's is known here."""
-    ours = frame[frame["evaluation"].isin((SERIATION, PAIRS))]
-    return next(iter(stats.labels(ours, "split")), "")
+    return _caption(
+        splits.shown(frame, columns[0][1]), min(number.samples or 1 for number in shown)
+    )
 
 
 def _measure(column: tuple[str, ...], split: str, subset: str = "layer_00") -> stats.Measure:

@@ -15,7 +15,7 @@ from bench.grid.plan import Cell, plan
 
 SCALE = {
     "base": {
-        "data": {"name": "mini_ssv2", "train": 24, "val": 12},
+        "data": {"name": "mini_ssv2", "train": 24, "tune": 12, "test": 12},
         "input": {"frames": 4, "size": 16},
         "model": {"patch": 8, "dim": 16, "depth": 1, "heads": 2},
         "train": {"epochs": 1, "batch": 8},

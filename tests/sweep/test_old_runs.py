@@ -18,16 +18,16 @@ from bench import results
 from bench.store.rundir import RunDir, State
 from bench.sweep.command import main
 from reports import build
-from tasks.video import flow
+from tasks.video import flow, shuffle_gap
 
 OLD = ROOT / "tests/fixtures/old_runs"
 LONG = ("--set", "train.epochs=40")  # of the cell that was stopped
 
 
 @pytest.fixture(autouse=True)
-def _flow_of_small_frames(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As it was then."""
+def _as_it_was_then(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flow, "SMALLEST", 0)
+    monkeypatch.setattr(shuffle_gap, "VERSION", 1)
 
 
 @pytest.fixture
@@ -48,6 +48,15 @@ def test_done_is_done(runs: Path, data_dir: Path, capsys: pytest.CaptureFixture[
     assert {path for path in after if before.get(path) != after[path]} == {
         runs / "sweeps/old-smoke.json"
     }
+
+
+def test_a_later_version_of_an_evaluation_trains_nothing_again(
+    runs: Path, data_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shuffle_gap, "VERSION", 2)
+    assert sweep(runs, data_dir) == 1
+    out = capsys.readouterr().out
+    assert "2 TRAINED; launching 0 cells" in out and out.count("kept no weights") == 2
 
 
 @pytest.mark.slow
