@@ -33,6 +33,11 @@ log = logging.getLogger("bench")
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and std of the RGB channels in [0, 1]."""
 
+EVALUATION_SEED = 0
+"""Of all that evaluations draw (permutations, clips of a probe): the same for every model and every seed of a
+training, so that seeds differ in what was trained and never in what they were asked.
+"""
+
 MAX_FAILED = 0.05
 """Share of a split whose samples may be undecodable, and so wrong."""
 
@@ -267,7 +272,7 @@ def context_for(
         model_spec=config.model_spec(),
         input=config.input,
         device=ALONE.device(resources),
-        seed=config.seed,
+        seed=EVALUATION_SEED,
         precision="fp32",  # in bf16 the two best of many clips are equal
         batch=config.train.batch,
         workers=resources.workers,

@@ -19,7 +19,7 @@ known alone: after a kill the search goes on from `context.scratch` as if nothin
 Then the strongest backgrounds. Verdicts need few passes, so they say little on how many foregrounds
 a background fools. The `strongest` of each class by what is known (foregrounds of *other* classes
 fooled; on a tie, share of those tried) are rated on a sample of the foregrounds of other classes: a
-share `rated` of each class, drawn by the seed. What the verdicts know of the sample is not computed
+share `rated` of each class, the same of every model. What the verdicts know of the sample is not computed
 again. The share fooled in the sample is exact for it; but these are the best of many, so expect
 less of them on other foregrounds. Without the rating (`strongest: 0`) the verdicts are the same.
 
@@ -60,7 +60,7 @@ from tasks.image._challenge_state import (
 )
 from tasks.image._imagenet9 import challenge_normalisation
 
-VERSION = 2  # 1: scored in the precision of training
+VERSION = 2  # 1: scored in the precision of training, and what was drawn changed with its seed
 OUTPUTS = (len(IN9_OF_IMAGENET),)  # outputs that a model may have instead of the data's classes
 
 

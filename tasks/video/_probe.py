@@ -4,8 +4,8 @@ A probe is scikit-learn's logistic regression on standardised features with an L
 that varies by no more than rounding (CONSTANT of its mean) is taken for constant: standardised, the
 order in which floating-point numbers were added would look like a feature. The inverse strength C is
 chosen from a small grid by cross-validation within what the probe learns from (accuracy; of equals
-the smallest). It learns from the training split where that is at hand (`clips` of its clips, by
-seed); else from the evaluated split itself, in `folds` parts: each clip is then judged by the probe
+the smallest). It learns from the training split where that is at hand (`clips` of its clips, the
+same for every model); else from the evaluated split itself, in `folds` parts: each clip is then judged by the probe
 that was fitted without it. All orders in which a clip is shown stay in one part, or a probe would be
 asked about what it learned by heart.
 
@@ -122,14 +122,14 @@ def members_of(context: task.Context, split: str, classes: Sequence[int]) -> np.
 
 
 def drawn(context: task.Context, split: str, members: np.ndarray, clips: int) -> np.ndarray:
-    """So many of these clips of a split, drawn by the seed; indices, ascending."""
+    """So many of these clips of a split, the same for every model; indices, ascending."""
     rng = views.generator(context.seed, f"probe clips of {split}")
     rank = rng.permutation(len(context.samples(split).labels))
     return np.sort(members[np.argsort(rank[members])][:clips])
 
 
 def folds_of(strata_M: np.ndarray, folds: int, *, seed: int) -> np.ndarray:
-    """The fold of each clip: as many of each stratum in each fold as can be, drawn by the seed."""
+    """The fold of each clip: as many of each stratum in each fold as can be, the same for every model."""
     tie_M = views.generator(seed, "probe folds").random(len(strata_M))
     fold_M = np.empty(len(strata_M), np.int64)
     fold_M[np.lexsort((tie_M, strata_M))] = np.arange(len(strata_M)) % folds

@@ -6,7 +6,7 @@ filmed. It is then shown clips with their frames in other orders; the shuffle ga
 accuracy on original minus on shuffled frames, as `video.shuffle_gap` measures it of a model's own
 classifier. How the probe is fitted, chosen and counted is in `_probe.py`.
 
-Views: `original`; `shuffled`, one permutation a clip, not the identity, fixed by the seed and the
+Views: `original`; `shuffled`, one permutation a clip, not the identity, fixed by the
 clip's key (the first of shuffle_gap's); `reversed`; `gap`. Rows: {split, view, subset, metric, value,
 n}; subsets `all` and those of the data; metric accuracy, with chance (one of all classes at random),
 ci_low and ci_high; of the gap, accuracy and the ends of the interval at 95 % of the difference on the
@@ -34,7 +34,8 @@ from tasks.video._probe import (
 )
 from tasks.video._shuffling import nothing_to_shuffle, subsets_of
 
-# 1: the interval of the gap had no width where no clip changed; 2: scored in the precision of training
+# 1: the interval of the gap had no width where no clip changed; 2: scored in the precision of
+# training, draws changed with its seed
 VERSION = 3
 ORDERS = ("original", "shuffled", "reversed")
 

@@ -7,7 +7,7 @@ logits are asked for, so any model can be measured.
 
 Views: `original`; `blocks_<g>` for each grain g of the option `grains`, blocks of g frames (the last
 one shorter where g does not divide the clip), in a permutation that is not the identity, fixed by the
-seed, the grain and the clip's key; `halves`, the second half before the first; `reversed`. A grain of
+grain and the clip's key; `halves`, the second half before the first; `reversed`. A grain of
 which clips have one block only gives no view. Metrics: top1 with ci_low and ci_high (Wilson, 95 %)
 and chance, and `changed`, the share of clips whose most likely class is another one than in the
 original order: what a model notices, right or wrong. Rows: {split, view, subset, metric, value, n};
@@ -32,7 +32,7 @@ from bench.metrics import top_k
 from tasks.video._probe import rows_of
 from tasks.video._shuffling import logits_in, nothing_to_shuffle, subsets_of
 
-VERSION = 2  # 1: scored in the precision of training
+VERSION = 2  # 1: scored in the precision of training, and what was drawn changed with its seed
 
 
 class Config(task.Config):

@@ -25,6 +25,14 @@ from bench.evaluate.context import provenance
 from tasks.video import shuffle_gap
 
 
+def test_seeds_are_compared_on_the_same_shuffles(data_dir: Path) -> None:
+    first, second = (context_of(replace(smoke(), seed=seed), data_dir) for seed in (0, 5))
+    (batch, *_), (other, *_) = first.batches("test"), second.batches("test")
+    orders = shuffle_gap._orders(shuffle_gap.Config(), batch, seed=first.seed)["shuffled"]
+    again = shuffle_gap._orders(shuffle_gap.Config(), other, seed=second.seed)["shuffled"]
+    assert batch.keys == other.keys and np.array_equal(orders, again)
+
+
 @given(st.integers(1, 300), st.integers(1, 16), st.integers(1, 5))
 def test_segment_views_lie_in_their_segments_in_order(length: int, frames: int, views: int) -> None:
     config = Input(frames=frames, eval_views=views)
