@@ -31,8 +31,8 @@ MADE_FROM = ("data", "data_digest", "provenance")
 NUMBER = ("evaluation", "split", "view", "subset", "metric", "value", "n")
 COLUMNS = (*IDENTITY, *MADE_FROM, *NUMBER)
 # of samples that could not be decoded; of how many of each class were shown at most (0: all); of what
-# file the model is; what a cell is without
-OPTIONAL = ("n_failed", "train_replaced", "limit", "weights_sha256", "left_out")
+# file the model is; what a cell is without; of the data, where these are made
+OPTIONAL = ("n_failed", "train_replaced", "limit", "weights_sha256", "left_out", "data_seed")
 """The columns every frame has, and those it may have; any other column is an axis of a sweep."""
 
 METHODS = ("baseline", "+ order", "+ debias", "+ flow", "+ TIME")
@@ -72,6 +72,7 @@ class Run:
     made_from: tuple[str, ...] = ()
     value: float | None = None
     samples: int | None = None
+    data_seed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -200,7 +201,7 @@ def difference(cell: Aggregate, reference: Aggregate) -> Aggregate:
         return Aggregate(cell.runs, problem)
     partner = {run.seed: run for run in reference.runs}
     runs = tuple(_paired(run, partner.get(run.seed)) for run in cell.runs)
-    origins = cell.made_from | reference.made_from
+    origins = _origins([*cell.measured, *reference.measured])
     if len(origins) > 1:
         return Aggregate(runs, "no difference taken: " + _differ(origins))
     return Aggregate(runs)
@@ -327,7 +328,7 @@ def _make_index(frame: pd.DataFrame) -> _Index:
     # A skipped cell may have no signature, so the seed takes part in telling runs apart. A run may
     # serve several sweeps; it and its numbers are then listed once per sweep and count once.
     key = ["seed", "signature"]
-    state = [*axes(frame), *key, "state", "reason"]
+    state = [*axes(frame), *key, "state", "reason", *({"data_seed"} & set(frame))]
     heads = frame[state].drop_duplicates([*axes(frame), *key]).sort_values(key)
     measured = frame.loc[frame["evaluation"].notna(), ["signature", *MADE_FROM, *NUMBER]]
     numbers: dict[tuple[str, ...], tuple[Record, ...]] = {}
@@ -370,6 +371,7 @@ def _run(head: Record, numbers: Sequence[Record]) -> Run:
         made_from=made_from,
         value=value,
         samples=samples,
+        data_seed=None if pd.isna(head.get("data_seed")) else int(head["data_seed"]),
     )
 
 
@@ -396,13 +398,23 @@ def _clash(heads: Sequence[Record], axes: Sequence[str]) -> str:
 
 def _mixed(runs: Iterable[Run]) -> str:
     measured = [run for run in runs if run.value is not None]
-    origins = {run.made_from for run in measured}
+    origins = _origins(measured)
     if len(origins) > 1:
         return "not averaged: " + _differ(origins)
     sizes = sorted({run.samples for run in measured if run.samples is not None})
     if len(sizes) > 1:
         return f"not averaged: the runs were measured on {' and '.join(map(str, sizes))} samples"
     return ""
+
+
+def _origins(measured: Sequence[Run]) -> set[tuple[str, ...]]:
+    """Of what the runs' data were made. Where each seed has data of its own (`data.seed: null`), the digests
+    differ by intention: seeds are then averaged over data too.
+    """
+    tied = all(run.data_seed == run.seed for run in measured)
+    found = [dict(zip(MADE_FROM, run.made_from, strict=True)) for run in measured if run.made_from]
+    own = {"data_digest": "of each seed"} if tied else {}
+    return {tuple((origin | own).values()) for origin in found}
 
 
 def _differ(origins: Iterable[tuple[str, ...]]) -> str:
@@ -425,8 +437,10 @@ def _paired(run: Run, reference: Run | None) -> Run:
     if reference.value is None:
         reason = f"baseline {_why(reference)}"
         return Run(run.seed, "DONE", reason, both)
+    if run.made_from != reference.made_from:
+        return Run(run.seed, "DONE", "baseline was measured on other data", both)
     value = run.value - reference.value
-    return Run(run.seed, run.state, "", both, run.made_from, value, run.samples)
+    return Run(run.seed, run.state, "", both, run.made_from, value, run.samples, run.data_seed)
 
 
 def _why(run: Run) -> str:

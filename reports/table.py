@@ -211,7 +211,8 @@ def notes(table: Table) -> tuple[str, ...]:
 
 
 def _mixed(table: Table, column: int) -> bool:
-    origins = {origin for row in table.rows for origin in row.cells[column].made_from}
+    # several of one cell: each seed has data of its own
+    origins = {row.cells[column].made_from for row in table.rows if row.cells[column].made_from}
     return len(origins) > 1
 
 

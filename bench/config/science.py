@@ -208,6 +208,13 @@ class RunConfig:
         options = self.model.config.model_copy(update={"init": f"{FROM_RUN}{signature}"})
         return replace(self, model=replace(self.model, config=options))
 
+    def of_seed(self, seed: int) -> RunConfig:
+        """The same with another seed, which `data.seed: null` takes too: what is signed says the number."""
+        data = self.data
+        if getattr(data.config, "seed", seed) is None:
+            data = replace(data, config=data.config.model_copy(update={"seed": seed}))
+        return replace(self, seed=seed, data=data)
+
     def data_spec(self) -> DataSpec:
         return find.load("source", self.data.name).spec(self.data.config)
 

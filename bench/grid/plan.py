@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +150,7 @@ class Recipe:
     def seeded(self, labels: Labels, composed: Composed, *, seed: int) -> Cell:
         """The cell of one seed, with what it starts from. Raises Mistakes where that cannot be."""
         skip = _skip_reason(composed.config, self._skips)
-        config, parent = replace(composed.config, seed=seed), None
+        config, parent = composed.config.of_seed(seed), None
         if composed.parent is not None:
             parent = self._parent(composed, labels, seed)
             config = config.starting_from(parent.signature)

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 COLUMNS = (
     "sweep", "scale", "overrides", "seed", "signature", "run_dir", "state", "reason", "evaluations",
     "data", "data_digest", "provenance", "evaluation", "split", "view", "subset", "metric", "value", "n",
-    "n_failed", "train_replaced", "limit", "weights_sha256", "left_out",
+    "n_failed", "train_replaced", "limit", "weights_sha256", "left_out", "data_seed",
 )  # fmt: skip
 
 EVALUATED = "evaluated"
@@ -47,6 +47,7 @@ def load(runs: Path) -> pd.DataFrame:
     so many samples of each class were shown; 0: all. `weights_sha256`: of the file that a model without
     a run came in; empty where there was none. `left_out`: "without <component> (<reason>)", what the labels
     of a cell ask for and it has not. Rows of the evaluation TRAINING are what objectives logged.
+    `data_seed`: of generated data; the run's own where the config said `data.seed: null`.
     """
     rows: list[dict[str, Any]] = []
     found = _manifests(Path(runs))
@@ -151,6 +152,7 @@ def _cell_rows(
         "run_dir": str(run.path),
         "evaluations": names,
         "data": cell["data"],
+        "data_seed": cell.get("data_seed", 0),
         "limit": 0,
         "weights_sha256": "",
         "left_out": left_out.without(cell.get("left_out") or {}),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.config import signature
-from bench.grid.plan import Plan
+from bench.grid.plan import Cell, Plan
 from bench.store.files import DamagedFile, clear_leftovers
 from bench.store.result_files import Kind, read_with_seal, write_result
 from bench.store.rundir import State, manifest_path
@@ -33,6 +33,7 @@ def write_manifest(grid: Plan, runs: Path, statuses: Iterable[CellStatus]) -> No
             "left_out": s.cell.left_out,
             "stale": s.note if s.state == State.STALE else None,
             "data": s.cell.config.data.name,
+            **_data_seed(s.cell),
         }
         for s in statuses
         if s.cell.signature not in parents
@@ -49,6 +50,12 @@ def write_manifest(grid: Plan, runs: Path, statuses: Iterable[CellStatus]) -> No
     if not _says(path, manifest):
         write_result(path, Kind.MANIFEST, manifest)
         clear_leftovers(path.parent)
+
+
+def _data_seed(cell: Cell) -> dict[str, int]:
+    """Of generated data, unless it is 0 as it usually is: manifests of before say none."""
+    seed = getattr(cell.config.data.config, "seed", None)
+    return {"data_seed": seed} if seed else {}
 
 
 def _says(path: Path, manifest: dict[str, Any]) -> bool:

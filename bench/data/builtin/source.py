@@ -11,9 +11,22 @@ import itertools
 import json
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
+
+import pydantic
 
 from bench.task import Config
+
+Seed = Annotated[int | None, pydantic.Field(ge=0)]
+"""The field `seed`. Null is the seed of the run: a sweep then makes data of their own for each seed, and what
+varies between seeds has the data in it."""
+
+
+def seed_of(config: Any) -> int:
+    """Raises ValueError for one that no sweep has resolved."""
+    if config.seed is None:
+        raise ValueError("data.seed: null is the seed of a run, and this is none; give a number")
+    return int(config.seed)
 
 
 def stored(config: Config, later: Collection[str] = ()) -> dict[str, Any]:

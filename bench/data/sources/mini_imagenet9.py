@@ -56,7 +56,7 @@ class Config(BaseConfig):
     test: int = pydantic.Field(default=450, ge=18)  # in each of the eight variants
     size: int = pydantic.Field(default=48, ge=16, le=128)  # pixels, of both sides
     rho: float = pydantic.Field(default=0.7, ge=0, le=1)  # probability of a class's home scenes
-    seed: int = pydantic.Field(default=0, ge=0)
+    seed: builtin.Seed = 0
     frames: Literal["raw", "file"] = "raw"  # what shards store: pixels, or the JPEG files
     # whose held-out concepts `train` and `val` do not show
     exclude: Literal["mini_ssv2"] | None = None
@@ -68,7 +68,7 @@ class Config(BaseConfig):
 
     @property
     def rule(self) -> pictures.PictureRule:
-        return pictures.PictureRule(self.seed, self.size, self.rho, self.exclude)
+        return pictures.PictureRule(builtin.seed_of(self), self.size, self.rho, self.exclude)
 
     def count(self, split: str) -> int:
         """Pictures that are drawn for train, val or test."""

@@ -65,7 +65,7 @@ class Config(BaseConfig):
     tune: int = pydantic.Field(default=400, ge=1)
     test: int = pydantic.Field(default=1000, ge=1)  # clips in test, and in test_unbiased
     rho: float = pydantic.Field(default=0.6, ge=0, le=1)  # probability of a class's home scene
-    seed: int = pydantic.Field(default=0, ge=0)
+    seed: builtin.Seed = 0
     height: int = pydantic.Field(default=96, ge=32)  # pixels; the width is 4/3 of it
     min_frames: int = pydantic.Field(default=24, ge=2)
     max_frames: int = pydantic.Field(default=32, ge=2)
@@ -90,7 +90,8 @@ class Config(BaseConfig):
 
     @property
     def rule(self) -> SceneRule:
-        return SceneRule(**{name: getattr(self, name) for name in SceneRule.__dataclass_fields__})
+        options = {name: getattr(self, name) for name in SceneRule.__dataclass_fields__}
+        return SceneRule(**options | {"seed": builtin.seed_of(self)})
 
     def size(self, split: str) -> int:
         return int(getattr(self, split.removesuffix("_unbiased")))
@@ -179,7 +180,7 @@ def clips_of(config: Config, split: str) -> tuple[Clip, ...]:
     """The clips of a split, planned but not rendered: balanced classes in random order, each with
     its scene.
     """
-    rng = np.random.default_rng([config.seed, _MOTION[split]])
+    rng = np.random.default_rng([builtin.seed_of(config), _MOTION[split]])
     rounds = -(-config.size(split) // len(ACTIONS))
     labels = np.concatenate([rng.permutation(len(ACTIONS)) for _ in range(rounds)])
     return tuple(_clip(config, split, n, int(labels[n])) for n in range(config.size(split)))
@@ -187,10 +188,10 @@ def clips_of(config: Config, split: str) -> tuple[Clip, ...]:
 
 def _clip(config: Config, split: str, number: int, label: int) -> Clip:
     action, rule = ACTIONS[label], config.rule
-    scene_rng = np.random.default_rng([config.seed, SPLITS.index(split), number, 1])
+    scene_rng = np.random.default_rng([rule.seed, SPLITS.index(split), number, 1])
     scene = draw_scene(rule, label, scene_rng, biased=split != "test_unbiased")
     names = placeholders(
-        rule, action, rng=_motion_rng(config.seed, split, number), training=split == "train"
+        rule, action, rng=_motion_rng(rule.seed, split, number), training=split == "train"
     )
     caption = action.template
     for name in names:
