@@ -26,6 +26,7 @@ from bench.shown.streams import complain
 from bench.store import places
 from bench.store.files import DamagedFile, write_bytes
 from reports import figure_data, formats, page, stats, style, table, terminal
+from reports.asked import noting
 from reports.commands import FIRST_SWEEP
 from reports.contracts import FigureModule, TableModule
 
@@ -239,7 +240,7 @@ def _figure(name: str, setting: Setting) -> page.BuiltFigure:
     with style.applied():
         figure = Figure()
         try:
-            with stats.noting() as asked:
+            with noting() as asked:
                 caption = module.draw(setting.frame, figure)
         except DamagedFile as error:  # what it shows of one run; the numbers of the others stand
             figure, caption = Figure(), f"Not drawn: {error}"

@@ -11,9 +11,7 @@ differently, are never averaged: the aggregate then has a `problem` and no mean.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -22,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from bench.results import EVALUATED
-from reports import splits
+from reports import asked, splits
 
 IDENTITY = (
     "sweep", "scale", "overrides", "seed", "signature", "run_dir", "state", "reason", "evaluations"
@@ -144,11 +142,6 @@ class Aggregate:
         return "; ".join(parts)
 
 
-_asked: ContextVar[list[tuple[dict[str, str], Measure, Aggregate]] | None] = ContextVar(
-    "asked", default=None
-)
-
-
 def checked(frame: pd.DataFrame) -> pd.DataFrame:
     """The frame with every contract column, the two axes that every table reads, and no missing
     text. ValueError names what it lacks.
@@ -179,20 +172,8 @@ def aggregate(frame: pd.DataFrame, labels: Mapping[str, str], measure: Measure) 
     heads = _without_replaced(plain or heads)
     runs = tuple(_run(head, index.find(head["signature"], measure)) for head in heads)
     found = Aggregate(runs, _clash(heads, axes(frame)) or _mixed(runs))
-    if (asked := _asked.get()) is not None:
-        asked.append((dict(labels), measure, found))
+    asked.note(labels, measure, found)
     return found
-
-
-@contextmanager
-def noting() -> Iterator[list[tuple[dict[str, str], Measure, Aggregate]]]:
-    """The list to which everything is added that `aggregate` is asked for meanwhile."""
-    asked: list[tuple[dict[str, str], Measure, Aggregate]] = []
-    token = _asked.set(asked)
-    try:
-        yield asked
-    finally:
-        _asked.reset(token)
 
 
 def difference(cell: Aggregate, reference: Aggregate) -> Aggregate:
