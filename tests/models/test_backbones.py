@@ -278,7 +278,9 @@ def test_objectives_know_of_tubelets() -> None:
     assert order.Objective(order.Config(), spec).head.out_features == 2
     assert order.skip(order.Config(), spec, data) is None
     assert "tubelets" in (order.skip(order.Config(shuffle=True), spec, data) or "")
-    assert "tokens of 2 frames" in (flow.skip(flow.Config.tiny(), spec, data) or "")
+    assert "tokens of 2 frames" in (
+        flow.skip(flow.Config.tiny(), replace(spec, size=64), data) or ""
+    )
     probe = order_probe.Config.tiny()
     assert order_probe.skip(probe, spec, data) is None
     assert "tokens of 4 frames" in (order_probe.skip(probe, replace(spec, tubelet=4), data) or "")

@@ -122,7 +122,7 @@ def measured(path: Path, dtype: torch.dtype) -> dict[str, Tensor]:
             objective.load_state_dict(loaded.objectives[name])
             out[f"output/{short}_logits"] = objective.logits(features)
         losses[short], logs = objective(step, batch, features)
-        assert all(torch.isfinite(value) for value in logs.values())
+        assert all(torch.isfinite(value).all() for value in logs.values())
     total = sum(losses.values())
     total.backward()
     out |= {f"loss/{short}": loss for short, loss in losses.items()}

@@ -29,6 +29,12 @@ TINY = ["--frames=4", "--size=16", "--classes=5", "--threads=1", "--device=cpu"]
 QUICK = ["step", "--backbone=timesformer", "--precision=fp32", "--steps=2", "--seconds=0.2", *TINY]
 
 
+@pytest.fixture(autouse=True)
+def _flow_of_small_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a step costs is measured here on frames that are too small to learn from."""
+    monkeypatch.setattr(find.load("objective", "video.flow"), "SMALLEST", 0)
+
+
 def measurement(**changes: Any) -> _training_step.StepMeasurement:
     options = speed._parser().parse_args([*QUICK, "--objectives", changes.pop("step", "plain")])
     return replace(step.read_step(options).groups[0], **changes)

@@ -292,7 +292,7 @@ def test_every_mistake_is_in_one_message(
 def test_the_stages_of_a_measurement(shards: tuple[_clips.Shards, ...]) -> None:
     """In this process: a row for each stage of each storage, and the peer's."""
     options = speed._parser().parse_args(
-        ["loader", "--clips=1", "--turns=2", "--frames=4", "--size=32", "--workers=1"]
+        ["loader", "--clips=1", "--turns=2", "--frames=4", "--size=64", "--workers=1"]
         + [f"--data={part.folder}" for part in shards]
     )
     plan = benchmark.read(options)
@@ -313,7 +313,7 @@ def test_the_whole_command(
     shards: tuple[_clips.Shards, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "loader.json"
-    arguments = ["--clips=2", "--turns=2", "--frames=4", "--size=32", "--workers=1"]
+    arguments = ["--clips=2", "--turns=2", "--frames=4", "--size=64", "--workers=1"]
     arguments += [f"--data={shards[2].folder}", "--memory-clips=64", f"--out={out}"]
     assert speed.main(["loader", *arguments]) == 0
     saved = json.loads(out.read_text())
