@@ -76,7 +76,12 @@ def _numbers(method: str, seed: int) -> Iterator[dict[str, Any]]:
         for view, value in views.items():
             for metric, change in (("top1", 0.0), ("top5", 0.15), ("confidence", -0.05)):
                 yield _number("video.shuffle_gap", split, view, subset, metric, value + change)
-        yield _number("video.shuffle_gap", split, "gap", subset, "top1", original - shuffled)
+            if subset in ("temporal", "static"):
+                yield _number(
+                    "video.shuffle_gap", split, view, subset, "top1_restricted", value + 0.1
+                )
+        for metric in ("top1", "top1_restricted")[: 2 if subset in ("temporal", "static") else 1]:
+            yield _number("video.shuffle_gap", split, "gap", subset, metric, original - shuffled)
     keeps = 0.4 if method in ("+ order", "+ TIME") else 0.1
     for layer, view in itertools.product(range(LAYERS + 1), ("ordered", "shuffled")):
         start = 1.0 if view == "ordered" else 0.7
