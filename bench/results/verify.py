@@ -225,5 +225,6 @@ def _impossible(result: Mapping[str, Any]) -> Iterator[str]:
         if row["n"] < 0 or row.get("n_failed", 0) < 0:
             yield f"counts {row['n']} samples for {what}"
         value = row["value"]
-        if value is not None and row["metric"] in ACCURACIES and not 0 <= value <= 1:
-            yield f"says {value} for {what}: an accuracy is from 0 to 1"
+        least = -1 if row["view"] == "gap" else 0  # a difference of two accuracies
+        if value is not None and row["metric"] in ACCURACIES and not least <= value <= 1:
+            yield f"says {value} for {what}: an accuracy is from {least} to 1"

@@ -149,3 +149,7 @@ def test_rows_that_no_measurement_gives(archive: Path, capsys: pytest.CaptureFix
     write_result(path, Kind.MODEL, found)
     assert main(["--check", str(path)]) == 1
     assert "an accuracy is from 0 to 1" in capsys.readouterr().out
+    below = {"metric": "top1", "value": -0.2, "subset": "x", "view": "gap"}  # order hurts: possible
+    found["rows"][0] |= below
+    write_result(path, Kind.MODEL, found)
+    assert main(["--check", str(path)]) == 0, capsys.readouterr().out
