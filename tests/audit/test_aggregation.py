@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from reports import stats
 from reports.tables import temporal_static
 
-MEASURE = stats.Measure("video.shuffle_gap", "val", "original")
+MEASURE = stats.Measure("video.shuffle_gap", "test", "original")
 values = st.lists(st.floats(0, 1), min_size=4, max_size=4)
 
 
@@ -43,7 +43,7 @@ def test_subsets_stand_over_all_classes_and_over_their_own() -> None:
     for subset, group in (("temporal", "Temporal classes"), ("static", "Static classes")):
         for metric, place in (("top1", group), ("top1_restricted", f"{group}, restricted")):
             chosen = results.query(
-                "method == '+ TIME' and split == 'val' and view == 'shuffled' "
+                "method == '+ TIME' and split == 'test' and view == 'shuffled' "
                 f"and subset == '{subset}' and metric == '{metric}'"
             )
             assert len(chosen) == 3
