@@ -13,6 +13,7 @@ from frames import _number, cell, frame
 from matplotlib.figure import Figure
 
 from reports import build, figure_data, stats, style
+from reports.asked import noting
 from reports.figures import content_order_by_depth
 
 SPLIT = "test"
@@ -87,7 +88,7 @@ def test_what_was_asked_for_in_vain_or_outside_is_not_written() -> None:
     rows = results(BOTH)
     there = stats.Measure("video.seriation", SPLIT, "rank", "layer_00", "kendall")
     cell_of = {"backbone": "TimeSformer", "method": "baseline"}
-    with stats.noting() as asked:
+    with noting() as asked:
         stats.aggregate(rows, cell_of, there)
         stats.aggregate(rows, {**cell_of, "method": "+ flow"}, there)
         stats.aggregate(rows, cell_of, there)
