@@ -34,7 +34,7 @@ from pydantic import Field
 
 from bench import task
 from bench.data import views
-from tasks.video._scores import Scorer, summary
+from tasks.video._scores import Scorer, columns_of, summary
 from tasks.video._shuffling import logits_in, nothing_to_shuffle, subsets_of
 
 VERSION = 2
@@ -146,7 +146,7 @@ def _rows(split: str, scores: _Scores, spec: task.DataSpec) -> Iterator[task.Row
         where = {"split": split, "subset": subset, "n": int(member_M.sum())}
         means = {}
         for view, scores_RMC in scores.by_view.items():
-            of_RMC = scores_RMC[:, member_M]
+            of_RMC = scores_RMC[:, member_M][..., columns_of(subset, spec)]
             labels_M, seen_M = scores.labels_M[member_M], scores.seen_M[member_M]
             means[view] = summary(of_RMC, labels_M, seen_M, metrics)
             for metric, value in means[view].items():

@@ -15,7 +15,7 @@ SPEC = DataSpec(
     name="random",
     media="video",
     classes=tuple("abcdefg"),
-    subsets={"temporal": (0, 1, 2, 3), "static": (5, 6)},
+    subsets={"temporal": (0, 1, 2, 3), "static": (5, 6), "shared": (6, 3, 1)},
     splits=("train", "test"),
     reversals=((0, 1), (3, 2)),
 )
