@@ -38,6 +38,8 @@ EVALUATION_SEED = 0
 training, so that seeds differ in what was trained and never in what they were asked.
 """
 
+LARGEST = torch.finfo(torch.float16).max
+
 MAX_FAILED = 0.05
 """Share of a split whose samples may be undecodable, and so wrong."""
 
@@ -207,7 +209,8 @@ class EvaluationContext:
         self, split: str, view: str, keys: Sequence[str], labels: Tensor, logits: Tensor
     ) -> None:
         """Keep what was predicted for each sample, so that a new metric needs no new GPU hours: the first
-        classes by the rule of the accuracies (`metrics.top_k`), and all logits in half precision.
+        classes by the rule of the accuracies (`metrics.top_k`), and all logits in half precision (those
+        beyond its range: its ends).
         """
         logits = logits.float().cpu()
         top, confidence = top_k(logits, 5), confidence_of(logits)
@@ -224,7 +227,7 @@ class EvaluationContext:
                     "label": labels.cpu().numpy(),
                     "top5": list(top.numpy()),
                     "confidence": confidence.numpy(),
-                    "logits": list(logits.numpy().astype(np.float16)),
+                    "logits": list(logits.clamp(-LARGEST, LARGEST).half().numpy()),
                 }
             )
         )

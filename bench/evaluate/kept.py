@@ -35,6 +35,12 @@ def write_kept(folder: EvaluationDir, context: EvaluationContext) -> None:
         folder.path.mkdir(parents=True, exist_ok=True)
         with replacing(folder.predictions) as temporary:
             frame = pd.concat(context.predictions, ignore_index=True)
+            # pandas keeps them in the file: with the logits, all that accuracies are counted from
+            frame.attrs = {
+                "classes": list(context.spec.classes),
+                "subsets": {name: list(ids) for name, ids in context.spec.subsets.items()},
+                "reversals": [list(pair) for pair in context.spec.reversals],
+            }
             frame.to_parquet(temporary, index=False)
     for name, image_HWC in context.pictures.items():
         path = folder.pictures / f"{name}.png"

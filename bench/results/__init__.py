@@ -5,6 +5,7 @@ The only API that reports use; `python -m bench.results` verifies an archive.
     kept.py      predictions, pictures, objectives
     searches.py  what bench.tune has found
     verify.py    whether every file is what was written
+    recount.py   accuracies counted again from predictions
 """
 
 from bench.results.kept import PREDICTIONS, objectives, picture, pictures, predictions

@@ -21,7 +21,8 @@ PREDICTIONS = ("evaluation", "split", "view", "key", "label", "top5", "confidenc
 
 def predictions(run_dir: str | Path) -> pd.DataFrame:
     """What was predicted for each sample: PREDICTIONS; `top5` are class ids, best first, `logits` of all
-    classes in half precision (results of before they were kept lack them).
+    classes in half precision; `attrs` has the `classes`, `subsets` and `reversals` of the data (results of
+    before they were kept lack both).
 
     Empty where nothing was kept. Raises DamagedFile for a file that is not what was kept.
     """

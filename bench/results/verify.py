@@ -7,7 +7,6 @@ beside it and the weights that it is of. Numbers are counted again from the pred
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import find
+from bench.results import recount
 from bench.results.kept import predictions
 from bench.store.evaluations import EvaluationDir
 from bench.store.files import DamagedFile
@@ -22,7 +22,9 @@ from bench.store.result_files import Kind, read_result, read_with_seal
 from bench.store.rundir import RunDir, evaluated_path, manifests
 from bench.store.sealed import flaw
 
-ACCURACIES = {"top1": 1, "top5": 5}
+ACCURACIES = (*recount.ACCURACIES, "top1_macro", *recount.OF_LOGITS)
+DRAW = r"^shuffled_\d+$"
+"""The view of one permutation; rows are of all of them."""
 REMEDY = {
     "config": "`bench.sweep --force` runs it afresh",
     "result": "the sweep's command makes it again",
@@ -195,27 +197,21 @@ def _beside(folder: EvaluationDir, result: Mapping[str, Any]) -> Iterator[Damage
 def _miscounted(folder: EvaluationDir, result: Mapping[str, Any]) -> Iterator[DamagedFile]:
     """Accuracies that the predictions do not give."""
     kept = predictions(folder.path)
+    data = {str(name): value for name, value in kept.attrs.items()}
+    view = kept["view"].str.replace(DRAW, "shuffled", regex=True)
+    parts = dict(iter(kept.groupby(["evaluation", "split", view])))
     for row in result.get("rows", ()):
-        top = ACCURACIES.get(row["metric"])
-        if top is None or row["subset"] != "all" or row["value"] is None:
-            continue
         evaluation = row.get("evaluation", result.get("evaluation"))
-        chosen = kept[
-            (kept["evaluation"] == evaluation)
-            & (kept["split"] == row["split"])
-            & (kept["view"] == row["view"])
-        ]
-        if len(chosen) != row["n"]:  # of several permutations, or kept of none
+        part = parts.get((evaluation, row["split"], row["view"]))
+        if part is None or row["value"] is None:
             continue
-        right = [
-            label in five[:top] for label, five in zip(chosen["label"], chosen["top5"], strict=True)
-        ]
-        if not math.isclose(sum(right) / len(right), row["value"], abs_tol=1e-6):
-            what = f"{row['metric']} on {row['split']}, {row['view']}"
-            yield DamagedFile(
-                folder.predictions,
-                f"gives {sum(right) / len(right):.4f} for {what}, the result says {row['value']:.4f}",
-            )
+        bounds = recount.bounds(row, part, data)
+        if bounds is None or bounds[0] - 1e-6 <= row["value"] <= bounds[1] + 1e-6:
+            continue
+        what = f"{row['metric']} on {row['split']}, {row['view']}, {row['subset']}"
+        counted = " to ".join(dict.fromkeys(f"{bound:.4f}" for bound in bounds))
+        why = f"gives {counted} for {what}, the result says {row['value']:.4f}"
+        yield DamagedFile(folder.predictions, why)
 
 
 def _impossible(result: Mapping[str, Any]) -> Iterator[str]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.results import recount
 from bench.task import DataSpec
 from tasks.video import _scores, shuffle_gap
 
@@ -130,3 +132,45 @@ def test_a_model_that_cannot_see_order_has_exactly_no_gap() -> None:
     logits["shuffled"] = np.repeat(logits["original"], DRAWS, axis=0)
     found = rows_of(labels, seen, logits)
     assert {value for (view, *_), value in found.items() if view == "gap"} == {0.0}
+
+
+def kept_of(labels_M: np.ndarray, seen_M: np.ndarray, logits_RMK: np.ndarray) -> pd.DataFrame:
+    """The predictions of a view, as an evaluation keeps them."""
+    order = np.argsort(-logits_RMK, axis=-1, kind="stable")[..., :5]
+    top = np.where(seen_M[:, None], order, -1)
+    halves = logits_RMK.astype(np.float16).reshape(-1, K)
+    labels = np.tile(labels_M, len(logits_RMK))
+    return pd.DataFrame({"label": labels, "top5": list(top.reshape(-1, 5)), "logits": list(halves)})
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10_000), clips=st.integers(1, 40), coarse=st.booleans())
+def test_kept_predictions_give_every_accuracy(seed: int, clips: int, coarse: bool) -> None:
+    """Exactly, but where halves tie; and none where a draw is lost."""
+    labels, seen, logits = drawn(seed, clips, coarse=coarse)
+    data = {"classes": SPEC.classes, "subsets": SPEC.subsets, "reversals": SPEC.reversals}
+    counted = set()
+    for (view, subset, metric), value in rows_of(labels, seen, logits).items():
+        if view == "gap" or metric not in ("top1", "top5", "top1_macro", *recount.OF_LOGITS):
+            continue
+        ids = recount._classes_of(subset, data)
+        n = clips if subset == "all" else int(np.isin(labels, ids).sum())
+        row = {"subset": subset, "metric": metric, "n": n}
+        found = recount.bounds(row, kept_of(labels, seen, logits[view]), data)
+        assert found is not None, row
+        least, most = found
+        assert least - 1e-9 <= value <= most + 1e-9
+        assert metric in recount.OF_LOGITS or least == most
+        counted.add(metric)
+        one_draw_lost = kept_of(labels, seen, logits[view]).iloc[:-1]
+        if n > 1 and labels[-1] in (ids or labels):
+            assert recount.bounds(row, one_draw_lost, data) is None
+    assert {"top1", "top5", "top1_macro"} <= counted
+
+
+def test_logits_of_other_classes_are_not_counted() -> None:
+    """A model of ImageNet's 1000 classes on nine: its rows are mapped, its predictions are as they were."""
+    labels, seen, logits = drawn(0, 20, coarse=False)
+    data = {"classes": SPEC.classes[:3], "subsets": {}, "reversals": ()}
+    row = {"subset": "all", "metric": "top1", "n": 20}
+    assert recount.bounds(row, kept_of(labels, seen, logits["original"]), data) is None
