@@ -358,7 +358,7 @@ def test_a_real_file_is_evaluated_on_the_built_in_images(lite0_file: Path, tmp_p
     found = json.loads(out.read_text())
     assert found["by_position"] is True and found["mean"] == [0.5, 0.5, 0.5]
     rows = [r for r in found["rows"] if r["split"] == "test" and r["subset"] == "all"]
-    top1 = {row["view"]: row["value"] for row in rows}
+    top1 = {row["view"]: row["value"] for row in rows if row["metric"] == "top1"}
     assert all(row["n"] == 90 for row in rows)
     assert top1["original"] > 0.05 > top1["only_bg_t"]
     [kept] = (tmp_path / "runs/evaluated").glob("*/predictions.parquet")
