@@ -13,7 +13,7 @@ from bench.config.resources import Resources, parse_resources
 from bench.config.science import Input, RunConfig, parse
 from bench.data.access import prepare_data
 from bench.evaluate.context import EvaluationContext, context_for
-from bench.grid.patch import merge, nest
+from bench.grid.patch import merge_layer, nest
 from bench.grid.plan import plan
 from bench.run.directory import create, read_config
 from bench.store.rundir import RunDir
@@ -32,7 +32,7 @@ def smoke_config(method: str = "+ TIME", *, sweep: str = "ablation", **changes: 
     cell = next(c for c in cells if c.labels["method"] == method)
     raw = cell.config.dump()
     raw["objectives"] |= {name: {} for name in cell.left_out}
-    merge(raw, nest(changes))
+    merge_layer(raw, nest(changes))
     return parse(raw)
 
 
