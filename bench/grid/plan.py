@@ -22,7 +22,6 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from bench import find
 from bench.config import signature as identity
@@ -51,7 +50,6 @@ from bench.grid.patch import (
     copied,
     has,
     leaves,
-    merge,
     merge_layer,
     overlap,
     parse_settings,
@@ -199,23 +197,19 @@ class Recipe:
     def _named_parent(self, name: str, layer: Layer) -> Cell:
         """One of `cells`: of the sweep's config it has only the resources."""
         given = [*self.scale_layers, *self.sweep_layers, layer, self.settings]
-        resources: Patch = {}
-        for part in given:
-            merge(resources, part.patch.get("resources", {}))
         merged = {key: copied(value) for key, value in layer.patch.items() if key != "resources"}
-        mistakes: list[Mistake] = []
-        parent = take_parent(merged, self.named, {}, mistakes)
-        found: list[Any] = []
-        for read, raw in ((parse, {"seed": 0, **merged}), (parse_resources, resources)):
-            try:
-                found.append(read(raw))
-            except Mistakes as error:
-                mistakes += error.mistakes
-        if mistakes:
-            raise Mistakes([locate(m, given) for m in mistakes])
-        config, common = found
+        found: list[Mistake] = []
+        parent, config = take_parent(merged, self.named, {}, found), None
+        try:
+            config = parse({"seed": 0, **merged})
+        except Mistakes as error:
+            found += error.mistakes
+        mistakes = [locate(m, given) for m in found]
+        resources = common_resources(given, mistakes)
+        if mistakes or config is None:
+            raise Mistakes(mistakes)
         labels = dict.fromkeys(self.axes, NOT_APPLICABLE) | {next(iter(self.axes), "cell"): name}
-        return self.seeded(labels, Composed(config, common, parent), seed=config.seed)
+        return self.seeded(labels, Composed(config, resources, parent), seed=config.seed)
 
     def reduced(self, cell: Cell) -> Cell:
         """The cell without what is left out; itself where it has none of it."""
