@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from reports.stats import Aggregate, Measure
 
-Asked = list[tuple[dict[str, str], "Measure", "Aggregate"]]
+Asked = tuple[Mapping[str, str], "Measure", "Aggregate"]
 
-_asked: ContextVar[Asked | None] = ContextVar("asked", default=None)
+_asked: ContextVar[list[Asked] | None] = ContextVar("asked", default=None)
 
 
 def note(labels: Mapping[str, str], measure: Measure, found: Aggregate) -> None:
@@ -25,9 +25,9 @@ def note(labels: Mapping[str, str], measure: Measure, found: Aggregate) -> None:
 
 
 @contextmanager
-def noting() -> Iterator[Asked]:
+def noting() -> Iterator[list[Asked]]:
     """The list to which everything is added that is asked for meanwhile."""
-    asked: Asked = []
+    asked: list[Asked] = []
     token = _asked.set(asked)
     try:
         yield asked

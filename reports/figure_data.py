@@ -18,9 +18,8 @@ import numpy as np
 import pandas as pd
 
 from bench.shown import inert
-from reports.stats import Aggregate, Measure
-
-Asked = tuple[Mapping[str, str], Measure, Aggregate]
+from reports.asked import Asked
+from reports.stats import Aggregate
 
 
 def of_aggregates(asked: Iterable[Asked]) -> pd.DataFrame:

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pandas as pd
 
-from bench.results import TRAINING
+from bench.results import TRAINING, is_learned
 from reports import stats, table
 
 CAPTION = (
@@ -84,7 +84,13 @@ def _did_not_learn(
                     training, _labels(row), objective, "accuracy", "majority", "standard_error"
                 )
             )
-            seeds = [s for s in right if right[s] - most.get(s, 0) <= error.get(s, 0)]
+            seeds = [
+                s
+                for s in right
+                if not is_learned(
+                    accuracy=right[s], majority=most.get(s, 0), standard_error=error.get(s, 0)
+                )
+            ]
             where += (
                 [f"{' '.join(row.labels)} (seed {', '.join(map(str, seeds))})"] if seeds else []
             )

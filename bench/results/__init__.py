@@ -11,12 +11,14 @@ The only API that reports use; `python -m bench.results` verifies an archive.
 from bench.results.kept import PREDICTIONS, objectives, picture, pictures, predictions
 from bench.results.rows import COLUMNS, EVALUATED, TRAINING, load, merged
 from bench.results.searches import search, search_of
+from bench.store.learned import is_learned
 
 __all__ = [
     "COLUMNS",
     "EVALUATED",
     "PREDICTIONS",
     "TRAINING",
+    "is_learned",
     "load",
     "merged",
     "objectives",
