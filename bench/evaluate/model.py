@@ -14,7 +14,6 @@ from pathlib import Path
 
 from bench import find
 from bench.config.science import Input, parse
-from bench.evaluate.context import EVALUATION_SEED
 from bench.models import released
 from bench.models.named import AdapterModule, Asked, NamedModel
 from bench.store.files import sha256_of
@@ -85,7 +84,6 @@ def _run_model(run: RunDir) -> NamedModel:
         model=learner.classifier,
         media=spec.media,
         input=_shown(run, config.input),
-        seed=EVALUATION_SEED,
         num_classes=spec.num_classes,
         made_by={
             "signature": run.signature,
@@ -124,7 +122,6 @@ def _released_model(path: Path, asked: Asked) -> NamedModel:
         model=loaded.model,
         media="video",
         input=Input(frames=built.frames, size=built.size),
-        seed=EVALUATION_SEED,
         num_classes=built.num_classes,
         made_by={
             "sha256": sha256_of(released.weights_file(path)),

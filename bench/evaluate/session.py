@@ -18,7 +18,7 @@ import torch
 from bench import find
 from bench.config.resources import Resources
 from bench.config.science import Input, model_spec_of
-from bench.evaluate.context import EvaluationContext, Normalisation, run_one
+from bench.evaluate.context import EVALUATION_SEED, EvaluationContext, Normalisation, run_one
 from bench.evaluate.kept import KeptResult
 from bench.evaluate.labels import labelled
 from bench.models.named import NamedModel
@@ -119,7 +119,7 @@ def context_over(
         model_spec=model_spec,
         input=named.input,
         device=target,
-        seed=named.seed,
+        seed=EVALUATION_SEED,
         precision="fp32",
         batch=batch,
         workers=resources.workers,

@@ -54,7 +54,6 @@ class NamedModel:
     model: nn.Module  # as `bench.task.Model`
     media: Literal["video", "image", "any"]
     input: Input
-    seed: int
     num_classes: int
     made_by: dict[str, Any]  # what to write down about the model
     mean: tuple[float, float, float]  # of the RGB channels in [0, 1]

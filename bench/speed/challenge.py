@@ -182,7 +182,7 @@ def _small_vit() -> NamedModel:
     torch.manual_seed(0)
     config = vit.Config(patch=8, dim=64, depth=4, heads=4, drop_path=0.0, init_std=0.1)
     model = Classifier(vit.build(config, frames=1, size=SIZE), len(CLASSES))
-    return NamedModel(model, "image", Input(frames=1, size=SIZE), 0, len(CLASSES), {}, MEAN, STD)
+    return NamedModel(model, "image", Input(frames=1, size=SIZE), len(CLASSES), {}, MEAN, STD)
 
 
 def train(context: EvaluationContext, *, elsewhere: float, steps: int, tell: Tell) -> None:

@@ -182,7 +182,6 @@ def load(name: str, asked: Asked) -> NamedModel:
         model=SavedClassifier(SavedEncoder(model, architecture)).eval(),
         media="video",
         input=Input(frames=frames, size=shown.size, eval_scale=shown.scale),
-        seed=0,
         num_classes=model.config.num_labels,
         made_by={
             "sha256": _digest(files),

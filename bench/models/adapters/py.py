@@ -84,7 +84,6 @@ def described(name: str, module: nn.Module, given: Mapping[str, Any]) -> NamedMo
         model=whole,
         media="video" if shown.frames > 1 else "image",
         input=Input(frames=shown.frames, size=shown.size, eval_scale=shown.eval_scale),
-        seed=0,
         num_classes=classes,
         made_by={
             "weights_sha256": digest_of(model),

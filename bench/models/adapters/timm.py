@@ -34,7 +34,6 @@ def load(name: str, asked: Asked) -> NamedModel:
         model=pretrained.ImageClassifier(loaded.model).eval(),
         media="any",
         input=Input(frames=asked.frames or FRAMES, size=loaded.size),
-        seed=0,
         num_classes=loaded.num_classes,
         made_by={
             **loaded.record,

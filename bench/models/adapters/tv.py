@@ -58,7 +58,6 @@ def load(name: str, asked: Asked) -> NamedModel:
         model=classifier,
         media="video",
         input=Input(frames=frames, size=side, eval_scale=short_side / size),
-        seed=0,
         num_classes=classes,
         made_by={
             "name": name,
