@@ -36,7 +36,7 @@ class Item:
         if self.after is None:
             return True
         try:
-            return self.after.result.exists() and self.after.is_trained()
+            return self.after.is_trained()
         except DamagedFile:
             return False
 

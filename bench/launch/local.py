@@ -168,17 +168,27 @@ class _Queue:
     def _start_ready(self) -> None:
         """Start, in their order, the packs whose parents are trained, as long as there is a slot."""
         left: deque[list[Item]] = deque()
+        # By parent, each looked at once: many may wait for the same.
+        ready: dict[str, bool] = {}
+        coming: dict[str, bool] = {}
         while self._waiting:
             pack = self._waiting.popleft()
-            if not pack[0].is_ready():
-                if self._is_coming(pack[0].after, left):
+            after = pack[0].after
+            parent = after.signature if after else ""
+            if parent not in ready:
+                ready[parent] = pack[0].is_ready()
+            if ready[parent]:
+                if not self._start(pack):
                     left.append(pack)
-                else:  # what it starts from failed
-                    for item in pack:
-                        self._on_change(item.run, item.run.state())
-            elif not self._start(pack):
+                    break
+                continue
+            if parent not in coming:
+                coming[parent] = self._is_coming(after, left)
+            if coming[parent]:
                 left.append(pack)
-                break
+            else:  # what it starts from failed
+                for item in pack:
+                    self._on_change(item.run, item.run.state())
         self._waiting.extendleft(reversed(left))
 
     def _is_coming(self, parent: RunDir | None, left: deque[list[Item]]) -> bool:

@@ -120,8 +120,10 @@ class _Client:
         """Look once at the queue and do what there is to do. Returns whether anything changed."""
         self.queue.refresh()
         self.open_jobs = self.queue.my_open_jobs()
-        after = [item.after for item in self.items if item.after is not None]
-        statuses = self.queue.statuses([*(item.run for item in self.items), *after])
+        # By signature: many cells may start from one, which mostly is an item too.
+        runs = {item.after.signature: item.after for item in self.items if item.after is not None}
+        runs |= {item.run.signature: item.run for item in self.items}
+        statuses = self.queue.statuses(runs.values())
         cancelled = _read_cancelled(self.runs)
         known = {item.run.signature: (item.shown, item.submitted) for item in self.items}
         ready = []
