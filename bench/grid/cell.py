@@ -6,6 +6,7 @@ Made by plan.py, from where they are imported.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from bench.config import signature as identity
@@ -48,12 +49,17 @@ class Plan:
     resources: Resources  # what all cells have in common; each cell has its own
     overrides: dict[str, Any] = field(default_factory=dict)  # science set by --set
 
-    @property
+    @cached_property
     def parents(self) -> tuple[Cell, ...]:
         """What cells start from and no cell of the grid is, each once, in the order of training."""
         own = {cell.signature for cell in self.cells}
         found = {s.signature: s for cell in self.cells for s in cell.parents()}
         return tuple(s for signature, s in found.items() if signature not in own)
+
+    @property
+    def all_cells(self) -> list[Cell]:
+        """Those of the grid, after those that only serve them."""
+        return [*self.parents, *self.cells]
 
     @property
     def name(self) -> str:

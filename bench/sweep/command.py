@@ -76,7 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.watch is not None:
         return watch(grid, options, console)
     statuses = read_plan(options.runs, grid)
-    missing = missing_files([*grid.parents, *grid.cells])
+    missing = missing_files(grid.all_cells)
     if options.plan or options.status:
         console.print(overview.overview(grid, statuses, missing))
         if options.plan:
@@ -187,7 +187,7 @@ def _problem(statuses: list[CellStatus], missing: dict[str, str], options: Any) 
 
 
 def watch(grid: Plan, options: Any, console: Console) -> int:
-    missing = missing_files([*grid.parents, *grid.cells])
+    missing = missing_files(grid.all_cells)
 
     def read() -> tuple[Group, list[CellStatus]]:
         statuses = read_plan(options.runs, grid)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from bench.grid.plan import Plan
 from bench.store.files import DamagedFile, read_json_if_sound
@@ -22,7 +23,7 @@ def read_plan(runs: Path, grid: Plan) -> list[CellStatus]:
     """The status of each cell of the grid, after those of cells that only serve them. A parent that is there
     for nobody any more is SKIPPED, and what started from other weights than its parent has now is STALE.
     """
-    found = read_statuses(runs, [*grid.parents, *grid.cells])
+    found = read_statuses(runs, grid.all_cells)
     needed: set[str] = set()
     for s in found:
         if not s.trained and s.state not in (State.SKIPPED, State.STALE, State.EDITED):
@@ -30,7 +31,22 @@ def read_plan(runs: Path, grid: Plan) -> list[CellStatus]:
     only = {parent.signature for parent in grid.parents}
     found = [_as_parent(s, needed=needed, only=only) for s in found]
     by_signature = {s.cell.signature: s for s in found}
-    return [_as_started(s, by_signature, runs) if s.cell.config.parent else s for s in found]
+    # Read once each, however many start from it; one need not be in the plan.
+    results = {
+        parent: _result_of(
+            by_signature[parent].run if parent in by_signature else RunDir(runs / parent)
+        )
+        for parent in {s.cell.config.parent for s in found}
+        if parent is not None
+    }
+    return [_as_started(s, by_signature, results) if s.cell.config.parent else s for s in found]
+
+
+def _result_of(run: RunDir) -> dict[str, Any] | None:
+    try:
+        return run.read_result()
+    except DamagedFile:
+        return None
 
 
 def _as_parent(s: CellStatus, *, needed: set[str], only: set[str]) -> CellStatus:
@@ -46,18 +62,15 @@ def _as_parent(s: CellStatus, *, needed: set[str], only: set[str]) -> CellStatus
     return s
 
 
-def _as_started(s: CellStatus, parents: dict[str, CellStatus], runs: Path) -> CellStatus:
+def _as_started(
+    s: CellStatus, parents: dict[str, CellStatus], results: dict[str, dict[str, Any] | None]
+) -> CellStatus:
     """A cell that starts from another, which need not be in the plan."""
     signature = s.cell.config.parent
     assert signature is not None
-    known = parents.get(signature)
-    parent = known.run if known else RunDir(runs / signature)
     if s.busy or s.state in (State.SKIPPED, State.STALE, State.EDITED):
         return s
-    try:
-        result = parent.read_result()
-    except DamagedFile:
-        result = None
+    known, result = parents.get(signature), results[signature]
     began = _began_with(s.run)
     if result and began and result.get("weights") not in (None, began):
         note = f"its parent {signature} was trained again and has other weights since; --force runs it afresh"
