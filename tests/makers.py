@@ -24,6 +24,18 @@ from bench.train.loop import Trainer
 ROOT = Path(__file__).resolve().parent.parent
 
 
+IMAGE_VIT = """
+cells:
+  image ViT:
+    data: {name: mini_imagenet9, train: 18, val: 9, test: 18, size: 24}
+    input: {frames: 1, size: 24}
+    model: {name: vit}
+    objectives: {classify: {}}
+    train: {epochs: 1, batch: 9}
+"""
+"""The smallest cell that models of the smoke scale can start from, for the YAML of a sweep."""
+
+
 def smoke_config(method: str = "+ TIME", *, sweep: str = "ablation", **changes: Any) -> RunConfig:
     """Of the sweep's cell at smoke scale. With flow's loss, which that scale leaves out: its labels are of no
     use at this size, and are computed like any others.

@@ -10,20 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 from damaging import damage
-from makers import final_weights
+from makers import IMAGE_VIT, final_weights
 
 from bench.models.weights import digest_of_tensors
 from bench.store.rundir import RunDir, State
 from bench.sweep.command import main
 
 SWEEP = """title: From an image model
-cells:
-  image ViT:
-    data: {name: mini_imagenet9, train: 18, val: 9, test: 18, size: 24}
-    input: {frames: 1, size: 24}
-    model: {name: vit}
-    objectives: {classify: {}}
-    train: {epochs: 1, batch: 9}
 base:
   model: {name: timesformer, init: {cell: image ViT}}
   objectives: {classify: {}}
@@ -42,7 +35,7 @@ class World:
 
     def sweep(self, *more: str, launcher: str = "inline") -> int:
         path = self.folder / "started.yaml"
-        path.write_text(SWEEP)
+        path.write_text(SWEEP + IMAGE_VIT)
         places = ("--runs", str(self.runs), "--launcher", launcher, "--scale", "smoke")
         data = ("--set", f"resources.data_dir={self._data_dir}", "--set", "resources.device=cpu")
         return main([str(path), *places, *data, *more])

@@ -18,7 +18,7 @@ import cluster
 import pandas as pd
 import pytest
 import searching
-from makers import ROOT
+from makers import IMAGE_VIT, ROOT
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from optuna.pruners import ThresholdPruner
@@ -637,13 +637,6 @@ def test_trials_are_jobs_of_slurm(tmp_path: Path, data_dir: Path) -> None:
 
 
 PARENT = """title: From an image model
-cells:
-  image ViT:
-    data: {name: mini_imagenet9, train: 18, val: 9, test: 18, size: 24}
-    input: {frames: 1, size: 24}
-    model: {name: vit}
-    objectives: {classify: {}}
-    train: {epochs: 1, batch: 9}
 base:
   model: {name: timesformer, init: {cell: image ViT}}
   objectives: {classify: {}}
@@ -657,7 +650,7 @@ search:
 def test_trials_start_from_one_parent(tmp_path: Path, data_dir: Path) -> None:
     """Trained by whichever worker comes first; the winner's sweep knows it too."""
     path, runs = tmp_path / "parent.yaml", tmp_path / "runs"
-    path.write_text(PARENT)
+    path.write_text(PARENT + IMAGE_VIT)
     places = ["--runs", str(runs), "--set", f"resources.data_dir={data_dir}"]
     command = [str(path), "--scale", "smoke", *places, "--set", "resources.device=cpu"]
     assert tune.main([*command, "--workers", "2"]) == 0
