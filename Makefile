@@ -1,4 +1,4 @@
-# make demo   set up, run the ablation and the background sweep on built-in data, build the report (about 10 minutes on 2 cores)
+# make demo   set up, baseline against TIME on built-in videos and images, build the report (about 8 minutes on 2 cores)
 # make test   set up, run the tests
 PYTHON ?= python3
 BIN := .venv/bin
@@ -18,8 +18,8 @@ help:
 	@touch $@
 
 demo: .venv/.stamp
-	$(BIN)/python -m bench.sweep sweeps/ablation.yaml
-	$(BIN)/python -m bench.sweep sweeps/background.yaml
+	$(BIN)/python -m bench.sweep sweeps/demo.yaml
+	$(BIN)/python -m bench.sweep sweeps/demo_images.yaml
 	$(BIN)/python -m reports.build
 
 test: .venv/.stamp

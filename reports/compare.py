@@ -15,6 +15,19 @@ from reports import published, splits, stats, table
 from reports.commands import not_run, nothing
 
 BASELINE, ALL_LOSSES = "baseline", "+ TIME"
+EQUAL_COMPUTE = "baseline, equal compute"
+"""Trained for as long as + TIME takes; what sweeps/backbones.yaml calls it."""
+LONGER = (
+    f"{EQUAL_COMPUTE}: a step with {ALL_LOSSES} takes longer, for it encodes a shuffled clip too; this is the "
+    "baseline for so many more epochs. Against it a difference is none of compute."
+)
+ENDS = (BASELINE, EQUAL_COMPUTE, ALL_LOSSES)
+
+
+def ends(rows: pd.DataFrame) -> tuple[str, ...]:
+    """The methods of tables 1 and 2: equal compute only where a sweep asks for it."""
+    asked = set(rows["method"])
+    return tuple(name for name in ENDS if name != EQUAL_COMPUTE or name in asked)
 
 
 @dataclass(frozen=True)
@@ -49,7 +62,8 @@ def build(frame: pd.DataFrame, rows: pd.DataFrame, compared: Comparison) -> tabl
         known = paper.notes(stats.data_sets(rows), rows["scale"]) if paper else ()
         reported = {i.measure.evaluation for i in shown if i.measure.split == splits.REPORTED}
         of_split = [note for name in sorted(reported) for note in splits.notes(rows, name)]
-        notes = (*known, *of_split, *compared.notes, *_left_out(rows, asked))
+        longer = (LONGER,) if any(method == EQUAL_COMPUTE for _, method in asked) else ()
+        notes = (*known, *of_split, *longer, *compared.notes, *_left_out(rows, asked))
     else:
         notes = nothing(frame, sweep(""), "measures this")
     return table.Table(

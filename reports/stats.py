@@ -34,6 +34,7 @@ OPTIONAL = ("n_failed", "train_replaced", "limit", "weights_sha256", "left_out",
 """The columns every frame has, and those it may have; any other column is an axis of a sweep."""
 
 METHODS = ("baseline", "+ order", "+ debias", "+ flow", "+ TIME")
+IN_ORDER = ("baseline", "baseline, equal compute", *METHODS[1:])
 BACKBONES = ("TimeSformer", "Motionformer", "X-ViT")
 """Order of rows and colours; a label that is not listed follows, alphabetically. The backbones are
 those of the video tables, which list all of them.
@@ -249,7 +250,7 @@ def plotted(frame: pd.DataFrame, measure: Measure) -> dict[str, tuple[str, ...]]
     methods = {
         backbone: tuple(
             method
-            for method in labels(frame[frame["backbone"] == backbone], "method", METHODS)
+            for method in labels(frame[frame["backbone"] == backbone], "method", IN_ORDER)
             if aggregate(frame, {"backbone": backbone, "method": method}, measure).values
         )
         for backbone in labels(frame, "backbone", BACKBONES)

@@ -27,6 +27,7 @@ GRID = "#e3e3e3"
 
 COLOURS = {
     "baseline": "#4d4d4d",
+    "baseline, equal compute": "#6f7f8f",
     "+ order": "#0072b2",
     "+ debias": "#aa4499",
     "+ flow": "#009e73",
@@ -34,7 +35,14 @@ COLOURS = {
 }
 OTHER_COLOURS = ("#8c6d31", "#332288", "#56b4e9", "#882255")
 
-MARKERS = {"baseline": "o", "+ order": "s", "+ debias": "^", "+ flow": "D", "+ TIME": "v"}
+MARKERS = {
+    "baseline": "o",
+    "baseline, equal compute": "p",
+    "+ order": "s",
+    "+ debias": "^",
+    "+ flow": "D",
+    "+ TIME": "v",
+}
 
 
 @dataclass(frozen=True)

@@ -77,3 +77,4 @@ class Composed:
     config: RunConfig
     resources: Resources
     parent: Parent | None = None
+    skip: str | None = None  # why the scale has no such cell

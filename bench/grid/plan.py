@@ -30,7 +30,7 @@ from bench.config.left_out import without as in_words
 from bench.config.mistakes import Mistake, Mistakes
 from bench.config.resources import Resources, parse_resources
 from bench.config.science import KEYED, RunConfig, parse
-from bench.grid import files, yaml
+from bench.grid import files, longer, yaml
 from bench.grid import leave_out as leaving
 from bench.grid.axes import (
     NOT_APPLICABLE,
@@ -59,7 +59,9 @@ from bench.grid.patch import (
 _SWEEP_KEYS = (
     "title", "scales", "base", "axes", "zip", "exclude", "when", "seeds", "resources", "cells", leaving.KEY,
 )  # fmt: skip
-_SCALE_KEYS = ("title", "base", "backbones", "seeds", "resources", "cells", leaving.KEY)
+_SCALE_KEYS = (
+    "title", "base", "backbones", "seeds", "resources", "cells", leaving.KEY, longer.KEY,
+)  # fmt: skip
 
 __all__ = ["Cell", "Plan", "Recipe", "plan", "read"]
 
@@ -83,6 +85,7 @@ class Recipe:
     resources: Resources
     left_out: LeftOut
     named: dict[str, Layer] = field(default_factory=dict)  # `cells`, by name
+    longer: longer.Factors = field(default_factory=dict)
     axes: Axes = field(default_factory=dict)
     _skips: dict[str, str | None] = field(default_factory=dict)
     _parents: dict[str, Cell] = field(default_factory=dict)
@@ -131,23 +134,25 @@ class Recipe:
         layers.append(self.settings)
         found: list[Mistake] = []
         parent = take_parent(merged, self.named, self.axes, found)
-        resources, config = merged.pop("resources", {}), None
+        factor = longer.take_longer(merged, found)
+        resources, config, skip = merged.pop("resources", {}), None, None
         try:
             resources = parse_resources(resources)
         except Mistakes as error:
             found += error.mistakes
         try:
             config = parse({"seed": self.seeds[0], **merged})
+            config, skip = longer.lengthened(config, factor, self.longer, self.scale)
         except Mistakes as error:
             found += error.mistakes
         if "seed" in merged:
             found.append(Mistake(("seed",), "use `seeds`, a list"))
         mistakes += [locate(m, layers) for m in found]
-        return None if found or config is None else Composed(config, resources, parent)
+        return None if found or config is None else Composed(config, resources, parent, skip)
 
     def seeded(self, labels: Labels, composed: Composed, *, seed: int) -> Cell:
         """The cell of one seed, with what it starts from. Raises Mistakes where that cannot be."""
-        skip = _skip_reason(composed.config, self._skips)
+        skip = composed.skip or _skip_reason(composed.config, self._skips)
         config, parent = composed.config.of_seed(seed), None
         if composed.parent is not None:
             parent = self._parent(composed, labels, seed)
@@ -155,6 +160,8 @@ class Recipe:
             if parent.skip and not skip:
                 skip = f"{composed.parent}, which it starts from, cannot run: {parent.skip}"
         signed = identity.signature(config)
+        if composed.skip:  # it is not the run of this config
+            signed = identity.digest([signed, composed.skip])[: len(signed)]
         return Cell(labels, seed, config, signed, composed.resources, skip, parent=parent)
 
     def _parent(self, composed: Composed, labels: Labels, seed: int) -> Cell:
@@ -218,8 +225,9 @@ class Recipe:
             return cell
         if not config.objectives:
             return replace(cell, skip=f"nothing to train is left {in_words(gone)}")
-        skip = cell.skip if cell.parent and cell.parent.skip else _skip_reason(config, self._skips)
-        name = identity.signature(config)
+        if cell.skip and cell.skip != _skip_reason(cell.config, self._skips):  # not for a component
+            return replace(cell, left_out=gone)
+        skip, name = _skip_reason(config, self._skips), identity.signature(config)
         return replace(cell, config=config, signature=name, skip=skip, left_out=gone)
 
 
@@ -299,6 +307,7 @@ def read(sweep: Path, scale: str, settings: Iterable[str], mistakes: list[Mistak
         common_resources([*scale_layers, *sweep_layers, final], mistakes),
         left_out,
         read_cells(scale_path, scale_doc, mistakes) | read_cells(sweep, sweep_doc, mistakes),
+        longer.read_factors(scale_path, scale_doc, mistakes),
     )
 
 

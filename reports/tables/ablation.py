@@ -88,7 +88,7 @@ def _shown(frame: pd.DataFrame) -> tuple[compare.Shown, ...]:
 
 def _backbones(frame: pd.DataFrame) -> tuple[str, ...]:
     """The backbones that have more than the two ends of the ablation, or else the first one."""
-    ends = frame["method"].isin(("baseline", "+ TIME"))
+    ends = frame["method"].isin(compare.ENDS)
     between = frame[frame["method"].notna() & ~ends]
     found = stats.labels(between, "backbone", stats.BACKBONES)
     return found or stats.labels(frame, "backbone", stats.BACKBONES)[:1] or stats.BACKBONES[:1]

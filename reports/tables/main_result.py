@@ -11,14 +11,13 @@ from reports import compare, published, splits, stats, table
 ORDER = 10
 
 EVALUATION = "video.shuffle_gap"
-METHODS = ("baseline", "+ TIME")
 METRICS = {"top1": "Top-1", "top5": "Top-5"}
 
 
 def build(frame: pd.DataFrame) -> table.Table:
     rows = stats.of_evaluation(frame, EVALUATION)
     # Every published backbone is listed, so that the page says what has not been run yet.
-    found = stats.labels(rows[rows["method"].isin(METHODS)], "backbone")
+    found = stats.labels(rows[rows["method"].isin(compare.ENDS)], "backbone")
     backbones = (*stats.BACKBONES, *(name for name in found if name not in stats.BACKBONES))
     return compare.build(
         frame,
@@ -37,7 +36,7 @@ def build(frame: pd.DataFrame) -> table.Table:
                 )
                 for metric, name in METRICS.items()
             ],
-            cells=product(backbones, METHODS),
+            cells=product(backbones, compare.ends(rows)),
             paper=published.table("main_result"),
             sweep=lambda backbone: "backbones",
         ),

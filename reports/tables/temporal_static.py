@@ -15,7 +15,6 @@ from reports import compare, published, splits, stats, table
 ORDER = 20
 
 EVALUATION = "video.shuffle_gap"
-METHODS = ("baseline", "+ TIME")
 SUBSETS = {"all": "All classes", "temporal": "Temporal classes", "static": "Static classes"}
 VIEWS = {
     "original": table.Column("Original", better="up"),
@@ -27,7 +26,7 @@ VIEWS = {
 def build(frame: pd.DataFrame) -> table.Table:
     rows = stats.of_evaluation(frame, EVALUATION)
     paper = published.table("temporal_static")
-    found = stats.labels(rows[rows["method"].isin(METHODS)], "backbone")
+    found = stats.labels(rows[rows["method"].isin(compare.ENDS)], "backbone")
     backbones = [name for name in stats.BACKBONES if name in paper.values or name in found]
     backbones += [name for name in found if name not in stats.BACKBONES]
     return compare.build(
@@ -53,7 +52,7 @@ def build(frame: pd.DataFrame) -> table.Table:
                 for view, column in VIEWS.items()
             ]
             + _restricted(),
-            cells=product(backbones, METHODS),
+            cells=product(backbones, compare.ends(rows)),
             paper=paper,
             sweep=lambda backbone: "backbones" if backbone in stats.BACKBONES[1:] else "ablation",
         ),

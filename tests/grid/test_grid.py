@@ -456,7 +456,7 @@ def cells_of(sweep: str, scale: str) -> list[Cell]:
 def test_backbones_shares_its_timesformers_with_the_ablation(scale: str) -> None:
     ablation = {cell.signature for cell in cells_of("ablation", scale)}
     cells = cells_of("backbones", scale)
-    assert [cell.skip for cell in cells] == [None] * 6
+    assert [cell.skip for cell in cells] == [None] * 9
     shared = [cell.labels["backbone"] for cell in cells if cell.signature in ablation]
     assert shared == ["TimeSformer"] * 2
 
@@ -465,6 +465,9 @@ def test_backbones_follow_the_released_recipe_at_the_paper_scale() -> None:
     """Fact sheet, 1.3: everything is equal but the stochastic depth and X-ViT's dropout."""
     found = {}
     for cell in cells_of("backbones", "paper"):
+        if cell.labels["method"] == "baseline, equal compute":
+            assert (cell.config.train.epochs, cell.config.train.milestones) == (70, (40, 60))
+            continue
         train, clip = cell.config.train, cell.config.input
         found[cell.labels["backbone"]] = (cell.config.model.config.drop_path, train.dropout)
         assert (train.lr, train.weight_decay, train.batch, train.epochs) == (1e-4, 0.05, 64, 35)
@@ -475,6 +478,20 @@ def test_backbones_follow_the_released_recipe_at_the_paper_scale() -> None:
         assert clip.rand_augment == "rand-m20-mstd0.5-inc1"
         assert all(part.config.weight == 1 for part in cell.config.objectives.values())
     assert found == {"TimeSformer": (0.1, 0.0), "Motionformer": (0.2, 0.0), "X-ViT": (0.0, 0.5)}
+
+
+@pytest.mark.parametrize("scale", ["smoke", "mini", "paper"])
+@pytest.mark.parametrize(("demo", "whole"), [("demo", "ablation"), ("demo_images", "background")])
+def test_the_demo_is_the_ends_of_an_ablation(demo: str, whole: str, scale: str) -> None:
+    def asked(sweep: str) -> dict[str, tuple[str, tuple[str, ...]]]:
+        return {
+            cell.labels["method"]: (cell.signature, signature.asked_of(cell.config))
+            for cell in cells_of(sweep, scale)
+        }
+
+    ends = asked(demo)
+    assert list(ends) == ["baseline", "+ TIME"]
+    assert ends == {method: asked(whole)[method] for method in ends}
 
 
 @pytest.mark.parametrize("scale", ["smoke", "mini", "paper"])
