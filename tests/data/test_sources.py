@@ -50,7 +50,7 @@ def test_built_in_data_keep_the_folders_they_had(tmp_path: Path) -> None:
 
 
 def test_an_index_without_a_later_option_means_its_default(tmp_path: Path) -> None:
-    of_old = mini_ssv2.Config(train=1, tune=1, test=1).model_dump(exclude={"quality", "decoder"})
+    of_old = mini_ssv2.Config(train=1, tune=1, test=1).model_dump(exclude=set(mini_ssv2.LATER))
     folder = mini_ssv2.locate(mini_ssv2.Config(train=1, tune=1, test=1), tmp_path)
     shards_of(folder, "mini_ssv2", of_old, mini_ssv2.VERSION)
     assert len(mini_ssv2.open(mini_ssv2.Config(train=1, tune=1, test=1), tmp_path, "train")) == 1

@@ -303,7 +303,7 @@ def render_clip(
     clip = render(
         cv2.convertScaleAbs(plate, alpha=float(exposure)),
         stage.camera(),
-        [*stage.distractors(), *layers],
+        [*stage.distractors(), *layers, *stage.foreground(layers)],
         height=rule.height,
         width=rule.width,
     )

@@ -66,7 +66,9 @@ def add_arguments(parser: argparse.ArgumentParser, config: type[Config]) -> None
             default=info.default,
             choices=words or None,
             metavar=None if words else "N",
-            help=f"default {info.default}",
+            help=f"{info.description}; default {info.default}"
+            if info.description
+            else f"default {info.default}",
         )
         if name == "frames":  # its name of old
             parser.add_argument("--frames", choices=words, help=argparse.SUPPRESS)

@@ -8,12 +8,14 @@ concepts that training clips never show.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
 from bench.data.builtin.cutouts import IN9_CLASSES, Cutout, all_cutouts
+from bench.data.builtin.disturbances import occluder_of, paced, pan
 from bench.data.builtin.scenes import Camera, SceneLayer, layer, sprite_of, wobble
 
 HANDS = ("backhand-index-pointing-left", "pinching-hand", "raised-hand")
@@ -31,6 +33,9 @@ class SceneRule:
     max_frames: int
     jitter: float
     distractors: int
+    occlusion: float
+    speed: float
+    camera: float
 
     @property
     def width(self) -> int:
@@ -63,6 +68,9 @@ class Stage:
         self, rng: np.random.Generator, frames: int, rule: SceneRule, *, training: bool
     ) -> None:
         self.rng = rng
+        # Streams beside `rng`, which spawning leaves where it is: an option that is off draws nothing,
+        # and one that is set moves no number of anything else.
+        self._of_speed, self._of_camera, self._of_occlusion = rng.spawn(3)
         self.frames = frames
         self.rule = rule
         self.training = training
@@ -71,6 +79,8 @@ class Stage:
         # The action fills a random part of the clip and may start and end slowly.
         start, end = rng.uniform(0, 0.3), rng.uniform(0.7, 1)
         linear = np.clip((np.linspace(0, 1, frames) - start) / (end - start), 0, 1)
+        if rule.speed > 0:
+            linear = paced(self._of_speed, linear, rule.speed)
         self.progress_T = linear + rng.uniform(0, 1) * (linear * linear * (3 - 2 * linear) - linear)
 
     def another_object(self) -> Cutout:
@@ -133,13 +143,17 @@ class Stage:
 
     def camera(self) -> Camera:
         """A hand-held camera that also drifts one way: position alone does not give the object's
-        motion away.
+        motion away. With `camera` it also swings, whatever the object does.
         """
         drift = self.rule.jitter * self.rng.uniform(-0.14, 0.14, size=2) * (1.0, 0.5)
         ramp = np.linspace(-1, 1, self.frames)
+        x_T, y_T = drift[0] * ramp, drift[1] * ramp
+        if self.rule.camera > 0:
+            across, along = pan(self._of_camera, self.frames, self.rule.camera)
+            x_T, y_T = x_T + across, y_T + along
         return Camera(
-            x_T=drift[0] * ramp + self.path(0.015),
-            y_T=drift[1] * ramp + self.path(0.012),
+            x_T=x_T + self.path(0.015),
+            y_T=y_T + self.path(0.012),
             zoom_T=self.zoom_T * np.exp(self.path(0.012)),
             roll_T=self.path(0.012),
         )
@@ -161,6 +175,18 @@ class Stage:
                 )
             )
         return layers
+
+    def foreground(self, layers: Sequence[SceneLayer]) -> list[SceneLayer]:
+        """With probability `occlusion` something that hides a part of one of the layers for a while."""
+        rng = self._of_occlusion
+        if rng.random() >= self.rule.occlusion:
+            return []
+        item = layers[int(rng.integers(len(layers)))]
+        drawings = pool(IN9_CLASSES[rng.integers(len(IN9_CLASSES))], training=self.training)
+        pixels = 0.5 * float(self.zoom_T.max()) * self.rule.height
+        mirrored = bool(rng.integers(2))
+        sprite = sprite_of(drawings[rng.integers(len(drawings))], pixels, mirrored=mirrored)
+        return [occluder_of(rng, sprite, item)]
 
 
 def cloth_sprite(rng: np.random.Generator) -> np.ndarray:

@@ -9,6 +9,8 @@ otherwise equal clips. Options are chosen on `tune`, which no table shows. `tune
 objects and views that training never shows: the same held-out concepts, since some kinds have only
 one, in other clips. It is not Something-Something-v2: numbers are not comparable with published ones.
 
+How hard the clips are is asked for with `occlusion`, `speed`, `camera`, `jitter`, `distractors` and `rho`.
+
 The clips are first written as Something-Something-v2 lies on disk (WebM files and JSON annotations)
 and then converted by the code that converts the real one. Members of a temporal pair are rendered
 as exact mirror images in time; VP9 adds a trace of asymmetry (its first frame is a key frame), as
@@ -56,22 +58,29 @@ SUBSETS = {
 }
 
 
+def _option(default: Any, description: str, *, ge: float = 0, le: float | None = None) -> Any:
+    """A number that the command line describes."""
+    return pydantic.Field(default=default, ge=ge, le=le, description=description)
+
+
 class Config(BaseConfig):
     """What is generated. Everything but the last four, which say how shards hold the clips, changes
     what the clips show.
     """
 
-    train: int = pydantic.Field(default=2400, ge=1)  # clips
-    tune: int = pydantic.Field(default=400, ge=1)
-    test: int = pydantic.Field(default=1000, ge=1)  # clips in test, and in test_unbiased
-    rho: float = pydantic.Field(default=0.6, ge=0, le=1)  # probability of a class's home scene
+    train: int = _option(2400, "clips to train on", ge=1)
+    tune: int = _option(400, "clips that options are chosen on", ge=1)
+    test: int = _option(1000, "clips of test, and of test_unbiased", ge=1)
+    rho: float = _option(0.6, "probability of a class's home scene", le=1)
     seed: builtin.Seed = 0
-    height: int = pydantic.Field(default=96, ge=32)  # pixels; the width is 4/3 of it
-    min_frames: int = pydantic.Field(default=24, ge=2)
-    max_frames: int = pydantic.Field(default=32, ge=2)
-    # strength of the camera's and the hands' unsteadiness
-    jitter: float = pydantic.Field(default=0.3, ge=0)
-    distractors: int = pydantic.Field(default=1, ge=0)  # at most so many objects that take no part
+    height: int = _option(96, "pixels; the width is 4/3 of it", ge=32)
+    min_frames: int = _option(24, "of a clip", ge=2)
+    max_frames: int = _option(32, "of a clip", ge=2)
+    jitter: float = _option(0.3, "strength of the camera's and the hands' unsteadiness")
+    distractors: int = _option(1, "at most so many objects that take no part")
+    occlusion: float = _option(0.0, "probability of something in front that hides a part", le=1)
+    speed: float = _option(0.0, "strength of changes of speed and pauses; 1 is much")
+    camera: float = _option(0.0, "strength of a pan, whatever the object does; 1 is much")
     frames: Literal["raw", "jpeg", "video"] = "raw"
     short_side: int | None = 36  # of stored frames, pixels
     quality: int = pydantic.Field(default=90, ge=1, le=100)  # of jpeg
@@ -97,7 +106,7 @@ class Config(BaseConfig):
         return int(getattr(self, split.removesuffix("_unbiased")))
 
 
-LATER = ("quality", "decoder")
+LATER = ("quality", "decoder", "occlusion", "speed", "camera")
 DEFAULTS = Config().model_dump(include=set(LATER))
 
 
