@@ -12,14 +12,20 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from makers import context_of, smoke
 
 from bench import prepare
+from bench.config.science import parse
+from bench.data.access import open_data
 from bench.data.builtin.actions import ACTIONS, PAIRS, render_clip
 from bench.data.builtin.cutouts import IN9_CLASSES, all_panoramas
 from bench.data.builtin.disturbances import occluder_of, paced, pan
 from bench.data.builtin.scenes import Camera, SceneLayer, layer, plate_of, render, sprite_of
 from bench.data.builtin.stage import SceneRule, Stage, pool
+from bench.data.shards.read import read_index
 from bench.data.sources import mini_ssv2
+from bench.evaluate.context import run_one
+from tasks.video import shuffle_gap
 
 PLAIN = mini_ssv2.Config(height=32).rule
 OPTIONS = ("occlusion", "speed", "camera")
@@ -70,12 +76,14 @@ def test_the_defaults_show_what_they_showed_before_there_were_options(
 def test_folders_of_data_without_the_options_keep_their_names(tmp_path: Path) -> None:
     plain = mini_ssv2.locate(mini_ssv2.Config(), tmp_path)
     assert plain == mini_ssv2.locate(
-        mini_ssv2.Config(occlusion=0.0, speed=0.0, camera=0.0), tmp_path
+        mini_ssv2.Config(occlusion=0.0, speed=0.0, camera=0.0, test_hard=0, test_seed=0), tmp_path
     )
     changes = (
         {"occlusion": 0.1},
         {"speed": 0.1},
         {"camera": 0.1},
+        {"test_hard": 1},
+        {"test_seed": 1},
     )
     others = {mini_ssv2.locate(mini_ssv2.Config(**change), tmp_path) for change in changes}
     assert len(others | {plain}) == 1 + len(changes)
@@ -265,10 +273,78 @@ def test_a_pan_goes_with_the_object_as_often_as_against_it() -> None:
     assert 0.02 < np.mean(np.array(on_screen) < 0) < 0.3
 
 
+# -- splits beside the four ---
+
+EXTRA = mini_ssv2.Config(
+    train=20, tune=20, test=20, test_hard=20, test_seed=20, height=32, min_frames=8, max_frames=9
+)
+
+
+def test_extra_splits_are_there_where_they_are_asked_for() -> None:
+    spec = mini_ssv2.spec
+    assert spec(mini_ssv2.Config()).splits == mini_ssv2.SPLITS
+    assert spec(mini_ssv2.Config(test_seed=3)).splits == (*mini_ssv2.SPLITS, "test_seed")
+    assert spec(EXTRA).splits == (*mini_ssv2.SPLITS, "test_hard", "test_seed")
+    keys = [clip.key for split in EXTRA.splits for clip in mini_ssv2.clips_of(EXTRA, split)]
+    assert len(set(keys)) == len(keys) == 120
+
+
+def test_test_hard_shows_the_clips_of_test_made_harder() -> None:
+    test, hard = (mini_ssv2.clips_of(EXTRA, split) for split in ("test", "test_hard"))
+    without_id = [{k: v for k, v in c.meta.items() if k != "id"} for c in (*test, *hard)]
+    assert without_id[:20] == without_id[20:]
+    assert [c.label for c in test] == [c.label for c in hard]
+    rule = mini_ssv2.rule_of(EXTRA.rule, "test_hard")
+    assert {name: getattr(rule, name) for name in mini_ssv2.HARD} == mini_ssv2.HARD
+    harder = EXTRA.model_copy(update={"camera": 1.5, "distractors": 9})
+    rule = mini_ssv2.rule_of(harder.rule, "test_hard")
+    assert (rule.camera, rule.distractors, rule.occlusion) == (1.5, 9, mini_ssv2.HARD["occlusion"])
+    show = mini_ssv2.ClipRenderer(EXTRA.rule)
+    shown = [
+        show("test", a).tobytes() != show("test_hard", b).tobytes()
+        for a, b in zip(test, hard, strict=True)
+    ]
+    assert all(shown)
+
+
+def test_test_seed_shows_the_same_whatever_the_seed_and_nothing_of_test() -> None:
+    found = [digest(EXTRA.model_copy(update={"seed": seed}), "test_seed", 4) for seed in (0, 3)]
+    assert found[0] == found[1]
+    same_seed = EXTRA.model_copy(update={"seed": mini_ssv2.HELD_OUT_SEED})
+    planned = {split: mini_ssv2.clips_of(same_seed, split) for split in EXTRA.splits}
+    shown = {
+        split: [(clip.label, *clip.meta["placeholders"]) for clip in clips]
+        for split, clips in planned.items()
+    }
+    assert all(shown[split] != shown["test_seed"] for split in EXTRA.splits[:-1])
+
+
+def test_the_command_makes_them_checks_them_and_they_are_evaluated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = EXTRA.model_dump(exclude={"frames", "decoder", "quality", "seed", "short_side"})
+    options = [x for k, v in asked.items() for x in (f"--{k.replace('_', '-')}", str(v))]
+    folder = mini_ssv2.locate(EXTRA, tmp_path)
+    command = ["mini-ssv2", "--out", str(folder), "--workers", "1", *options, "--occlusion", "0.0"]
+    assert prepare.main(command) == 0
+    assert prepare.main([*command, "--check", "--deep"]) == 0
+    assert "test_unbiased 20, test_hard 20, test_seed 20, all decoded" in capsys.readouterr().out
+    assert read_index(folder)["config"]["test_hard"] == 20
+    assert open_data(folder).spec.splits == EXTRA.splits
+
+    raw = smoke().dump()
+    raw["data"] = {"name": "mini_ssv2", **EXTRA.model_dump()}
+    context = context_of(parse(raw), tmp_path)
+    rows = run_one("video.shuffle_gap", shuffle_gap.Config(), context)
+    assert {row["split"] for row in rows} == set(EXTRA.splits[1:])
+
+
 def test_help_says_what_the_options_are(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         prepare.main(["mini-ssv2", "--help"])
     shown = " ".join(capsys.readouterr().out.split())
-    for option in OPTIONS:
+    for option in (*OPTIONS, "test-hard", "test-seed"):
         assert f"--{option} N" in shown
-    assert "something in front" in shown
+    assert (
+        "something in front" in shown and "occlusion 0.8, speed 1, camera 1, distractors 3" in shown
+    )

@@ -7,11 +7,15 @@ from typing import Any
 import pandas as pd
 import pytest
 from frames import cell, frame, full, top1
+from matplotlib.figure import Figure
 
+from bench import find
 from reports import splits, stats
+from reports.build import ordered
 from reports.tables import ablation, main_result
 
 BASELINE = {"backbone": "TimeSformer", "method": "baseline"}
+EXTRA = ("test_hard", "test_seed")
 MEASURE = stats.Measure("video.shuffle_gap", splits.REPORTED, "original")
 
 
@@ -57,3 +61,23 @@ def test_a_table_of_val_says_why() -> None:
         assert splits.NOTE in build(of_val).notes and splits.NOTE not in build(full()).notes
     assert {column.group for column in ablation.build(of_val).columns} >= {"val", "val_unbiased"}
     assert "Accuracy on val," in main_result.build(of_val).caption
+
+
+def test_further_splits_change_no_table_and_no_figure() -> None:
+    """`test_hard` and `test_seed` of the built-in videos."""
+    results = full()
+    others = [results[results["split"] == "test"].assign(split=name, value=0.25) for name in EXTRA]
+    both = stats.checked(pd.concat([results, *others], ignore_index=True))
+    assert set(both["split"]) == {"test", "test_unbiased", *EXTRA}
+    for name in ordered("table"):
+        module = find.load("table", name)
+        assert module.build(both) == module.build(results), name
+    for name in ordered("figure"):
+        figures = Figure(), Figure()
+        module = find.load("figure", name)
+        captions = [module.draw(f, d) for f, d in zip((both, results), figures, strict=True)]
+        drawn = [
+            [line.get_xydata().tolist() for axes in figure.axes for line in axes.get_lines()]
+            for figure in figures
+        ]
+        assert captions[0] == captions[1] and drawn[0] == drawn[1], name

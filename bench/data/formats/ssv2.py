@@ -27,6 +27,8 @@ FILE_OF_SPLIT = {
     "tune": "validation",
     "test": "test",
     "test_unbiased": "test_unbiased",
+    "test_hard": "test_hard",
+    "test_seed": "test_seed",
 }
 
 

@@ -10,6 +10,9 @@ objects and views that training never shows: the same held-out concepts, since s
 one, in other clips. It is not Something-Something-v2: numbers are not comparable with published ones.
 
 How hard the clips are is asked for with `occlusion`, `speed`, `camera`, `jitter`, `distractors` and `rho`.
+Two more splits exist where clips of them are asked for: `test_hard`, the motions of `test` under
+circumstances at least as hard as HARD, and `test_seed`, clips of the same kind as `test` from a generator
+seed that no other split uses, the same ones whatever `seed` is.
 
 The clips are first written as Something-Something-v2 lies on disk (WebM files and JSON annotations)
 and then converted by the code that converts the real one. Members of a temporal pair are rendered
@@ -23,7 +26,7 @@ import argparse
 import multiprocessing
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -47,8 +50,15 @@ from bench.task import DataSpec
 VERSION = 2
 FPS = 12
 SPLITS = ("train", "tune", "test", "test_unbiased")
-_FIRST_KEY = {"train": 1, "tune": 1_000_001, "test": 2_000_001, "test_unbiased": 3_000_001}
-_MOTION = {"train": 0, "tune": 1, "test": 2, "test_unbiased": 2}  # both tests show the same motions
+EXTRA_SPLITS = ("test_hard", "test_seed")  # there if clips of them are asked for
+_FIRST_KEY = {name: n * 1_000_000 + 1 for n, name in enumerate((*SPLITS, *EXTRA_SPLITS))}
+# What is drawn alike: three tests show the same motions, two of them in the same scenes.
+_MOTION = {"train": 0, "tune": 1, "test": 2, "test_unbiased": 2, "test_hard": 2, "test_seed": 3}
+_SCENE = {"train": 0, "tune": 1, "test": 2, "test_unbiased": 3, "test_hard": 2, "test_seed": 4}
+HARD: Mapping[str, Any] = {"occlusion": 0.8, "speed": 1.0, "camera": 1.0, "distractors": 3}
+"""The least of `test_hard`; where the other splits have more, it has as much as they."""
+HELD_OUT_SEED = 515_151
+"""The seed of `test_seed`."""
 _SHARD_CLIPS = 200
 _PARALLEL_FROM = 200  # clips; fewer are done before worker processes have started
 CLASSES = tuple(action.name for action in ACTIONS)
@@ -56,6 +66,9 @@ SUBSETS = {
     subset: tuple(i for i, action in enumerate(ACTIONS) if action.subset == subset)
     for subset in ("temporal", "static")
 }
+
+
+_HARD = ", ".join(f"{name} {least:g}" for name, least in HARD.items())
 
 
 def _option(default: Any, description: str, *, ge: float = 0, le: float | None = None) -> Any:
@@ -71,6 +84,8 @@ class Config(BaseConfig):
     train: int = _option(2400, "clips to train on", ge=1)
     tune: int = _option(400, "clips that options are chosen on", ge=1)
     test: int = _option(1000, "clips of test, and of test_unbiased", ge=1)
+    test_hard: int = _option(0, f"clips of test under circumstances at least as hard: {_HARD}")
+    test_seed: int = _option(0, "clips of a seed that no other split uses, whatever --seed is")
     rho: float = _option(0.6, "probability of a class's home scene", le=1)
     seed: builtin.Seed = 0
     height: int = _option(96, "pixels; the width is 4/3 of it", ge=32)
@@ -102,11 +117,16 @@ class Config(BaseConfig):
         options = {name: getattr(self, name) for name in SceneRule.__dataclass_fields__}
         return SceneRule(**options | {"seed": builtin.seed_of(self)})
 
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that there are."""
+        return (*SPLITS, *(name for name in EXTRA_SPLITS if self.size(name)))
+
     def size(self, split: str) -> int:
         return int(getattr(self, split.removesuffix("_unbiased")))
 
 
-LATER = ("quality", "decoder", "occlusion", "speed", "camera")
+LATER = ("quality", "decoder", "test_hard", "test_seed", "occlusion", "speed", "camera")
 DEFAULTS = Config().model_dump(include=set(LATER))
 
 
@@ -117,7 +137,7 @@ def spec(config: Config) -> DataSpec:
         media="video",
         classes=CLASSES,
         subsets=SUBSETS,
-        splits=SPLITS,
+        splits=config.splits,
         reversals=reversals_of(CLASSES),
     )
 
@@ -160,7 +180,7 @@ def needed(config: Config, data_root: Path) -> int:
     video = 3600 + 0.036 * frames * config.height**2 * 4 / 3
     pixels = (config.short_side or config.height) ** 2 * 4 / 3
     stored = {"raw": frames * pixels * 3, "jpeg": frames * (1024 + 0.6 * pixels), "video": video}
-    clips = sum(map(config.size, SPLITS))
+    clips = sum(map(config.size, config.splits))
     return int(clips * (video + stored[config.frames] + 2048))
 
 
@@ -189,15 +209,22 @@ def clips_of(config: Config, split: str) -> tuple[Clip, ...]:
     """The clips of a split, planned but not rendered: balanced classes in random order, each with
     its scene.
     """
-    rng = np.random.default_rng([builtin.seed_of(config), _MOTION[split]])
+    rng = np.random.default_rng([rule_of(config.rule, split).seed, _MOTION[split]])
     rounds = -(-config.size(split) // len(ACTIONS))
     labels = np.concatenate([rng.permutation(len(ACTIONS)) for _ in range(rounds)])
     return tuple(_clip(config, split, n, int(labels[n])) for n in range(config.size(split)))
 
 
+def rule_of(rule: SceneRule, split: str) -> SceneRule:
+    """What the clips of one split depend on."""
+    if split == "test_hard":
+        return replace(rule, **{name: max(getattr(rule, name), HARD[name]) for name in HARD})
+    return replace(rule, seed=HELD_OUT_SEED) if split == "test_seed" else rule
+
+
 def _clip(config: Config, split: str, number: int, label: int) -> Clip:
-    action, rule = ACTIONS[label], config.rule
-    scene_rng = np.random.default_rng([rule.seed, SPLITS.index(split), number, 1])
+    action, rule = ACTIONS[label], rule_of(config.rule, split)
+    scene_rng = np.random.default_rng([rule.seed, _SCENE[split], number, 1])
     scene = draw_scene(rule, label, scene_rng, biased=split != "test_unbiased")
     names = placeholders(
         rule, action, rng=_motion_rng(rule.seed, split, number), training=split == "train"
@@ -227,10 +254,10 @@ class ClipRenderer:
     rule: SceneRule
 
     def __call__(self, split: str, clip: Clip) -> np.ndarray:
-        rng = _motion_rng(self.rule.seed, split, int(clip.key) - _FIRST_KEY[split])
-        action = ACTIONS[clip.label]
+        rule, action = rule_of(self.rule, split), ACTIONS[clip.label]
+        rng = _motion_rng(rule.seed, split, int(clip.key) - _FIRST_KEY[split])
         return render_clip(
-            self.rule, action, scene=clip.meta["scene"], rng=rng, training=split == "train"
+            rule, action, scene=clip.meta["scene"], rng=rng, training=split == "train"
         )
 
 
@@ -248,14 +275,14 @@ def build(
             defaults=DEFAULTS,
         )
         return out
-    clips = {split: clips_of(config, split) for split in SPLITS}
+    clips = {split: clips_of(config, split) for split in config.splits}
     few = sum(map(len, clips.values())) < _PARALLEL_FROM
     workers = workers or (1 if few else available_cores())
     short_side = config.short_side if config.frames != "video" else None
     rule = FrameRule(config.frames, short_side, config.quality, config.decoder)
     read = ClipRenderer(config.rule)
     write_videos(out, clips, read, workers=workers, progress=progress)
-    annotations = read_annotations(out / "labels", SPLITS)
+    annotations = read_annotations(out / "labels", config.splits)
     stored = builtin.stored(config, LATER)
     info = DataSetInfo("mini_ssv2", VERSION, stored, annotations.classes, SUBSETS)
     packing = Packing(_SHARD_CLIPS, workers, progress)
