@@ -26,7 +26,10 @@ COMMANDS = {
     "export": Command("what was measured, as files of other tools", "bench.export.command:entry"),
     "prepare": Command("convert a data set to shards, or verify shards", "bench.prepare:main"),
     "tune": Command("search the values of config keys", "bench.tune.command:entry"),
-    "results": Command("check that results are what was written", "bench.results.command:main"),
+    "results": Command(
+        "check that results are what was written; their rows as one file",
+        "bench.results.command:main",
+    ),
     "speed": Command("measure how fast this machine is", "bench.speed.command:entry"),
     "run": Command("run one cell, as a launcher does", "bench.run.command:main"),
 }

@@ -59,6 +59,8 @@ examples:
   python -m bench.sweep sweeps/ablation.yaml && python -m reports.build
   python -m reports.build --runs /scratch/me/runs --out paper/results
   python -m reports.build --runs runs --runs /shared/theirs    what several people have measured
+  python -m reports.build --runs rows.jsonl.gz     from a file of bench.results --rows: what shows
+                                       pictures says that there are none
   python -m reports.build --strict     in CI: fail while a number is missing
 
 exit status:
@@ -175,7 +177,8 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         action="append",
         metavar="DIR",
-        help="folder of the runs (default: runs); may be repeated: results of several places in one report",
+        help="folder of the runs (default: runs), or a file of bench.results --rows; may be repeated: results "
+        "of several places in one report",
     )
     add(
         "--out",
@@ -190,6 +193,8 @@ def _parser() -> argparse.ArgumentParser:
 def _load(folders: Sequence[Path]) -> pd.DataFrame:
     """The checked results. ValueError says what to do when there are none."""
     for runs in folders:
+        if results.is_rows_file(runs):
+            continue
         if problem := places.no_folder(runs):
             raise ValueError(f"--runs: {problem}")
         if not runs.is_dir():
@@ -242,7 +247,8 @@ def _figure(name: str, setting: Setting) -> page.BuiltFigure:
         try:
             with noting() as asked:
                 caption = module.draw(setting.frame, figure)
-        except DamagedFile as error:  # what it shows of one run; the numbers of the others stand
+        except (DamagedFile, results.OnlyNumbers) as error:
+            # what it shows of one run; the numbers of the others stand
             figure, caption = Figure(), f"Not drawn: {error}"
         except Exception as error:
             error.add_note(f"while drawing the figure {name!r} for {setting.folder}")
@@ -259,14 +265,18 @@ def _figure(name: str, setting: Setting) -> page.BuiltFigure:
 def _files(reports: Sequence[page.Report]) -> Iterator[tuple[Path, bytes]]:
     """Everything that is written, the page last: it never links to a file that is not there yet."""
     for report in reports:
-        folder = Path(report.folder)
-        for item in report.tables:
-            for form, render in formats.FORMATS.items():
-                yield folder / f"{item.name}.{form}", render(item.table, item.name).encode()
-        for figure in report.figures:
-            for form, content in figure.files.items():
-                yield folder / f"{figure.name}.{form}", content
+        yield from _files_of(report)
     yield Path("index.html"), page.render(reports).encode()
+
+
+def _files_of(report: page.Report) -> Iterator[tuple[Path, bytes]]:
+    folder = Path(report.folder)
+    for item in report.tables:
+        for form, render in formats.FORMATS.items():
+            yield folder / f"{item.name}.{form}", render(item.table, item.name).encode()
+    for figure in report.figures:
+        for form, content in figure.files.items():
+            yield folder / f"{figure.name}.{form}", content
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ inches, because text has a size of its own and must fit beside the pictures.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,13 +68,19 @@ def kept(frame: pd.DataFrame, methods: tuple[str, ...], evaluation: str) -> tupl
 
     The seed is the lowest that all of the methods have, if there is one.
     """
-    for backbone in stats.labels(frame, "backbone", stats.BACKBONES):
-        found = {
-            method: {
-                seed: path for seed, path in runs.items() if results.pictures(path, evaluation)
-            }
+    everywhere = {
+        backbone: {
+            method: stats.run_dirs(frame, {"backbone": backbone, "method": method}, evaluation)
             for method in methods
-            if (runs := stats.run_dirs(frame, {"backbone": backbone, "method": method}, evaluation))
+        }
+        for backbone in stats.labels(frame, "backbone", stats.BACKBONES)
+    }
+    paths = [p for runs in everywhere.values() for of in runs.values() for p in of.values()]
+    there = with_pictures(paths, evaluation)
+    for backbone, runs_of in everywhere.items():
+        found = {
+            method: {seed: path for seed, path in runs.items() if path in there}
+            for method, runs in runs_of.items()
         }
         found = {method: runs for method, runs in found.items() if runs}
         if found:
@@ -81,6 +88,22 @@ def kept(frame: pd.DataFrame, methods: tuple[str, ...], evaluation: str) -> tupl
             seeds = {m: min(common) if common else min(runs) for m, runs in found.items()}
             return backbone, [Kept(m, runs[seeds[m]], seeds[m]) for m, runs in found.items()]
     return "", []
+
+
+def with_pictures(run_dirs: Iterable[str], evaluation: str) -> set[str]:
+    """Those of which the evaluation kept pictures. Raises OnlyNumbers where nothing has them but runs of
+    a file of rows had.
+    """
+    found, left_out = set(), None
+    for path in run_dirs:
+        try:
+            if results.pictures(path, evaluation):
+                found.add(path)
+        except results.OnlyNumbers as error:
+            left_out = left_out or error
+    if left_out and not found:
+        raise left_out
+    return found
 
 
 def seeds_text(models: list[Kept]) -> str:

@@ -4,12 +4,15 @@ The only API that reports use; `python -m bench.results` verifies an archive.
     rows.py      manifests, run directories and evaluated models -> rows
     kept.py      predictions, pictures, objectives
     searches.py  what bench.tune has found
+    rows_file.py rows and what reports need beside them, as one file; gather.py makes it of folders
     verify.py    whether every file is what was written
     recount.py   accuracies counted again from predictions
 """
 
+from bench.results.gather import gather
 from bench.results.kept import PREDICTIONS, objectives, picture, pictures, predictions
 from bench.results.rows import COLUMNS, EVALUATED, TRAINING, load, merged
+from bench.results.rows_file import OnlyNumbers, is_rows_file
 from bench.results.searches import search, search_of
 from bench.store.learned import is_learned
 
@@ -18,7 +21,10 @@ __all__ = [
     "EVALUATED",
     "PREDICTIONS",
     "TRAINING",
+    "OnlyNumbers",
+    "gather",
     "is_learned",
+    "is_rows_file",
     "load",
     "merged",
     "objectives",

@@ -1,4 +1,8 @@
-"""What a run kept beside its numbers: predictions and pictures of its evaluations, its objectives."""
+"""What a run kept beside its numbers: predictions and pictures of its evaluations, its objectives.
+
+A file of rows (`rows_file`) knows the objectives of its runs, but has no pictures and no predictions: who
+asks for those of a run that kept some gets OnlyNumbers.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from bench.results.rows_file import OnlyNumbers, facts_of
 from bench.store.evaluations import EvaluationDir
 from bench.store.files import DamagedFile
 from bench.store.rundir import RunDir
@@ -26,6 +31,8 @@ def predictions(run_dir: str | Path) -> pd.DataFrame:
 
     Empty where nothing was kept. Raises DamagedFile for a file that is not what was kept.
     """
+    if (facts := facts_of(run_dir)) and facts.get("predictions"):
+        raise _only_numbers(run_dir)
     folder = EvaluationDir(Path(run_dir))
     path = folder.predictions
     if not path.exists():
@@ -45,6 +52,8 @@ def objectives(run_dir: str | Path) -> Mapping[str, Mapping[str, Any]]:
     """
     path = Path(run_dir)  # of an evaluation, or of a run of before these had folders
     run = RunDir(path.parent.parent if path.parent.name == "evaluations" else path)
+    if (facts := facts_of(run.path)) is not None:
+        return facts.get("config", {}).get("objectives") or {}
     try:
         return (run.read_config().get("objectives") or {}) if run.config.exists() else {}
     except DamagedFile:
@@ -53,6 +62,8 @@ def objectives(run_dir: str | Path) -> Mapping[str, Mapping[str, Any]]:
 
 def pictures(run_dir: str | Path, evaluation: str) -> tuple[str, ...]:
     """The names of the pictures that an evaluation kept, sorted; as `picture` takes them."""
+    if (facts := facts_of(run_dir)) and evaluation in facts.get("pictures", ()):
+        raise _only_numbers(run_dir)
     folder = _picture_folder(run_dir, evaluation)
     return tuple(
         sorted(
@@ -66,6 +77,8 @@ def picture(run_dir: str | Path, evaluation: str, name: str) -> np.ndarray | Non
 
     Raises DamagedFile for a file that is not what was kept.
     """
+    if (facts := facts_of(run_dir)) and evaluation in facts.get("pictures", ()):
+        raise _only_numbers(run_dir)
     # Not with_suffix: a name may have dots of its own.
     path = _picture_folder(run_dir, evaluation) / f"{name}.png"
     if not path.exists():
@@ -82,3 +95,8 @@ def picture(run_dir: str | Path, evaluation: str, name: str) -> np.ndarray | Non
 
 def _picture_folder(run_dir: str | Path, evaluation: str) -> Path:
     return EvaluationDir(Path(run_dir)).pictures / evaluation
+
+
+def _only_numbers(run_dir: str | Path) -> OnlyNumbers:
+    """Of a run in a file of rows."""
+    return OnlyNumbers(next(path for path in Path(run_dir).parents if path.is_file()))

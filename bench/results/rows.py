@@ -1,4 +1,5 @@
-"""Manifests, run directories and evaluated models -> one long DataFrame, one row per measured number.
+"""Manifests, run directories and evaluated models, or a file of their rows -> one long DataFrame, one row
+per measured number.
 
 Rebuilt from manifests and run directories alone. A cell without a result is one row with empty
 value and its reason, so that a table shows a hole instead of forgetting the cell. Models that
@@ -19,6 +20,7 @@ import numpy as np
 import pandas as pd
 
 from bench.config import left_out
+from bench.results import rows_file
 from bench.store.files import DamagedFile
 from bench.store.result_files import Kind, read_result
 from bench.store.rundir import RunDir, RunStatus, State, manifests
@@ -36,7 +38,9 @@ EVALUATED = "evaluated"
 
 
 def load(runs: Path) -> pd.DataFrame:
-    """Columns: COLUMNS plus one per axis of any sweep, and `model` where models without a run were
+    """Of a folder of runs, or of a file of rows: `run_dir` is then a path in that file.
+
+    Columns: COLUMNS plus one per axis of any sweep, and `model` where models without a run were
     evaluated. Empty when nothing was launched.
 
     `run_dir` is where `predictions` and `pictures` of a row are: the directory of its evaluation.
@@ -49,6 +53,8 @@ def load(runs: Path) -> pd.DataFrame:
     of a cell ask for and it has not. Rows of the evaluation TRAINING are what objectives logged.
     `data_seed`: of generated data; the run's own where the config said `data.seed: null`.
     """
+    if Path(runs).is_file():
+        return rows_file.read(Path(runs)).frame
     rows: list[dict[str, Any]] = []
     found = _manifests(Path(runs))
     several = _measured_in_several_ways(found)

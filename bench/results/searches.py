@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from bench.results import rows_file
 from bench.results.rows import EVALUATED, overrides_of
 from bench.store.files import DamagedFile
 from bench.store.result_files import Kind, read_result
@@ -23,6 +24,9 @@ def search(runs: Path) -> list[dict[str, Any]]:
     A trial is {number, state, params, value, intermediate, signature, seconds, retry_of, point,
     error, lost}; only a COMPLETE one has a value.
     """
+    if (place := rows_file.inside(runs)) is not None:
+        file, name = place
+        return list(file.searches.get(name, ()))
     found = []
     for path in sorted((Path(runs) / "tune").glob("*/trials.json")):
         try:

@@ -91,8 +91,9 @@ def _models(frame: pd.DataFrame) -> tuple[str, list[pictures.Kept]]:
         return f"{backbone} ({pictures.seeds_text(models)})", models
     alone = stats.evaluated(frame, EVALUATION)
     found = alone[[stats.MODEL, "run_dir"]].drop_duplicates() if len(alone) else alone
+    there = pictures.with_pictures(found["run_dir"], EVALUATION)
     for name, folder in sorted(zip(found.get(stats.MODEL, ()), found["run_dir"], strict=True)):
-        if results.pictures(folder, EVALUATION):
+        if folder in there:
             models.append(pictures.Kept(str(name), str(folder), 0))
     return "each model", models[:PANELS]
 
