@@ -39,6 +39,7 @@ example: .venv/.stamp
 	$(BIN)/python -m bench.sweep sweeps/backbones.yaml --set 'seeds=[0,1,2]'
 	$(BIN)/python -m bench.sweep sweeps/background.yaml --set 'seeds=[0,1,2]'
 	$(BIN)/python -m bench.sweep sweeps/background_options.yaml --set 'seeds=[0,1,2]'
+	$(BIN)/python -m bench.results --rows reports/example/rows.jsonl.gz
 	$(BIN)/python -m reports.build --out reports/example
 
 clean:
