@@ -69,7 +69,7 @@ def build(frame: pd.DataFrame, rows: pd.DataFrame, compared: Comparison) -> tabl
     return table.Table(
         title=compared.title,
         caption=compared.caption,
-        labels=("Backbone", "Method"),
+        labels=(table.BACKBONE, "Method"),
         columns=_columns(shown),
         rows=tuple(
             _row(rows, paper, shown, backbone, method, not_run(frame, sweep(backbone)))

@@ -6,24 +6,29 @@ value, the seeds, the signatures of the runs (`runs/<signature>/`) and the reaso
 
 Rules that hold for every table: a gap is a dash with a footnote, never a number; a mean over fewer
 seeds than the sweep asks for says so in the cell and is never bold; bold is the best complete
-measured number of a column, when there are at least two to compare.
+measured number of a column, when there are at least two to compare. Backbones are not compared: where
+they are the rows' first label, each has a best of its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Literal
 
 from reports.stats import Aggregate
 
 DASH = "—"
 MINUS = "\N{MINUS SIGN}"
+BACKBONE = "Backbone"
+"""The label of the rows of one backbone each; see `best`."""
 ARROWS = {"up": " ↑", "down": " ↓", "": ""}
 OVER_SEEDS = (
     "Numbers are percent: mean ± sample standard deviation (ddof = 1) over runs that differ in "
     "the seed only (initial weights, data order, augmentation); a single seed has no ±."
 )
+NO_RANK = "Shuffled alone ranks nothing: a model that is worse at everything is low there too."
 OVER_PAIRS = (
     "Differences are paired: per seed, then mean ± sample standard deviation over the seeds."
 )
@@ -61,6 +66,7 @@ class Column:
     name: str
     group: str = ""
     better: Literal["up", "down", ""] = ""
+    from_zero: bool = False  # a share of samples that may be all but none; see `at_floor`
 
     @property
     def heading(self) -> str:
@@ -176,21 +182,45 @@ def percent(value: float, *, signed: bool = False) -> str:
 
 
 def best(table: Table) -> frozenset[tuple[int, int]]:
-    """(row, column) of the best complete number of each column, ties as displayed included.
-
-    Where all are equal none is best.
+    """(row, column) of the best complete number of each column among comparable rows, ties as
+    displayed included. Where all are equal none is best, and none where the best is at the floor.
     """
     winners: set[tuple[int, int]] = set()
-    for j, column in enumerate(table.columns):
+    for rows, j in product(_comparable(table).values(), range(len(table.columns))):
+        column = table.columns[j]
         values = {
-            i: round(row.cells[j].value or 0.0, 1)
-            for i, row in enumerate(table.rows)
-            if row.cells[j].status == "complete"
+            i: round(table.rows[i].cells[j].value or 0.0, 1)
+            for i in rows
+            if table.rows[i].cells[j].status == "complete"
         }
-        if column.better and len(set(values.values())) > 1 and not _mixed(table, j):
+        if column.better and len(set(values.values())) > 1 and not _mixed(table, rows, j):
             top = max(values.values()) if column.better == "up" else min(values.values())
             winners |= {(i, j) for i, value in values.items() if value == top}
-    return frozenset(winners)
+    return frozenset(
+        (i, j)
+        for i, j in winners
+        if not (table.columns[j].from_zero and at_floor(table.rows[i].cells[j]))
+    )
+
+
+def at_floor(cell: TableCell) -> bool:
+    """Whether a share is so few samples, about three, that its normal interval at 95 % reaches 0: a model that
+    gets one of 450 right is no better than one that gets none.
+    """
+    if cell.value is None or not cell.samples:
+        return False
+    share = cell.value / 100
+    return share <= 1.96 * (share * (1 - share) / cell.samples) ** 0.5
+
+
+def _comparable(table: Table) -> dict[str, list[int]]:
+    """The rows that a best is looked for among: those of one backbone, or all (under ""). TimeSformer against
+    X-ViT is no comparison of methods.
+    """
+    found: dict[str, list[int]] = {}
+    for i, row in enumerate(table.rows):
+        found.setdefault(row.labels[0] if table.labels[0] == BACKBONE else "", []).append(i)
+    return found
 
 
 def notes(table: Table) -> tuple[str, ...]:
@@ -201,19 +231,35 @@ def notes(table: Table) -> tuple[str, ...]:
         extra.append(f"A {DASH} for a published number: the sources give none.")
     # A column must not rank what is not comparable.
     ranked = [(j, column) for j, column in enumerate(table.columns) if column.better]
-    mixed = [column.full_heading for j, column in ranked if _mixed(table, j)]
+    blocks = _comparable(table)
+    mixed = [
+        column.full_heading + (f" of {block}" if len(blocks) > 1 else "")
+        for j, column in ranked
+        for block, rows in blocks.items()
+        if _mixed(table, rows, j)
+    ]
     if mixed:
         extra.append(
             "The rows were measured on data made in different ways, so no best is marked in: "
             f"{', '.join(mixed)}."
         )
+    low = [
+        column.full_heading
+        for j, column in ranked
+        if column.from_zero and any(at_floor(row.cells[j]) for row in table.rows)
+    ]
+    if low:
+        extra.append(
+            f"In {', '.join(low)} a number of no more than about three samples is not told from none, and "
+            "never the best."
+        )
     return (*table.notes, *extra)
 
 
-def _mixed(table: Table, column: int) -> bool:
+def _mixed(table: Table, rows: Sequence[int], column: int) -> bool:
     # several of one cell: each seed has data of its own
-    origins = {row.cells[column].made_from for row in table.rows if row.cells[column].made_from}
-    return len(origins) > 1
+    cells = [table.rows[i].cells[column] for i in rows]
+    return len({cell.made_from for cell in cells if cell.made_from}) > 1
 
 
 def footnotes(table: Table) -> dict[str, str]:

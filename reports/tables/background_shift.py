@@ -174,7 +174,7 @@ def _shown(frame: pd.DataFrame) -> tuple[compare.Shown, ...]:
     # It is costly on the real data, so a sweep may do without; kept until something is measured.
     evaluations = set(frame["evaluation"].dropna())
     if not evaluations or CHALLENGE in evaluations:
-        column = table.Column("Challenge", better="up")
+        column = table.Column("Challenge", better="up", from_zero=True)
         items.append(compare.Shown(column, stats.Measure(CHALLENGE, SPLIT, "challenge")))
     return tuple(items)
 

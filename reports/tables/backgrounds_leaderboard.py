@@ -24,7 +24,7 @@ COLUMNS = {
     "mixed_same": table.Column("Mixed-Same", better="up"),
     "mixed_rand": table.Column("Mixed-Rand", better="up"),
     "bg_gap": table.Column("BG-Gap", better="down"),
-    "challenge": table.Column("Challenge", better="up"),
+    "challenge": table.Column("Challenge", better="up", from_zero=True),
 }
 MEASURED, PUBLISHED = "measured", "published"
 HOW = "not measured; python -m bench.evaluate {} --model MODEL --data DIR"
@@ -40,8 +40,12 @@ class _Entry:
 
     @property
     def rank(self) -> tuple[object, ...]:
-        """The highest challenge accuracy first, then the smallest gap; unknown ones last."""
+        """The highest challenge accuracy first, those at the floor alike, then the smallest gap; unknown ones
+        last.
+        """
         challenge, gap = (self.cells[name].value for name in ("challenge", "bg_gap"))
+        if table.at_floor(self.cells["challenge"]):
+            challenge = 0.0
         return (
             challenge is None,
             -(challenge or 0.0),
