@@ -6,9 +6,13 @@ challenge accuracy (no background may change the prediction) is not in the paper
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+
 import pandas as pd
 
-from reports import compare, published, stats, table, trained_on
+from reports import compare, intervals, published, stats, table, trained_on
 
 ORDER = 50
 SUMMARY = True  # shown in the terminal after a build
@@ -113,50 +117,69 @@ def _fill_notes(rows: pd.DataFrame) -> tuple[str, ...]:
     return tuple(notes)
 
 
+@dataclass(frozen=True)
+class _Change:
+    """What a method does to a number, measured and published."""
+
+    method: str
+    name: str
+    measured: stats.Aggregate  # paired with the baseline
+    published: float
+
+    @property
+    def against(self) -> bool:
+        """Whether its 95 % interval over seeds lies wholly on the other side of zero than the paper's."""
+        ends = intervals.of_mean(self.measured)
+        return ends is not None and max(end * self.published for end in ends) < 0
+
+    def __str__(self) -> str:
+        text = table.measured(self.measured, signed=True).text
+        return f"{self.name} {text} ({table.percent(self.published, signed=True)})"
+
+
 def _contradictions(rows: pd.DataFrame) -> tuple[str, ...]:
     """What went the other way than in the paper, per backbone, and what is known of why."""
-    paper = published.table("backgrounds")
     notes = []
     for backbone in stats.labels(rows, "backbone"):
+        changes = list(_changes(rows, backbone))
         found = []
         for method in METHODS[1:]:
-            if parts := [
-                part
-                for view, name in (*WITH_FOREGROUND.items(), ("bg_gap", "BG-Gap"))
-                if (part := _contradiction(rows, paper, backbone, method, view, name))
-            ]:
-                found.append(f"{method}: {', '.join(parts)}")
+            if against := [str(c) for c in changes if c.method == method and c.against]:
+                found.append(f"{method}: {', '.join(against)}")
         if found:
             notes.append(
-                f"Against the paper's direction, {backbone} (paired change to the baseline; in "
-                f"brackets the paper's): {'; '.join(found)}. {WHY_ORDER}"
+                f"Against the paper's direction, {backbone} (paired changes to the baseline whose 95 % "
+                "interval over seeds, Student's t, each by itself, excludes 0; in brackets the paper's): "
+                f"{'; '.join(found)}. {WHY_ORDER}"
+            )
+        single = dict.fromkeys(c.method for c in changes if len(c.measured.values) == 1)
+        if single:
+            notes.append(
+                f"Whether {backbone}, {', '.join(single)}, goes in the paper's direction is not said: "
+                "one seed shows no direction."
             )
     return tuple(notes)
 
 
-def _contradiction(
-    rows: pd.DataFrame,
-    paper: published.Published,
-    backbone: str,
-    method: str,
-    view: str,
-    name: str,
-) -> str:
-    """The measured change with the published one, if their signs differ; else nothing."""
-    measure = stats.Measure(EVALUATION, SPLIT, view)
-    numbers = [
-        stats.aggregate(rows, {"backbone": backbone, "method": m}, measure)
-        for m in (method, METHODS[0])
-    ]
-    change = stats.difference(*numbers)
-    theirs = [paper.number(backbone, m, view) for m in (method, METHODS[0])]
-    if change.mean is None or theirs[0] is None or theirs[1] is None:
-        return ""
-    expected = theirs[0] - theirs[1]
-    if round(change.mean, 1) * expected >= 0:
-        return ""
-    text = table.measured(change, signed=True).text
-    return f"{name} {text} ({table.percent(expected, signed=True)})"
+def _changes(rows: pd.DataFrame, backbone: str) -> Iterator[_Change]:
+    """Those that are measured and published."""
+    paper = published.table("backgrounds")
+    shown = (*WITH_FOREGROUND.items(), ("bg_gap", "BG-Gap"))
+    for method, (view, name) in product(METHODS[1:], shown):
+        ends = (method, METHODS[0])
+        measured = stats.difference(
+            *(
+                stats.aggregate(
+                    rows,
+                    {"backbone": backbone, "method": m},
+                    stats.Measure(EVALUATION, SPLIT, view),
+                )
+                for m in ends
+            )
+        )
+        after, before = (paper.number(backbone, m, view) for m in ends)
+        if measured.mean is not None and after is not None and before is not None:
+            yield _Change(method, name, measured, after - before)
 
 
 def _shown(frame: pd.DataFrame) -> tuple[compare.Shown, ...]:

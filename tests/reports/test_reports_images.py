@@ -250,6 +250,34 @@ def test_what_goes_against_the_paper_is_named_and_nothing_else(finished: Path) -
     assert "Original" not in note  # which rises, as in the paper
 
 
+def test_what_is_not_separated_from_no_change_is_not_against_the_paper(finished: Path) -> None:
+    """The same mean loss, from seeds that agree and from seeds that do not."""
+    frame = load(finished)
+    ours = (
+        (frame["method"] == "+ order") & (frame["view"] == "only_fg") & (frame["subset"] == "all")
+    )
+    base = (
+        (frame["method"] == "baseline") & (frame["view"] == "only_fg") & (frame["subset"] == "all")
+    )
+    before = dict(zip(frame[base]["seed"], frame[base]["value"], strict=True))
+    for spread, named in ((0.001, True), (0.05, False)):
+        loss = {seed: before[seed] - 0.03 + spread * (seed - 1) for seed in before}
+        changed = frame.assign(value=frame["value"].mask(ours, frame["seed"].map(loss)))
+        notes = [n for n in build_table("background_shift", changed).notes if "Only-FG \u2212" in n]
+        assert bool(notes) == named
+
+
+def test_one_seed_shows_no_direction(tmp_path: Path) -> None:
+    sweep(tmp_path, seeds=(0,))
+    frame = load(tmp_path)
+    worse = (frame["method"] == "+ order") & (frame["view"] == "only_fg")
+    changed = frame.assign(value=frame["value"].mask(worse, 0.1))
+    notes = build_table("background_shift", changed).notes
+    assert not any("Against the paper" in note for note in notes)
+    (note,) = [note for note in notes if "one seed shows no direction" in note]
+    assert "ViT, + order, + debias, + TIME," in note
+
+
 def test_only_fg_has_the_mean_colour_beside_black_and_says_what_black_is_called(
     finished: Path, tmp_path: Path
 ) -> None:
