@@ -104,6 +104,15 @@ def _columns(shown: Sequence[Shown]) -> tuple[table.Column, ...]:
     return (*columns, *(item.change for item in shown if item.change))
 
 
+def cells(rows: pd.DataFrame) -> list[tuple[str, str]]:
+    """Every backbone with its methods in these rows, in the order of tables."""
+    return [
+        (backbone, method)
+        for backbone in stats.labels(rows, "backbone", stats.BACKBONES)
+        for method in stats.labels(rows[rows["backbone"] == backbone], "method", stats.METHODS)
+    ]
+
+
 def tiles(
     frame: pd.DataFrame, shown: Sequence[Shown], first: Sequence[str] = ()
 ) -> tuple[tuple[str, str, str], ...]:
@@ -141,7 +150,7 @@ def _row(
     numbers = [stats.aggregate(frame, cell, item.measure) for item in shown]
     cells = [table.seed_count(numbers)]
     for item, number in zip(shown, numbers, strict=True):
-        cells.append(table.measured(number, not_run=hint))
+        cells.append(table.measured(number, not_run=hint, unit=item.column.unit))
         if item.paper and paper:
             value = paper.number(backbone, method, item.paper)
             cells.append(table.published(value, paper.source))
@@ -151,5 +160,6 @@ def _row(
         elif item.change:
             base = stats.aggregate(frame, reference, item.measure)
             change = stats.difference(number, base)
-            cells.append(table.measured(change, not_run=hint, signed=True))
+            unit = item.change.unit
+            cells.append(table.measured(change, not_run=hint, signed=True, unit=unit))
     return table.Row((backbone, method), tuple(cells))

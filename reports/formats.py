@@ -15,7 +15,7 @@ from typing import Any
 
 from bench.shown import inert
 from reports.stats import MADE_FROM
-from reports.table import MINUS, Column, Table, TableCell, best, footnotes, notes, percent, shown
+from reports.table import MINUS, PERCENT, Column, Table, TableCell, best, footnotes, notes, shown
 
 
 def _groups(columns: Iterable[Column]) -> list[tuple[str, int]]:
@@ -83,7 +83,7 @@ def json(table: Table, name: str = "") -> str:
         "unit": "percent",
         "labels": list(table.labels),
         "columns": [
-            {"name": column.name, "group": column.group, "better": column.better}
+            {"name": column.name, "group": column.group, "better": column.better, **_unit(column)}
             for column in table.columns
         ],
         "rows": [
@@ -100,6 +100,11 @@ def json(table: Table, name: str = "") -> str:
         "footnotes": {mark: reason for reason, mark in marks.items()},
     }
     return json_module.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _unit(column: Column) -> dict[str, str]:
+    """Where it is not the table's."""
+    return {} if column.unit == PERCENT else {"unit": column.unit.name}
 
 
 def _json_cell(cell: TableCell, string: str, weight: str) -> dict[str, Any]:
@@ -315,7 +320,7 @@ def tooltip(cell: TableCell) -> str:
     if cell.status == "published":
         return f"published: {cell.published}" if cell.value is not None else ""
     lines = [f"{cell.n_seeds} of {cell.n_expected} seeds"]
-    lines += [f"seed {seed}: {percent(value)}" for seed, value in cell.seeds]
+    lines += [f"seed {seed}: {cell.unit.written(value)}" for seed, value in cell.seeds]
     if cell.samples is not None:
         lines.append(f"{cell.samples} samples each")
     if cell.signatures:

@@ -37,8 +37,27 @@ Status = Literal["complete", "incomplete", "missing", "skipped", "published", "t
 
 
 @dataclass(frozen=True)
+class Unit:
+    """How numbers are written."""
+
+    name: str
+    digits: int  # after the point
+    percent: float  # how much of it one percent is: what `stats.Aggregate` has
+
+    def written(self, value: float, *, signed: bool = False) -> str:
+        """A minus sign instead of a hyphen, and no minus zero."""
+        digits = f"{abs(value):.{self.digits}f}"
+        if float(digits) == 0:
+            return digits
+        return (MINUS if value < 0 else "+" if signed else "") + digits
+
+
+PERCENT, NATS = Unit("percent", 1, 1.0), Unit("nats", 2, 0.01)
+
+
+@dataclass(frozen=True)
 class TableCell:
-    """One cell: the string that is shown, and everything that is behind it. Numbers are percent."""
+    """One cell: the string that is shown, and everything that is behind it. Numbers are in its unit."""
 
     text: str
     status: Status
@@ -50,6 +69,7 @@ class TableCell:
     samples: int | None = None
     signatures: tuple[str, ...] = ()
     made_from: frozenset[tuple[str, ...]] = frozenset()  # data set, digest, provenance
+    unit: Unit = PERCENT
     reason: str = ""
     published: str = ""  # where a published number was read
 
@@ -66,6 +86,7 @@ class Column:
     name: str
     group: str = ""
     better: Literal["up", "down", ""] = ""
+    unit: Unit = PERCENT
     from_zero: bool = False  # a share of samples that may be all but none; see `at_floor`
 
     @property
@@ -121,30 +142,36 @@ class Table:
 # --- cells -------------------------------------------------------------------------------------
 
 
-def measured(number: Aggregate, *, not_run: str = "", signed: bool = False) -> TableCell:
+def measured(
+    number: Aggregate, *, not_run: str = "", signed: bool = False, unit: Unit = PERCENT
+) -> TableCell:
     """The cell of an aggregate; `not_run` is the reason to give when no sweep asks for it."""
+    mean, std = (None if n is None else n * unit.percent for n in (number.mean, number.std))
     n_seeds, n_expected = len(number.measured), len(number.expected)
     reason = number.reason or ("" if number.runs else not_run or "not run")
     status: Status
-    if number.mean is None:
+    if mean is None:
         string, status = DASH, "skipped" if number.skipped else "missing"
     else:
-        string, status = percent(number.mean, signed=signed), "complete"
-        if number.std is not None:
-            string += f" ± {percent(number.std)}"
+        string, status = unit.written(mean, signed=signed), "complete"
+        if std is not None:
+            string += f" ± {unit.written(std)}"
         if not number.complete:
             string, status = string + number.fraction, "incomplete"
     return TableCell(
         text=string,
         status=status,
-        value=number.mean,
-        std=number.std,
+        value=mean,
+        std=std,
         n_seeds=n_seeds,
         n_expected=n_expected,
-        seeds=tuple((run.seed, run.value) for run in number.measured if run.value is not None),
+        seeds=tuple(
+            (run.seed, run.value * unit.percent) for run in number.measured if run.value is not None
+        ),
         samples=number.samples,
         signatures=number.signatures,
         made_from=number.made_from,
+        unit=unit,
         reason=reason,
     )
 
@@ -171,11 +198,8 @@ def text(string: str) -> TableCell:
 
 
 def percent(value: float, *, signed: bool = False) -> str:
-    """One decimal; a minus sign instead of a hyphen, and no minus zero."""
-    digits = f"{abs(value):.1f}"
-    if float(digits) == 0:
-        return digits
-    return (MINUS if value < 0 else "+" if signed else "") + digits
+    """One decimal."""
+    return PERCENT.written(value, signed=signed)
 
 
 # --- what all renderings share -----------------------------------------------------------------
@@ -189,7 +213,7 @@ def best(table: Table) -> frozenset[tuple[int, int]]:
     for rows, j in product(_comparable(table).values(), range(len(table.columns))):
         column = table.columns[j]
         values = {
-            i: round(table.rows[i].cells[j].value or 0.0, 1)
+            i: round(table.rows[i].cells[j].value or 0.0, column.unit.digits)
             for i in rows
             if table.rows[i].cells[j].status == "complete"
         }

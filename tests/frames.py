@@ -82,6 +82,8 @@ def _numbers(method: str, seed: int) -> Iterator[dict[str, Any]]:
                 )
         for metric in ("top1", "top1_restricted")[: 2 if subset in ("temporal", "static") else 1]:
             yield _number("video.shuffle_gap", split, "gap", subset, metric, original - shuffled)
+        if subset == "all":
+            yield from _of_pairs_and_calibration(split, original, shuffled)
     keeps = 0.4 if method in ("+ order", "+ TIME") else 0.1
     for layer, view in itertools.product(range(LAYERS + 1), ("ordered", "shuffled")):
         start = 1.0 if view == "ordered" else 0.7
@@ -89,6 +91,23 @@ def _numbers(method: str, seed: int) -> Iterator[dict[str, Any]]:
         subset = f"layer_{layer:02d}"
         yield _number("video.order_probe", "test", view, subset, "frame_accuracy", min(value, 1))
         yield _number("video.order_probe", "test", view, subset, "chance", 0.125)
+
+
+def _of_pairs_and_calibration(
+    split: str, original: float, shuffled: float
+) -> Iterator[dict[str, Any]]:
+    gap = original - shuffled
+    for view, within in (
+        ("original", 0.5 + gap / 2),
+        ("shuffled", 0.5),
+        ("reversed", 0.5 - gap / 2),
+    ):
+        yield _number("video.shuffle_gap", split, view, "pairs", "pair_top1", within)
+    normalised = gap / (original - 0.05)
+    yield _number("video.shuffle_gap", split, "gap", "all", "top1_normalised", normalised)
+    for view, value in (("original", original), ("shuffled", shuffled)):
+        yield _number("video.shuffle_gap", split, view, "all", "ece", 0.05)
+        yield _number("video.shuffle_gap", split, view, "all", "nll", 3 * (1 - value))
 
 
 def _number(

@@ -42,13 +42,7 @@ def build(frame: pd.DataFrame) -> table.Table:
                 for subset, group in SUBSETS.items()
                 for metric, column in METRICS.items()
             ],
-            cells=[
-                (backbone, method)
-                for backbone in stats.labels(rows, "backbone", stats.BACKBONES)
-                for method in stats.labels(
-                    rows[rows["backbone"] == backbone], "method", stats.METHODS
-                )
-            ],
+            cells=compare.cells(rows),
             paper=None,
             sweep=lambda backbone: "ablation",
         ),
