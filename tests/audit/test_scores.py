@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -125,6 +127,23 @@ def test_pairs_and_calibration(seed: int, clips: int, coarse: bool) -> None:
     bins = [(sure >= a) & (sure < b) for a, b in zip(edges, [*edges[1:-1], 1.01], strict=False)]
     ece = sum(b.sum() * abs(right[b].mean() - sure[b].mean()) for b in bins if b.any()) / len(y_M)
     assert found["original", "all", "ece"] == pytest.approx(ece, abs=1e-6)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10_000), clips=st.integers(1, 40), coarse=st.booleans())
+def test_classes_add_up_to_all(seed: int, clips: int, coarse: bool) -> None:
+    """Micro: their mean weighted by clips. Macro: not weighted, over classes that have clips."""
+    labels, seen, logits = drawn(seed, clips, coarse=coarse)
+    found = rows_of(labels, seen, logits)
+    chosen = {"all": range(K), **SPEC.subsets}
+    for view, (subset, ids) in itertools.product(VIEWS, chosen.items()):
+        sizes = {k: (labels == k).sum() for k in ids if (labels == k).any()}
+        if not sizes:
+            continue
+        by_class = [found[view, f"class: {SPEC.classes[k]}", "top1"] for k in sizes]
+        micro = np.average(by_class, weights=list(sizes.values()))
+        assert found[view, subset, "top1"] == pytest.approx(micro)
+        assert found[view, subset, "top1_macro"] == pytest.approx(np.mean(by_class))
 
 
 def test_a_model_that_cannot_see_order_has_exactly_no_gap() -> None:
