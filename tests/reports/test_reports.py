@@ -426,7 +426,7 @@ def test_the_page_is_self_contained_and_escaped(built: tuple[Path, Path]) -> Non
     assert not re.search(r'(src|href)="(https?:)?//', page)
     assert "<head_1" not in page
     assert "&lt;head_1 &amp; 50%&gt;" in page
-    assert page.count("data:image/png;base64,") == 2
+    assert page.count("data:image/png;base64,") == 3
     assert signature("TimeSformer", "+ order", 1) in page
     for link in re.findall(r'href="(mini/[^"]+)"', page):
         assert (built[0] / link).is_file()
