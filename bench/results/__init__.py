@@ -2,7 +2,7 @@
 The only API that reports use; `python -m bench.results` verifies an archive.
 
     rows.py      manifests, run directories and evaluated models -> rows
-    kept.py      predictions, pictures, objectives
+    kept.py      predictions, pictures, objectives, subsets
     searches.py  what bench.tune has found
     rows_file.py rows and what reports need beside them, as one file; gather.py makes it of folders
     verify.py    whether every file is what was written
@@ -10,7 +10,7 @@ The only API that reports use; `python -m bench.results` verifies an archive.
 """
 
 from bench.results.gather import gather
-from bench.results.kept import PREDICTIONS, objectives, picture, pictures, predictions
+from bench.results.kept import PREDICTIONS, objectives, picture, pictures, predictions, subsets
 from bench.results.rows import COLUMNS, EVALUATED, TRAINING, load, merged
 from bench.results.rows_file import OnlyNumbers, is_rows_file
 from bench.results.searches import search, search_of
@@ -33,4 +33,5 @@ __all__ = [
     "predictions",
     "search",
     "search_of",
+    "subsets",
 ]

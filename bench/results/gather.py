@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from bench.results.kept import subsets
 from bench.results.rows import EVALUATED, merged
 from bench.results.rows_file import RowsFile
 from bench.results.searches import search
@@ -88,7 +89,10 @@ def _beside(folder: EvaluationDir) -> dict[str, Any]:
     pictures = sorted(
         {p.relative_to(folder.pictures).parts[0] for p in folder.pictures.rglob("*.png")}
     )
-    return {"pictures": pictures, "predictions": folder.predictions.exists()}
+    beside = {"pictures": pictures, "predictions": folder.predictions.exists()}
+    with suppress(DamagedFile):  # which `bench.results --verify` says
+        beside |= {"subsets": found} if (found := subsets(folder.path)) else {}
+    return beside
 
 
 def _chosen(found: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:

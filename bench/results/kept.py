@@ -1,11 +1,12 @@
 """What a run kept beside its numbers: predictions and pictures of its evaluations, its objectives.
 
-A file of rows (`rows_file`) knows the objectives of its runs, but has no pictures and no predictions: who
-asks for those of a run that kept some gets OnlyNumbers.
+A file of rows (`rows_file`) knows the objectives and the subsets of its runs, but has no pictures and no
+predictions: who asks for those of a run that kept some gets OnlyNumbers.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from PIL import Image
+from pyarrow import parquet
 
 from bench.results.rows_file import OnlyNumbers, facts_of
 from bench.store.evaluations import EvaluationDir
@@ -44,6 +46,30 @@ def predictions(run_dir: str | Path) -> pd.DataFrame:
         raise DamagedFile(path, f"{error.why}; {_REMEDY}") from error
     except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
         raise DamagedFile(path, f"is not readable ({error}); {_REMEDY}") from error
+
+
+def subsets(run_dir: str | Path) -> Mapping[str, tuple[str, ...]]:
+    """The names of the classes of each subset of the data, as they are kept beside predictions; empty
+    where none are. Raises DamagedFile as `predictions` does.
+    """
+    if (facts := facts_of(run_dir)) is not None:
+        return {name: tuple(classes) for name, classes in facts.get("subsets", {}).items()}
+    folder = EvaluationDir(Path(run_dir))
+    if not folder.predictions.exists():
+        return {}
+    try:
+        folder.refuse_damage(folder.predictions)
+        found = parquet.read_schema(folder.predictions).metadata or {}
+    except DamagedFile as error:
+        raise DamagedFile(folder.predictions, f"{error.why}; {_REMEDY}") from error
+    except (OSError, ValueError) as error:
+        text = f"is not readable ({error}); {_REMEDY}"
+        raise DamagedFile(folder.predictions, text) from error
+    about = json.loads(found.get(b"PANDAS_ATTRS", b"{}"))  # what pandas keeps `attrs` in
+    return {
+        name: tuple(about["classes"][k] for k in ids)
+        for name, ids in about.get("subsets", {}).items()
+    }
 
 
 def objectives(run_dir: str | Path) -> Mapping[str, Mapping[str, Any]]:

@@ -111,13 +111,8 @@ def _kinds(rows: pd.DataFrame, backbone: str) -> Mapping[str, str]:
     for method in (BASELINE, ALL_LOSSES):
         labels = {"backbone": backbone, "method": method}
         for folder in stats.run_dirs(rows, labels, EVALUATION).values():
-            about = results.predictions(folder).attrs
-            if about.get("subsets"):
-                return {
-                    about["classes"][k]: kind
-                    for kind in LOOKS
-                    for k in about["subsets"].get(kind, ())
-                }
+            if kept := results.subsets(folder):
+                return {name: kind for kind in LOOKS for name in kept.get(kind, ())}
     return {}
 
 

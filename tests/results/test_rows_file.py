@@ -113,6 +113,24 @@ def test_several_folders_in_one_file(runs: Path, tmp_path: Path) -> None:
     assert len(results.search_of(results.load(file))) == 1
 
 
+def test_the_subsets_of_the_data_are_in_the_file(tmp_path: Path) -> None:
+    """Which a figure marks classes by; the predictions that they lie beside are not."""
+    folder, file = tmp_path / "runs", tmp_path / "rows.jsonl"
+    sweep(folder, ("baseline",), (0,))
+    (folder,) = {Path(run_dir) for run_dir in results.load(folder)["run_dir"]}
+    kept = pd.DataFrame({"evaluation": ["image.background_shift"]})
+    kept.attrs = {"classes": ["up", "still", "down"], "subsets": {"temporal": [0, 2]}}
+    kept.to_parquet(folder / "predictions.parquet")
+    assert command(["--rows", str(file), str(tmp_path / "runs")]) == 0
+    (inside,) = set(results.load(file)["run_dir"])
+    assert results.subsets(folder) == results.subsets(inside) == {"temporal": ("up", "down")}
+    with pytest.raises(rows_file.OnlyNumbers):
+        results.predictions(inside)
+    (folder / "predictions.parquet").write_bytes(b"PAR1")
+    with pytest.raises(DamagedFile, match="is not readable"):
+        results.subsets(folder)
+
+
 # --- the file ---
 
 
