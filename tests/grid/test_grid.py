@@ -452,7 +452,7 @@ def cells_of(sweep: str, scale: str) -> list[Cell]:
     return list(plan(ROOT / f"sweeps/{sweep}.yaml", scale, ["seeds=[0]"]).cells)
 
 
-@pytest.mark.parametrize("scale", ["smoke", "mini", "paper"])
+@pytest.mark.parametrize("scale", ["smoke", "mini", "study", "paper"])
 def test_backbones_shares_its_timesformers_with_the_ablation(scale: str) -> None:
     ablation = {cell.signature for cell in cells_of("ablation", scale)}
     cells = cells_of("backbones", scale)
@@ -492,6 +492,13 @@ def test_the_demo_is_the_ends_of_an_ablation(demo: str, whole: str, scale: str) 
     ends = asked(demo)
     assert list(ends) == ["baseline", "+ TIME"]
     assert ends == {method: asked(whole)[method] for method in ends}
+
+
+def test_study_starts_from_the_image_model_of_mini() -> None:
+    parents = [plan(ROOT / "sweeps/demo.yaml", scale).parents for scale in ("mini", "study")]
+    assert [[parent.signature for parent in found] for found in parents] == [
+        [parents[0][0].signature]
+    ] * 2
 
 
 @pytest.mark.parametrize("scale", ["smoke", "mini", "paper"])
@@ -631,7 +638,7 @@ def test_own_folders_have_sweeps_and_scales(
     for sweep in ("mine", "background", tmp_path / "sweeps/mine.yaml"):
         for name in ("smoke", "tiny"):
             assert plan(Path(sweep), name).cells == cells
-    with pytest.raises(Mistakes, match=r"unknown scale 'tiny'.*mini, paper, smoke"):
+    with pytest.raises(Mistakes, match=r"unknown scale 'tiny'.*mini, paper, smoke, study"):
         plan(Path("ablation"), "tiny")
     for twice in ("ablation.yaml", "scales/image/paper.yaml"):
         (tmp_path / "sweeps" / twice).write_text(scale)

@@ -92,7 +92,7 @@ def test_any_factor_gives_at_least_one_epoch(
     assert cell.config.train.epochs == max(1, round(epochs * factor))
 
 
-@pytest.mark.parametrize("scale", ["smoke", "mini", "paper"])
+@pytest.mark.parametrize("scale", ["smoke", "mini", "study", "paper"])
 def test_every_scale_knows_how_long_time_takes(scale: str) -> None:
     found = plan(ROOT / "sweeps/backbones.yaml", scale).cells
     epochs = {(c.labels["backbone"], c.labels["method"]): c.config.train.epochs for c in found}
