@@ -37,12 +37,12 @@ check: .venv/.stamp
 	$(MAKE) test
 	$(BIN)/python -m pytest -m 'slow or slurm'
 
-# The README's pictures and tables, and the rows that they follow from: five seeds instead of one.
-SEEDS := seeds=[0,1,2,3,4]
+# The README's pictures and tables, and the rows that they follow from.
 example: .venv/.stamp
-	$(BIN)/python -m bench.sweep sweeps/backbones.yaml --set '$(SEEDS)'
-	$(BIN)/python -m bench.sweep sweeps/ablation.yaml --set '$(SEEDS)'
-	$(BIN)/python -m bench.sweep sweeps/background.yaml --set '$(SEEDS)'
+	$(BIN)/python -m bench.sweep sweeps/compute.yaml --set 'seeds=[0,1,2,3,4]'
+	$(BIN)/python -m bench.sweep sweeps/backbones.yaml --set 'seeds=[0,1,2]'
+	$(BIN)/python -m bench.sweep sweeps/ablation.yaml --set 'seeds=[0,1,2]'
+	$(BIN)/python -m bench.sweep sweeps/background.yaml --set 'seeds=[0,1,2]'
 	$(BIN)/python -m bench.results --rows reports/example/rows.jsonl.gz
 	$(BIN)/python -m reports.build --out reports/example
 

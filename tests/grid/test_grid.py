@@ -459,6 +459,7 @@ def test_backbones_shares_its_timesformers_with_the_ablation(scale: str) -> None
     assert [cell.skip for cell in cells] == [None] * 9
     shared = [cell.labels["backbone"] for cell in cells if cell.signature in ablation]
     assert shared == ["TimeSformer"] * 2
+    assert [c.config for c in cells_of("compute", scale)] == [c.config for c in cells[:3]]
 
 
 def test_backbones_follow_the_released_recipe_at_the_paper_scale() -> None:
