@@ -15,8 +15,7 @@ from reports import published, splits, stats, table
 from reports.commands import not_run, nothing
 
 BASELINE, ALL_LOSSES = "baseline", "+ TIME"
-EQUAL_COMPUTE = "baseline, equal compute"
-"""Trained for as long as + TIME takes; what sweeps/backbones.yaml calls it."""
+EQUAL_COMPUTE = stats.EQUAL_COMPUTE
 LONGER = (
     f"{EQUAL_COMPUTE}: a step with {ALL_LOSSES} takes longer, for it encodes a shuffled clip too; this is the "
     "baseline for so many more epochs. Against it a difference is none of compute."

@@ -34,7 +34,9 @@ OPTIONAL = ("n_failed", "train_replaced", "limit", "weights_sha256", "left_out",
 """The columns every frame has, and those it may have; any other column is an axis of a sweep."""
 
 METHODS = ("baseline", "+ order", "+ debias", "+ flow", "+ TIME")
-IN_ORDER = ("baseline", "baseline, equal compute", *METHODS[1:])
+EQUAL_COMPUTE = "baseline, equal compute"
+"""Trained for as long as + TIME takes; what sweeps/backbones.yaml calls it."""
+IN_ORDER = (METHODS[0], EQUAL_COMPUTE, *METHODS[1:])
 BACKBONES = ("TimeSformer", "Motionformer", "X-ViT")
 """Order of rows and colours; a label that is not listed follows, alphabetically. The backbones are
 those of the video tables, which list all of them.

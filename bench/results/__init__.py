@@ -9,7 +9,6 @@ The only API that reports use; `python -m bench.results` verifies an archive.
     recount.py   accuracies counted again from predictions
 """
 
-from bench.results.gather import gather
 from bench.results.kept import PREDICTIONS, objectives, picture, pictures, predictions, subsets
 from bench.results.rows import COLUMNS, EVALUATED, TRAINING, load, merged
 from bench.results.rows_file import OnlyNumbers, is_rows_file
@@ -22,7 +21,6 @@ __all__ = [
     "PREDICTIONS",
     "TRAINING",
     "OnlyNumbers",
-    "gather",
     "is_learned",
     "is_rows_file",
     "load",

@@ -7,7 +7,8 @@ predictions: who asks for those of a run that kept some gets OnlyNumbers.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +40,8 @@ def predictions(run_dir: str | Path) -> pd.DataFrame:
     path = folder.predictions
     if not path.exists():
         return pd.DataFrame(columns=list(PREDICTIONS))
-    try:
-        folder.refuse_damage(path)
+    with _reading(folder, path):
         return pd.read_parquet(path)
-    except DamagedFile as error:
-        raise DamagedFile(path, f"{error.why}; {_REMEDY}") from error
-    except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
-        raise DamagedFile(path, f"is not readable ({error}); {_REMEDY}") from error
 
 
 def subsets(run_dir: str | Path) -> Mapping[str, tuple[str, ...]]:
@@ -57,14 +53,8 @@ def subsets(run_dir: str | Path) -> Mapping[str, tuple[str, ...]]:
     folder = EvaluationDir(Path(run_dir))
     if not folder.predictions.exists():
         return {}
-    try:
-        folder.refuse_damage(folder.predictions)
+    with _reading(folder, folder.predictions):
         found = parquet.read_schema(folder.predictions).metadata or {}
-    except DamagedFile as error:
-        raise DamagedFile(folder.predictions, f"{error.why}; {_REMEDY}") from error
-    except (OSError, ValueError) as error:
-        text = f"is not readable ({error}); {_REMEDY}"
-        raise DamagedFile(folder.predictions, text) from error
     about = json.loads(found.get(b"PANDAS_ATTRS", b"{}"))  # what pandas keeps `attrs` in
     return {
         name: tuple(about["classes"][k] for k in ids)
@@ -109,12 +99,19 @@ def picture(run_dir: str | Path, evaluation: str, name: str) -> np.ndarray | Non
     path = _picture_folder(run_dir, evaluation) / f"{name}.png"
     if not path.exists():
         return None
+    with _reading(EvaluationDir(Path(run_dir)), path), Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+@contextmanager
+def _reading(folder: EvaluationDir, path: Path) -> Iterator[None]:
+    """Of a file that an evaluation kept: whatever is wrong with it is a DamagedFile that says what to do."""
     try:
-        EvaluationDir(Path(run_dir)).refuse_damage(path)
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
+        folder.refuse_damage(path)
+        yield
     except DamagedFile as error:
         raise DamagedFile(path, f"{error.why}; {_REMEDY}") from error
+    # pyarrow's errors are ValueErrors, some of Pillow's SyntaxErrors
     except (OSError, ValueError, SyntaxError) as error:
         raise DamagedFile(path, f"is not readable ({error}); {_REMEDY}") from error
 

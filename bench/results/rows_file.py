@@ -77,7 +77,7 @@ def inside(run_dir: str | Path) -> tuple[RowsFile, str] | None:
     """Of a path below a file of rows: that file, and the path in it. Raises DamagedFile."""
     path = Path(run_dir)
     above = next((p for p in (path, *path.parents) if p.exists()), path)
-    if above.is_dir() or not above.is_file():
+    if not above.is_file():
         return None
     return read(above), path.relative_to(above).as_posix()
 
@@ -102,17 +102,17 @@ def write(path: Path, rows: RowsFile) -> None:
 
 def _lines(rows: RowsFile) -> Iterator[str]:
     head = {MARK: SCHEMA, "left_out": LEFT_OUT, "columns": list(rows.frame)}
-    yield _dump(head)
+    yield json.dumps(head)
     for name, facts in sorted(rows.folders.items()):
-        yield _dump({"folder": name, **facts})
+        yield json.dumps({"folder": name, **facts})
     for name, studies in sorted(rows.searches.items()):
-        yield from (_dump({"search": name, "study": study}) for study in studies)
+        yield from (json.dumps({"search": name, "study": study}) for study in studies)
     last: str | None = None
     for cell, number in _records(rows.frame):
-        if (line := _dump({"cell": cell})) != last:
+        if (line := json.dumps({"cell": cell})) != last:
             last = line
             yield line
-        yield _dump(number)
+        yield json.dumps(number)
 
 
 def _records(frame: pd.DataFrame) -> Iterator[tuple[dict[str, Any], list[Any]]]:
@@ -127,10 +127,6 @@ def _records(frame: pd.DataFrame) -> Iterator[tuple[dict[str, Any], list[Any]]]:
 
 def _absent(value: Any) -> bool:
     return value is pd.NA or (isinstance(value, float) and np.isnan(value))
-
-
-def _dump(value: Any) -> str:
-    return json.dumps(value)
 
 
 # --- reading ---

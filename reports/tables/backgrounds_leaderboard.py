@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from reports import published, stats, table
+from reports import compare, published, stats, table
 from reports.commands import nothing
 
 ORDER = 60
@@ -106,16 +106,15 @@ def _measure(name: str) -> stats.Measure:
 def _of_sweeps(frame: pd.DataFrame) -> Iterator[_Entry]:
     """Every (backbone, method) that has a number; table 3 says what is missing."""
     ran = set(frame["evaluation"].dropna())
-    for backbone in stats.labels(frame, "backbone", stats.BACKBONES):
-        for method in stats.labels(frame[frame["backbone"] == backbone], "method", stats.METHODS):
-            labels = {"backbone": backbone, "method": method}
-            numbers = {
-                name: stats.aggregate(frame, labels, _measure(name))
-                for name in COLUMNS
-                if _measure(name).evaluation in ran
-            }
-            if any(number.mean is not None for number in numbers.values()):
-                yield _entry(f"{backbone}, {method}", numbers)
+    for backbone, method in compare.cells(frame):
+        labels = {"backbone": backbone, "method": method}
+        numbers = {
+            name: stats.aggregate(frame, labels, _measure(name))
+            for name in COLUMNS
+            if _measure(name).evaluation in ran
+        }
+        if any(number.mean is not None for number in numbers.values()):
+            yield _entry(f"{backbone}, {method}", numbers)
 
 
 def _of_models(frames: Mapping[str, pd.DataFrame]) -> Iterator[_Entry]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from bench.data.builtin.scenes import SceneLayer, layer
+from bench.data.builtin.scenes import SceneLayer, layer, portion
 
 _STEPS = 256  # of the way through an action, at which its speed is known
 _PAUSE = 0.3  # the longest, as a share of the action's time
@@ -33,8 +33,7 @@ def paced(rng: np.random.Generator, linear_T: np.ndarray, strength: float) -> np
 
 def pan(rng: np.random.Generator, frames: int, strength: float) -> tuple[np.ndarray, np.ndarray]:
     """Where the camera looks (x, y) as it swings in any direction, mostly sideways, at a time of its own."""
-    start, end = rng.uniform(0, 0.3), rng.uniform(0.7, 1)
-    linear = np.clip((np.linspace(0, 1, frames) - start) / (end - start), 0, 1)
+    linear = portion(rng, frames)
     swing = 2 * linear * linear * (3 - 2 * linear) - 1
     way, reach = rng.uniform(0, 2 * np.pi), strength * rng.uniform(0.12, 0.3)
     return reach * np.cos(way) * swing, 0.5 * reach * np.sin(way) * swing

@@ -116,6 +116,13 @@ def wobble(rng: np.random.Generator, frames: int) -> np.ndarray:
     return path
 
 
+def portion(rng: np.random.Generator, frames: int) -> np.ndarray:
+    """From 0 to 1, evenly, over a random part of the clip in its middle."""
+    start, end = rng.uniform(0, 0.3), rng.uniform(0.7, 1)
+    part: np.ndarray = np.clip((np.linspace(0, 1, frames) - start) / (end - start), 0, 1)
+    return part
+
+
 def rotation(angle: float) -> np.ndarray:
     sine, cosine = np.sin(angle), np.cos(angle)
     return np.array([[cosine, -sine], [sine, cosine]])

@@ -16,7 +16,7 @@ import numpy as np
 
 from bench.data.builtin.cutouts import IN9_CLASSES, Cutout, all_cutouts
 from bench.data.builtin.disturbances import occluder_of, paced, pan
-from bench.data.builtin.scenes import Camera, SceneLayer, layer, sprite_of, wobble
+from bench.data.builtin.scenes import Camera, SceneLayer, layer, portion, sprite_of, wobble
 
 HANDS = ("backhand-index-pointing-left", "pinching-hand", "raised-hand")
 HELD_OUT = 4  # one concept in so many is kept from training
@@ -77,8 +77,7 @@ class Stage:
         self.objects = tuple(self.another_object() for _ in range(2))
         self.zoom_T = np.ones(frames)
         # The action fills a random part of the clip and may start and end slowly.
-        start, end = rng.uniform(0, 0.3), rng.uniform(0.7, 1)
-        linear = np.clip((np.linspace(0, 1, frames) - start) / (end - start), 0, 1)
+        linear = portion(rng, frames)
         if rule.speed > 0:
             linear = paced(self._of_speed, linear, rule.speed)
         self.progress_T = linear + rng.uniform(0, 1) * (linear * linear * (3 - 2 * linear) - linear)
