@@ -20,7 +20,7 @@ def test_imports_point_one_way() -> None:
 
 def test_results_and_reports_do_without_torch() -> None:
     code = (
-        "import sys, bench.results, reports.build as b; b.ordered('table'); b.ordered('figure');"
+        "import sys, bench.results, reports.made as b; b.ordered('table'); b.ordered('figure');"
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

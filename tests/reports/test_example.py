@@ -13,7 +13,7 @@ from pictured import model, sweep
 
 from bench.results import rows_file
 from bench.results.command import main as write
-from reports import build
+from reports import build, made, settings, written
 
 EXAMPLE = ROOT / "reports/example"
 SUFFIXES = (".md", ".json", ".csv", ".tex")
@@ -29,10 +29,10 @@ class Given:
 
 def given_by(rows: Path) -> Given:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "FIGURE_FORMATS", ())  # the numbers alone
-        names = build.ordered("table"), build.ordered("figure")
-        built = [build._report(part, *names) for part in build.settings(build._load([rows]))]
-    files = dict(file for report in built for file in build._files_of(report))
+        patch.setattr(made, "FIGURE_FORMATS", ())  # the numbers alone
+        names = made.ordered("table"), made.ordered("figure")
+        built = [made.report(part, *names) for part in settings.settings(build._load([rows]))]
+    files = dict(file for report in built for file in written.files_of(report))
     figures = [(report, figure) for report in built for figure in report.figures]
     return Given(
         {path: content for path, content in files.items() if path.suffix in SUFFIXES},
@@ -65,7 +65,7 @@ def _example(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Given]:
     model(folder / "runs", data="mini_imagenet9")
     out, runs = folder / "out", str(folder / "runs")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "FIGURE_FORMATS", ("png",))  # which the page shows
+        patch.setattr(made, "FIGURE_FORMATS", ("png",))  # which the page shows
         assert write(["--rows", str(out / "rows.jsonl.gz"), runs]) == 0
         assert build.main(["--runs", runs, "--out", str(out)]) == 0
     return out, given_by(out / "rows.jsonl.gz")

@@ -40,7 +40,7 @@ from rendered import by_label, contents, from_csv, from_html, from_json, from_ma
 
 from bench import find
 from bench.results import rows
-from reports import build, formats, published, stats, style, table
+from reports import build, formats, made, published, stats, style, table
 
 FIGURES_OF_THE_ABLATION = ("shuffled_accuracy", "order_by_depth")
 ORIGINAL_TOP1 = stats.Measure("video.shuffle_gap", "test", "original")
@@ -510,17 +510,17 @@ def build(frame):
 def test_a_dropped_in_file_is_found(
     report: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shipped = build.ordered("table")
+    shipped = made.ordered("table")
     sources = {name: Path(find.load("table", name).__file__).read_text() for name in shipped}
     only("table", {**sources, "mine": NEW_TABLE}, tmp_path, monkeypatch)
     assert report(full()) == 0
     assert "Dropped in" in (tmp_path / "out" / "mini" / "mine.md").read_text()
-    assert build.ordered("table") == ["mine", *shipped]
+    assert made.ordered("table") == ["mine", *shipped]
 
 
 def test_tables_stand_in_the_order_of_the_paper() -> None:
     paper = ("main_result", "temporal_static", "ablation", "background_shift")
-    assert [name for name in build.ordered("table") if name in paper] == list(paper)
+    assert [name for name in made.ordered("table") if name in paper] == list(paper)
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ from rendered import by_label, contents, from_csv, from_html, from_json, from_ma
 
 from bench import find, results
 from bench.store.rundir import RunDir
-from reports import build, formats, published, stats, style, table
+from reports import build, formats, published, settings, stats, style, table
 
 TABLES_OF_SWEEPS = (
     "main_result", "temporal_static", "ablation", "sensitivity", "background_shift",
@@ -183,9 +183,9 @@ def test_models_join_the_settings_of_their_data(tmp_path: Path) -> None:
     model(tmp_path, "a", data="mini_imagenet9")
     model(tmp_path, "b", data="imagenet9")
     model(tmp_path, "c", data="elsewhere")
-    found = {s.folder: set(s.frame["model"].dropna()) for s in build.settings(load(tmp_path))}
+    found = {s.folder: set(s.frame["model"].dropna()) for s in settings.settings(load(tmp_path))}
     assert found == {"mini": {"a"}, "paper": {"b"}, "evaluated__data=elsewhere": {"c"}}
-    for setting in build.settings(load(tmp_path))[:2]:
+    for setting in settings.settings(load(tmp_path))[:2]:
         assert setting.frame["scale"].nunique() == 1
 
 

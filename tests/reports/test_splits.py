@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from bench import find
 from reports import splits, stats
-from reports.build import ordered
+from reports.made import ordered
 from reports.tables import ablation, main_result
 
 BASELINE = {"backbone": "TimeSformer", "method": "baseline"}

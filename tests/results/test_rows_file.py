@@ -24,7 +24,7 @@ from bench.results import rows_file
 from bench.results.command import main as command
 from bench.store.files import DamagedFile
 from bench.store.result_files import Kind, write_result
-from reports import build
+from reports import build, made
 
 PICTURED = ("adversarial_backgrounds", "background_variants")
 TRIALS = [
@@ -80,7 +80,7 @@ def test_the_rows_are_those_of_the_folder(runs: Path, rows: Path) -> None:
 def test_the_report_is_that_of_the_folder_but_for_pictures(
     runs: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(build, "FIGURE_FORMATS", ("png",))  # which the page shows
+    monkeypatch.setattr(made, "FIGURE_FORMATS", ("png",))  # which the page shows
     here, there = report(tmp_path / "here", runs), report(tmp_path / "there", rows)
     pages = here.pop("index.html").decode(), there.pop("index.html").decode()
     lost = {name for name in here if Path(name).name.partition(".")[0] in PICTURED}
@@ -97,7 +97,7 @@ def test_beside_a_folder_it_is_as_that_folder_was(
 ) -> None:
     """Pictures of the other folder are shown."""
     shown = {"table": ["background_shift", "ablation"], "figure": ["background_variants"]}
-    monkeypatch.setattr(build, "ordered", shown.get)
+    monkeypatch.setattr(made, "ordered", shown.get)
     other = tmp_path / "other"
     sweep(other, ("baseline", "+ TIME"), (0,), backbone="DeiT")
     both = report(tmp_path / "a", rows, other), report(tmp_path / "b", runs, other)

@@ -1,0 +1,82 @@
+"""One setting of the results -> all its tables and figures, made by the components of `reports/tables/` and
+`reports/figures/`. Between `reports.settings` and `reports.written`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+
+from bench import find, results
+from bench.store.files import DamagedFile
+from reports import figure_data, page, style, table
+from reports.asked import noting
+from reports.contracts import FigureModule, TableModule
+from reports.settings import Setting
+
+FIGURE_FORMATS = ("pdf", "png")
+
+
+def ordered(kind: str) -> list[str]:
+    """Every component of a kind ("table", "figure"), by its ORDER and then its name.
+
+    A broken file is never skipped. Raises InvalidComponent.
+    """
+    return sorted(find.names(kind), key=lambda name: (find.optional(kind, name, "ORDER"), name))
+
+
+def report(setting: Setting, tables: Sequence[str], figures: Sequence[str]) -> page.Report:
+    built = [_table(name, setting) for name in tables]
+    drawn = [_figure(name, setting) for name in figures]
+    if not setting.has_sweeps:  # a gap in what nobody planned is no news
+        built = [item for item in built if item.table.has_measured]
+        drawn = [item for item in drawn if item.files]
+    return page.Report(
+        folder=setting.folder,
+        title=setting.title,
+        frame=setting.frame,
+        tables=tuple(built),
+        figures=tuple(drawn),
+        headline=tuple(tile for name in tables for tile in _headline(name, setting)),
+    )
+
+
+def _table(name: str, setting: Setting) -> page.BuiltTable:
+    module: TableModule = find.load("table", name)
+    try:
+        built = module.build(setting.frame)
+        if not isinstance(built, table.Table):
+            raise ValueError(f"build must return a Table, not {built!r}")
+    except Exception as error:
+        error.add_note(f"while building the table {name!r} for {setting.folder}")
+        raise
+    return page.BuiltTable(name, built, find.optional("table", name, "SUMMARY"))
+
+
+def _headline(name: str, setting: Setting) -> tuple[tuple[str, str, str], ...]:
+    headline = find.optional("table", name, "headline")
+    return tuple(headline(setting.frame)) if headline else ()
+
+
+def _figure(name: str, setting: Setting) -> page.BuiltFigure:
+    module: FigureModule = find.load("figure", name)
+    title = find.optional("figure", name, "TITLE") or name.replace("_", " ").capitalize()
+    with style.applied():
+        figure = Figure()
+        try:
+            with noting() as asked:
+                caption = module.draw(setting.frame, figure)
+        except (DamagedFile, results.OnlyNumbers) as error:
+            # what it shows of one run; the numbers of the others stand
+            figure, caption = Figure(), f"Not drawn: {error}"
+        except Exception as error:
+            error.add_note(f"while drawing the figure {name!r} for {setting.folder}")
+            raise
+        drawn, inches = bool(figure.axes), float(figure.get_size_inches()[0])
+        files = {form: style.render(figure, form) for form in FIGURE_FORMATS} if drawn else {}
+    if drawn:
+        data = find.optional("figure", name, "data")
+        numbers = data(setting.frame) if data else figure_data.of_aggregates(asked)
+        files |= figure_data.files(numbers)
+    return page.BuiltFigure(name, title, caption or "", files, inches)

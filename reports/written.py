@@ -1,0 +1,25 @@
+"""The files of a report, in the order in which they are written. After `reports.made`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from reports import formats, page
+
+
+def files(reports: Sequence[page.Report]) -> Iterator[tuple[Path, bytes]]:
+    """Everything that is written, the page last: it never links to a file that is not there yet."""
+    for report in reports:
+        yield from files_of(report)
+    yield Path("index.html"), page.render(reports).encode()
+
+
+def files_of(report: page.Report) -> Iterator[tuple[Path, bytes]]:
+    folder = Path(report.folder)
+    for item in report.tables:
+        for form, render in formats.FORMATS.items():
+            yield folder / f"{item.name}.{form}", render(item.table, item.name).encode()
+    for figure in report.figures:
+        for form, content in figure.files.items():
+            yield folder / f"{figure.name}.{form}", content
