@@ -17,7 +17,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from bench.shown.inert import printable
-from reports import formats, stats, table
+from reports import formats, hypertext, stats, table
 
 TEMPLATE = Path(__file__).parent / "templates" / "page.html"
 STATES = (
@@ -34,7 +34,7 @@ class BuiltTable:
 
     @property
     def html(self) -> Markup:
-        return Markup(formats.html(self.table, self.name))
+        return Markup(hypertext.html(self.table, self.name))
 
 
 @dataclass(frozen=True)

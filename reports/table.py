@@ -124,6 +124,17 @@ class Table:
                 )
 
     @property
+    def groups(self) -> list[tuple[str, int]]:
+        """Neighbouring columns of one group: (heading, how many)."""
+        runs: list[tuple[str, int]] = []
+        for column in self.columns:
+            if runs and runs[-1][0] == column.group:
+                runs[-1] = (column.group, runs[-1][1] + 1)
+            else:
+                runs.append((column.group, 1))
+        return runs
+
+    @property
     def has_measured(self) -> bool:
         """Whether any number in it was measured here."""
         return any(cell.made_from for row in self.rows for cell in row.cells)

@@ -41,9 +41,7 @@ def from_tex(text: str) -> list[list[str]]:
     body = text[text.index(r"\midrule") : text.index(r"\bottomrule")].splitlines()[1:]
     rows = [re.split(r" (?<!\\)& ", line.removesuffix(r" \\")) for line in body]
     plain = [[re.sub(r"^\\textbf\{(.*)\}$", r"\1", item) for item in row] for row in rows]
-    back = sorted(
-        ((tex, char) for char, tex in formats._TEX.items()), key=lambda pair: -len(pair[0])
-    )
+    back = sorted(((tex, char) for char, tex in latex._TEX.items()), key=lambda pair: -len(pair[0]))
     pattern = re.compile("|".join(re.escape(tex) for tex, _ in back))
     lookup = dict(reversed(back))
     return [[pattern.sub(lambda hit: lookup[hit.group()], item) for item in row] for row in plain]

@@ -12,7 +12,7 @@ import pytest
 from frames import cell, frame, full
 from rendered import by_label, from_csv, from_html, from_json, from_markdown, from_tex
 
-from reports import formats, table
+from reports import formats, hypertext, latex, table
 from reports.tables import confidence
 
 NLL = {"baseline": (1.234, 1.301), "+ TIME": (1.011, 1.104)}
@@ -85,12 +85,12 @@ def test_every_format_shows_the_same_and_json_says_the_unit() -> None:
     rows = from_csv(formats.csv(built))
     assert from_markdown(formats.markdown(built)) == rows
     assert from_json(formats.json(built)) == rows
-    assert from_html(formats.html(built)) == rows
-    assert from_tex(formats.latex(built)) == rows
+    assert from_html(hypertext.html(built)) == rows
+    assert from_tex(latex.latex(built)) == rows
     document = json.loads(formats.json(built))
     units = {c["name"]: c.get("unit", document["unit"]) for c in document["columns"]}
     assert units["NLL"] == "nats" and units["ECE"] == "percent"
-    assert re.search(r"seed 0: 1\.01\b", formats.html(built))
+    assert re.search(r"seed 0: 1\.01\b", hypertext.html(built))
 
 
 def test_results_of_before_have_confidence_alone() -> None:

@@ -40,7 +40,7 @@ from rendered import by_label, contents, from_csv, from_html, from_json, from_ma
 
 from bench import find
 from bench.results import rows
-from reports import build, formats, made, published, stats, style, table
+from reports import build, formats, hypertext, latex, made, published, stats, style, table
 
 FIGURES_OF_THE_ABLATION = ("shuffled_accuracy", "order_by_depth")
 ORIGINAL_TOP1 = stats.Measure("video.shuffle_gap", "test", "original")
@@ -316,7 +316,7 @@ def test_a_sensitivity_sweep_that_was_not_run_is_a_note_and_no_hole() -> None:
     built = build_table("sensitivity", full())
     assert not built.rows and not built.holes
     assert "sweeps/sensitivity.yaml" in built.notes[0]
-    assert "<table" not in formats.html(built)
+    assert "<table" not in hypertext.html(built)
     missing = sensitivity().query("variant != 'order weight: 3' or seed != 2")
     pending = cell("+ TIME", 2, state="PENDING", frames="8", variant="order weight: 3")
     for row in pending:
@@ -358,8 +358,8 @@ def test_cells_are_equal_in_every_format(name: str) -> None:
     assert rows[0][0] == built.rows[0].labels[0]
     assert from_markdown(formats.markdown(built)) == rows
     assert from_json(formats.json(built)) == rows
-    assert from_html(formats.html(built)) == rows
-    assert from_tex(formats.latex(built)) == rows
+    assert from_html(hypertext.html(built)) == rows
+    assert from_tex(latex.latex(built)) == rows
 
 
 def test_json_names_the_runs_behind_every_number() -> None:
@@ -376,7 +376,7 @@ def test_json_names_the_runs_behind_every_number() -> None:
 
 
 def test_tex_escapes_everything() -> None:
-    text = formats.escape_tex("50% a_b & c # {d} é 漢 \x07")
+    text = latex.escape_tex("50% a_b & c # {d} é 漢 \x07")
     assert text == r"50\% a\_b \& c \# \{d\} e ? ?"
 
 
@@ -384,8 +384,8 @@ def test_tex_escapes_everything() -> None:
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
 def test_tex_compiles(tmp_path: Path) -> None:
     names = ("main_result", "temporal_static", "ablation")
-    tables = [formats.latex(build_table(name, realistic()), name) for name in names]
-    tables.append(formats.latex(nasty(), "nasty"))
+    tables = [latex.latex(build_table(name, realistic()), name) for name in names]
+    tables.append(latex.latex(nasty(), "nasty"))
     document = tmp_path / "all.tex"
     document.write_text(
         "\\documentclass{article}\\usepackage{booktabs,graphicx}\\begin{document}\n"

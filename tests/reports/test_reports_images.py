@@ -37,7 +37,7 @@ from rendered import by_label, contents, from_csv, from_html, from_json, from_ma
 
 from bench import find, results
 from bench.store.rundir import RunDir
-from reports import build, formats, published, settings, stats, style, table
+from reports import build, formats, hypertext, latex, published, settings, stats, style, table
 
 TABLES_OF_SWEEPS = (
     "main_result", "temporal_static", "ablation", "sensitivity", "background_shift",
@@ -574,8 +574,8 @@ def test_cells_are_equal_in_every_format(finished: Path, name: str) -> None:
     rows = from_csv(formats.csv(built))
     assert from_markdown(formats.markdown(built)) == rows
     assert from_json(formats.json(built)) == rows
-    assert from_html(formats.html(built)) == rows
-    assert from_tex(formats.latex(built)) == rows
+    assert from_html(hypertext.html(built)) == rows
+    assert from_tex(latex.latex(built)) == rows
 
 
 def test_a_build_of_everything_is_reproducible(
@@ -604,7 +604,7 @@ def test_a_build_of_everything_is_reproducible(
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
 def test_tex_compiles(finished: Path, tmp_path: Path) -> None:
     names = ("background_shift", "backgrounds_leaderboard")
-    tables = [formats.latex(build_table(name, load(finished)), name) for name in names]
+    tables = [latex.latex(build_table(name, load(finished)), name) for name in names]
     document = tmp_path / "all.tex"
     document.write_text(
         "\\documentclass{article}\\usepackage{booktabs,graphicx}\\begin{document}\n"
