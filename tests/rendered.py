@@ -8,7 +8,7 @@ import json
 import re
 from pathlib import Path
 
-from reports import formats, table
+from reports import latex, table
 
 
 def by_label(built: table.Table, *labels: str) -> dict[str, table.TableCell]:
