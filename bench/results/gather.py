@@ -31,14 +31,14 @@ def gather(folders: Sequence[Path]) -> RowsFile:
     if frame.empty:
         raise ValueError(f"no runs in {', '.join(map(str, folders))}")
     places = _places(folders)
-    names = {run_dir: _name(Path(run_dir), places) for run_dir in set(frame["run_dir"])}
+    names = {run_dir: _name(Path(run_dir), places) for run_dir in frame["run_dir"].unique()}
     facts: dict[str, dict[str, Any]] = {}
     for run_dir, name in names.items():
         if "/" in name:  # a cell that was skipped may have no directory
             facts |= dict(_facts(Path(run_dir), name))
     studies = {number: search(folder) for folder, number in places.items()}
     return RowsFile(
-        frame.assign(run_dir=frame["run_dir"].map(names)),
+        frame.assign(run_dir=frame["run_dir"].astype(str).map(names)),
         facts,
         {number: found for number, found in studies.items() if found},
     )

@@ -4,7 +4,7 @@ per measured number.
 Rebuilt from manifests and run directories alone. A cell without a result is one row with empty
 value and its reason, so that a table shows a hole instead of forgetting the cell. Models that
 `bench.evaluate` measured without a run are rows of the sweep EVALUATED, told apart by `model`. A
-damaged file is that cell's state and reason; of one that belongs to no cell only a warning is left.
+damaged file is its cell's state and reason, and is listed in `attrs["damaged"]` like one of no cell.
 """
 
 from __future__ import annotations
@@ -12,25 +12,25 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from bench.config import left_out
-from bench.results import rows_file
+from bench.results import made_by, rows_file
+from bench.results.long_frame import TEXT, LongFrame, categorical
 from bench.store.files import DamagedFile
-from bench.store.result_files import Kind, read_result
+from bench.store.result_files import Kind, is_result, read_result
 from bench.store.rundir import RunDir, RunStatus, State, manifests
 
 log = logging.getLogger(__name__)
 
 COLUMNS = (
     "sweep", "scale", "overrides", "seed", "signature", "run_dir", "state", "reason", "evaluations",
-    "data", "data_digest", "provenance", "evaluation", "split", "view", "subset", "metric", "value", "n",
-    "n_failed", "train_replaced", "limit", "weights_sha256", "left_out", "data_seed",
+    "data", "data_digest", "provenance", "code", "device", "evaluation", "split", "view", "subset", "metric",
+    "value", "n", "n_failed", "train_replaced", "limit", "weights_sha256", "left_out", "data_seed",
 )  # fmt: skip
 
 EVALUATED = "evaluated"
@@ -51,12 +51,16 @@ def load(runs: Path) -> pd.DataFrame:
     so many samples of each class were shown; 0: all. `weights_sha256`: of the file that a model without
     a run came in; empty where there was none. `left_out`: "without <component> (<reason>)", what the labels
     of a cell ask for and it has not. Rows of the evaluation TRAINING are what objectives logged.
-    `data_seed`: of generated data; the run's own where the config said `data.seed: null`.
+    `data_seed`: of generated data; the run's own where the config said `data.seed: null`. `code`, `device`:
+    of what trained and, where that differs, of what measured: see `made_by`.
+
+    Text is categorical: it compares, filters and groups like text; `astype(str)` makes it text. `attrs` has
+    `damaged`: (path, reason) of each file that is not what was written.
     """
     if Path(runs).is_file():
-        return rows_file.read(Path(runs)).frame
-    rows: list[dict[str, Any]] = []
-    found = _manifests(Path(runs))
+        return _of_rows_file(Path(runs))
+    rows, damaged = LongFrame(), list[DamagedFile]()
+    found = _manifests(Path(runs), damaged)
     several = _measured_in_several_ways(found)
     for manifest in found:
         planned = _planned(Path(runs), manifest)
@@ -64,12 +68,42 @@ def load(runs: Path) -> pd.DataFrame:
             name = cell["signature"]
             if name in several:
                 name += f"+{_digest(sorted(cell.get('evaluations') or ()))}"
-            made = _cell_rows(Path(runs), manifest, cell, planned)
-            rows += [{**row, "signature": name} for row in made]
+            for head, numbers in _cell_rows(Path(runs), manifest, cell, planned, damaged):
+                rows.add({**head, "signature": name}, numbers)
     for path in sorted((Path(runs) / EVALUATED).glob("*.json")):
-        rows += _evaluated_rows(path)
-    axes = {key: None for row in rows for key in row if key not in COLUMNS}
-    return pd.DataFrame(rows, columns=[*COLUMNS[:3], *axes, *COLUMNS[3:]])
+        for head, numbers in _evaluated_rows(path, damaged):
+            rows.add(head, numbers)
+    _refuse_searches(Path(runs), damaged)
+    return _with_damage(rows.frame(COLUMNS), damaged)
+
+
+def _of_rows_file(path: Path) -> pd.DataFrame:
+    file = rows_file.read(path)
+    frame = categorical(file.frame)
+    if (
+        "code" not in frame
+    ):  # written before there were these columns; what each was made by is beside
+        places = frame["run_dir"].astype(str)
+        made = {place: _by_facts(file, place.removeprefix(f"{path}/")) for place in places.unique()}
+        new = {
+            n: places.map({place: by[n] for place, by in made.items()}) for n in ("code", "device")
+        }
+        frame = categorical(frame.assign(**new))
+    return _with_damage(frame, ())
+
+
+def _by_facts(file: rows_file.RowsFile, name: str) -> dict[str, str]:
+    """Of an evaluation in a file of rows and the run that it is of; of a model without a run, its own."""
+    run = file.folders.get(name.partition("/evaluations/")[0], {})
+    return made_by.both(run, file.folders.get(name, {}))
+
+
+def _with_damage(frame: pd.DataFrame, damaged: Iterable[DamagedFile]) -> pd.DataFrame:
+    found = dict.fromkeys((str(error.path), error.why) for error in damaged)
+    for path, why in found:
+        log.warning("%s %s", path, why)
+    frame.attrs["damaged"] = tuple(found)
+    return frame
 
 
 def merged(folders: Sequence[Path]) -> pd.DataFrame:
@@ -78,9 +112,17 @@ def merged(folders: Sequence[Path]) -> pd.DataFrame:
     A cell that one folder lacks and another has is no hole; what several have is there once.
     """
     frames = [load(runs) for runs in folders]
-    frame = pd.concat([f for f in frames if len(f)] or frames[:1], ignore_index=True)
-    if len(frames) < 2 or frame.empty:
-        return frame
+    damaged = tuple(one for frame in frames for one in frame.attrs.pop("damaged", ()))
+    there = [frame for frame in frames if len(frame)] or frames[:1]
+    frame = there[0] if len(there) == 1 else categorical(pd.concat(there, ignore_index=True))
+    if len(there) > 1:
+        frame = _once(frame)
+    frame.attrs["damaged"] = damaged
+    return frame
+
+
+def _once(frame: pd.DataFrame) -> pd.DataFrame:
+    """Without the holes that another folder fills, and without what is there twice."""
     measured = frame["evaluation"].notna()
     cell = [*COLUMNS[:5], *(name for name in frame if name not in COLUMNS)]  # and its axes
     known = frame.loc[measured, cell].drop_duplicates()
@@ -90,6 +132,11 @@ def merged(folders: Sequence[Path]) -> pd.DataFrame:
     return frame.drop_duplicates(numbers).reset_index(drop=True)
 
 
+Part = tuple[dict[str, Any], list[dict[str, Any]]]
+"""What rows share, and their numbers."""
+
+_NOTHING = {**dict.fromkeys(TEXT), "value": None, "n": 0}
+
 TRAINING = "training"
 """Stands for an evaluation in the rows of what objectives logged: view <objective>."""
 
@@ -97,14 +144,14 @@ TRAINING = "training"
 # --- rows ---
 
 
-def _manifests(runs: Path) -> list[dict[str, Any]]:
+def _manifests(runs: Path, damaged: list[DamagedFile]) -> list[dict[str, Any]]:
     """Of all sweeps."""
     found = []
     for path in manifests(runs):
         try:
             manifest = read_result(path, Kind.MANIFEST)
         except DamagedFile as error:
-            log.warning("%s; run the sweep again to write it anew", error)
+            damaged.append(DamagedFile(path, f"{error.why}; run the sweep again to write it anew"))
             continue
         found += [manifest] if manifest else []
     return found
@@ -143,8 +190,12 @@ def _planned(runs: Path, manifest: dict[str, Any]) -> str:
 
 
 def _cell_rows(
-    runs: Path, manifest: dict[str, Any], cell: dict[str, Any], planned: str
-) -> list[dict[str, Any]]:
+    runs: Path,
+    manifest: dict[str, Any],
+    cell: dict[str, Any],
+    planned: str,
+    damaged: list[DamagedFile],
+) -> list[Part]:
     run = RunDir(runs / cell["signature"])
     asked = cell.get("evaluations")  # a manifest of before does not say
     names = planned if asked is None else " ".join(sorted(asked.values()))
@@ -154,7 +205,6 @@ def _cell_rows(
         "overrides": overrides_of(manifest),
         **cell["labels"],
         "seed": cell["seed"],
-        "signature": cell["signature"],
         "run_dir": str(run.path),
         "evaluations": names,
         "data": cell["data"],
@@ -164,61 +214,73 @@ def _cell_rows(
         "left_out": left_out.without(cell.get("left_out") or {}),
     }
     status = run.status()
+    if status.reason:
+        damaged += run.damage() or [DamagedFile(run.path, status.reason)]
+    try:
+        return _measured_or_hole(run, status, cell, common)
+    except (DamagedFile, LookupError, TypeError, ValueError, AttributeError) as error:
+        # of before there were seals, a result may hold anything
+        why = f"holds what it should not ({type(error).__name__}: {error})"
+        damaged.append(error if isinstance(error, DamagedFile) else DamagedFile(run.path, why))
+        state, reason = str(State.DAMAGED), f"{damaged[-1]}; run the sweep again"
+        return [({**common, "state": state, "reason": reason}, [_NOTHING])]
+
+
+def _measured_or_hole(
+    run: RunDir, status: RunStatus, cell: dict[str, Any], common: dict[str, Any]
+) -> list[Part]:
+    asked = cell.get("evaluations")
     other = cell.get("stale") or status.state == State.EDITED
     trained = run.read_result() if status.trained and not other else None
-    rows = [] if trained is None else _measured_rows(run, trained, asked)
-    missing = [] if trained is None else _missing(status, asked or {}, rows)
-    if trained is not None and (rows or not missing):
+    parts = [] if trained is None else _measured(run, trained, asked)
+    measured = {row["evaluation"] for _, rows in parts for row in rows}
+    missing = [] if trained is None else _missing(status, asked or {}, measured)
+    if trained is not None and (measured or not missing):
         # Before samples that cannot be decoded were counted, one of them was an error.
-        counts = {
-            "n_failed": 0,
-            "train_replaced": trained.get("bad_samples", {}).get("replaced", 0),
-        }
+        replaced = trained.get("bad_samples", {}).get("replaced", 0)
         reason = _why_missing(run, status, missing) if missing else ""
-        known = {**common, "state": str(State.DONE), "reason": reason, **counts}
-        return [{**known, **row} for row in [*rows, *_training_rows(trained)]]
+        known = {**common, "state": str(State.DONE), "reason": reason, "train_replaced": replaced}
+        return [({**known, **head}, rows) for head, rows in [*parts, _of_training(trained)]]
     state, reason = _hole(run, status, cell, missing)
-    empty = dict.fromkeys(("evaluation", "split", "view", "subset", "metric"))
-    nothing = {"value": np.nan, "n": 0, "n_failed": 0}
-    return [{**common, "state": state, "reason": reason, **empty, **nothing}]
+    return [({**common, "state": state, "reason": reason}, [_NOTHING])]
 
 
-def _measured_rows(
-    run: RunDir, trained: dict[str, Any], asked: dict[str, str] | None
-) -> list[dict[str, Any]]:
+def _measured(run: RunDir, trained: dict[str, Any], asked: dict[str, str] | None) -> list[Part]:
     """What was measured of a run, as far as its sweep asks for it."""
-    rows: list[dict[str, Any]] = []
+    parts: list[Part] = []
     anew = set()
     for folder, found in run.read_measured(asked):
         anew.add(found["evaluation"])
         made_from = {name: found[name] for name in ("data", "data_digest", "provenance")}
-        rows += [{"run_dir": str(folder.path), **made_from, **row} for row in found["rows"]]
+        made_from |= made_by.both(trained, found)
+        parts.append(({"run_dir": str(folder.path), **made_from}, found["rows"]))
     # A run of before there were two identities has the rows of its evaluations in its one result.
     wanted = None if asked is None else set(asked.values())
     made_from = {name: trained.get(name) for name in ("data_digest", "provenance")}
-    return rows + [
-        {**made_from, **row}
+    rows = [
+        row
         for row in trained.get("rows", ())
         if row["evaluation"] not in anew and (wanted is None or row["evaluation"] in wanted)
     ]
+    return [*parts, ({**made_from, **made_by.both(trained, trained)}, rows)]
 
 
-def _training_rows(trained: dict[str, Any]) -> list[dict[str, Any]]:
+def _of_training(trained: dict[str, Any]) -> Part:
     """What the objectives of a run logged, over its last epoch; `n` counts steps."""
     made_from = {"data_digest": trained["data_digest"], "provenance": "training"}
     where = {"evaluation": TRAINING, "split": "train", "subset": "all"}
-    return [
-        {**made_from, **where, "view": name, "metric": metric, "value": value, "n": found["steps"]}
+    return {**made_from, **made_by.both(trained, trained)}, [
+        {**where, "view": name, "metric": metric, "value": value, "n": found["steps"]}
         for name, found in (trained.get("objectives") or {}).items()
         for metric, value in found.items()
         if metric != "steps"
     ]
 
 
-def _missing(status: RunStatus, asked: dict[str, str], rows: list[dict[str, Any]]) -> list[str]:
+def _missing(status: RunStatus, asked: dict[str, str], measured: set[str]) -> list[str]:
     """The names of the evaluations that have measured nothing."""
     through = {asked[identity] for identity in status.measured & asked.keys()}
-    return sorted(set(asked.values()) - through - {row["evaluation"] for row in rows})
+    return sorted(set(asked.values()) - through - measured)
 
 
 def _why_missing(run: RunDir, status: RunStatus, missing: list[str]) -> str:
@@ -230,12 +292,12 @@ def _why_missing(run: RunDir, status: RunStatus, missing: list[str]) -> str:
     return f"{names} is not measured yet; run the sweep again (it trains nothing)"
 
 
-def _evaluated_rows(path: Path) -> list[dict[str, Any]]:
+def _evaluated_rows(path: Path, damaged: list[DamagedFile]) -> list[Part]:
     """The rows of `runs/evaluated/<slug>.json`; everything else kept is in the folder <slug>."""
     try:
         found = read_result(path, Kind.MODEL)
     except DamagedFile as error:
-        log.warning("%s; delete it, or evaluate the model again", error)
+        damaged.append(DamagedFile(path, f"{error.why}; delete it, or evaluate the model again"))
         found = None
     if found is None:
         return []
@@ -257,12 +319,19 @@ def _evaluated_rows(path: Path) -> list[dict[str, Any]]:
         "weights_sha256": str(found.get("made_by", {}).get("sha256", "")),
         **{name: found[name] for name in ("data", "data_digest", "provenance")},
     }
-    numbers = ("split", "view", "subset", "metric", "value", "n")
-    named = {**common, "evaluation": found["evaluation"], "train_replaced": 0}
-    return [
-        {**named, "n_failed": row.get("n_failed", 0), **{name: row[name] for name in numbers}}
-        for row in found["rows"]
-    ]
+    named = {**common, "train_replaced": 0, **made_by.both(found, found)}
+    return [(named, [{**row, "evaluation": found["evaluation"]} for row in found["rows"]])]
+
+
+def _refuse_searches(runs: Path, damaged: list[DamagedFile]) -> None:
+    """Damage of what bench.tune wrote, which has no rows; `searches` reads it."""
+    for path in sorted((runs / "tune").glob("*/trials.json")):
+        try:
+            is_result(path, Kind.SEARCH)
+        except DamagedFile as error:
+            damaged.append(
+                DamagedFile(path, f"{error.why}; `python -m bench.tune` writes it again")
+            )
 
 
 def _hole(

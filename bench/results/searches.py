@@ -43,8 +43,9 @@ def search_of(frame: pd.DataFrame) -> list[dict[str, Any]]:
     stand beside them.
     """
     rows = frame[frame["sweep"] != EVALUATED]
-    folders = {_runs_of(Path(run_dir)) for run_dir in rows["run_dir"].dropna()}
-    settings = set(zip(rows["scale"], rows["overrides"], strict=True))
+    folders = {_runs_of(Path(run_dir)) for run_dir in rows["run_dir"].dropna().unique()}
+    asked = rows[["scale", "overrides"]].drop_duplicates()
+    settings = set(zip(asked["scale"], asked["overrides"], strict=True))
     studies = [study for folder in sorted(folders) for study in search(folder)]
     return [s for s in studies if (s["scale"], overrides_of(s)) in settings]
 

@@ -1,6 +1,6 @@
 """How fast this machine runs the suite, beside what this machine could do at best.
 
-    python -m bench.speed {step,challenge,evaluate,loader,sweep} [options] [--out FILE.json]
+    python -m bench.speed {step,challenge,evaluate,loader,report,sweep} [options] [--out FILE.json]
 
 Each benchmark is a file in bench/speed/, found by its name, that keeps `bench.task.BenchmarkModule`.
 docs/performance.md defines every column.
