@@ -15,11 +15,11 @@ FIRST_SWEEP = "python -m bench.sweep sweeps/ablation.yaml"
 
 def command(frame: pd.DataFrame, sweep: str) -> str:
     """How to run a sweep at the scale of these results; nothing if this checkout lacks it."""
-    scales = sorted(set(frame["scale"]) - {""})  # models without a run have none
+    scales = sorted(set(frame["scale"].unique()) - {""})  # models without a run have none
     if not (ROOT / "sweeps" / f"{sweep}.yaml").is_file() or not scales:
         return ""
     line = f"python -m bench.sweep sweeps/{sweep}.yaml --scale {scales[0]}"
-    return line + (" (with the same --set)" if any(frame["overrides"]) else "")
+    return line + (" (with the same --set)" if any(frame["overrides"].unique()) else "")
 
 
 def not_run(frame: pd.DataFrame, sweep: str) -> str:

@@ -18,6 +18,7 @@ from markupsafe import Markup
 
 from bench.shown.inert import printable
 from reports import formats, hypertext, stats, table
+from reports.index import distinct
 
 TEMPLATE = Path(__file__).parent / "templates" / "page.html"
 STATES = (
@@ -115,7 +116,7 @@ class Report:
     def runs(self) -> pd.DataFrame:
         """One row per run and sweep."""
         names = ["sweep", *stats.axes(self.frame), "seed", "signature", "state", "reason"]
-        runs = self.frame[names].drop_duplicates()
+        runs = distinct(self.frame, names).astype({"state": str, "sweep": str, "signature": str})
         return runs.sort_values(["sweep", "seed", "signature"]).reset_index(drop=True)
 
     @property
@@ -145,9 +146,9 @@ class Report:
             places.setdefault(reason, []).append(f"{title}: {row}, {column}")
         return list(places.items())
 
-    @property
+    @cached_property
     def seeds(self) -> list[int]:
-        return sorted({int(seed) for seed in self.runs["seed"]})
+        return sorted(map(int, self.runs["seed"].unique()))
 
     @property
     def grid(self) -> list[GridRow]:

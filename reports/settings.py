@@ -10,7 +10,9 @@ from dataclasses import dataclass
 import pandas as pd
 
 from bench import results
+from bench.results.long_frame import categorical
 from reports import stats
+from reports.index import distinct
 
 
 @dataclass(frozen=True)
@@ -63,12 +65,14 @@ def settings(frame: pd.DataFrame) -> list[Setting]:
     sweeps = frame[frame["sweep"] != results.EVALUATED]
     found: list[Setting] = []
     joined: set[str] = set()
-    for names, part in sweeps.groupby(["scale", "overrides"], sort=True):
-        scale, overrides = map(str, names)
+    cut = distinct(sweeps, ["scale", "overrides"]).itertuples(index=False)
+    for scale, overrides in sorted(tuple(map(str, names)) for names in cut):
+        part = sweeps[(sweeps["scale"] == scale) & (sweeps["overrides"] == overrides)]
         here = models[models["data"].isin(stats.data_sets(part))]
-        joined |= set(here["data"])
+        joined |= set(here["data"].unique())
         here = here.assign(scale=scale, overrides=overrides)
-        found.append(Setting(scale, overrides, pd.concat([part, here]) if len(here) else part))
+        both = categorical(pd.concat([part, here], ignore_index=True)) if len(here) else part
+        found.append(Setting(scale, overrides, both))
     for data, part in models[~models["data"].isin(joined)].groupby("data", sort=True):
         found.append(Setting(results.EVALUATED, json.dumps({"data": data}), part))
     return found

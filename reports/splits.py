@@ -11,6 +11,8 @@ from collections.abc import Collection
 
 import pandas as pd
 
+from reports.index import distinct
+
 REPORTED, UNBIASED = "reported", "reported_unbiased"
 STANDS_FOR = {REPORTED: ("test", "val"), UNBIASED: ("test_unbiased", "val_unbiased")}
 """The first of these that the run measured. SSv2 has no public labels of its test split, and mini_ssv2 had
@@ -31,10 +33,13 @@ def named(split: str, measured: Collection[str]) -> str:
 
 def shown(frame: pd.DataFrame, evaluation: str, split: str = REPORTED) -> str:
     """For headings: `test`, `val`, or `test / val` of runs that differ. `test` where nothing is measured."""
-    rows = frame[frame["evaluation"] == evaluation]
-    measured = rows.groupby("signature")["split"].agg(set)
+    rows = distinct(frame, ["signature", "evaluation", "split"])
+    rows = rows[rows["evaluation"] == evaluation]
+    measured: dict[str, set[str]] = {}
+    for signature, name in zip(rows["signature"], rows["split"], strict=True):
+        measured.setdefault(signature, set()).add(name)
     choices = set(STANDS_FOR[split])
-    found = {named(split, names) for names in measured if names & choices}
+    found = {named(split, names) for names in measured.values() if names & choices}
     return " / ".join(sorted(found)) or STANDS_FOR[split][0]
 
 

@@ -5,32 +5,36 @@
 and the reason whenever there is none. Nothing here knows a concrete table.
 
 Two numbers that were made from different data, or from the same data decoded or cropped
-differently, are never averaged: the aggregate then has a `problem` and no mean.
+differently, by other code or on another device, are not averaged: the aggregate then has a `problem`
+and no mean (`mixes`).
 """
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from bench.results import EVALUATED
-from reports import asked, splits
+from bench.results.made_by import UNKNOWN, without_trees
+from reports import asked, mixes, splits
+from reports import index as indices
+from reports.index import Record, distinct
+from reports.mixes import MADE_BY, MADE_FROM
 
 IDENTITY = (
     "sweep", "scale", "overrides", "seed", "signature", "run_dir", "state", "reason", "evaluations"
 )  # fmt: skip
-MADE_FROM = ("data", "data_digest", "provenance")
 NUMBER = ("evaluation", "split", "view", "subset", "metric", "value", "n")
 COLUMNS = (*IDENTITY, *MADE_FROM, *NUMBER)
 # of samples that could not be decoded; of how many of each class were shown at most (0: all); of what
-# file the model is; what a cell is without; of the data, where these are made
-OPTIONAL = ("n_failed", "train_replaced", "limit", "weights_sha256", "left_out", "data_seed")
+# file the model is; what a cell is without; of the data, where these are made; by what it was made
+OPTIONAL = (
+    "n_failed", "train_replaced", "limit", "weights_sha256", "left_out", "data_seed", *MADE_BY,
+)  # fmt: skip
 """The columns every frame has, and those it may have; any other column is an axis of a sweep."""
 
 METHODS = ("baseline", "+ order", "+ debias", "+ flow", "+ TIME")
@@ -46,9 +50,6 @@ MODEL = "model"
 """The axis of the models that were evaluated without a run; no sweep's rows have it."""
 
 REASON_LENGTH = 200
-
-Record = dict[str, Any]
-"""One row of a frame."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ class Run:
     value: float | None = None
     samples: int | None = None
     data_seed: int | None = None
+    made_by: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -146,15 +148,24 @@ class Aggregate:
 
 
 def checked(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame with every contract column, the two axes that every table reads, and no missing
-    text. ValueError names what it lacks.
+    """The frame with every contract column, the two axes that every table reads, and no missing text. ValueError
+    names what it lacks.
     """
     if missing := [name for name in COLUMNS if name not in frame]:
         raise ValueError(f"the results lack the columns {', '.join(missing)}")
-    text = [name for name in IDENTITY if name != "seed"]
     # A sweep of one backbone need not have it as an axis.
     absent = {axis: None for axis in ("backbone", "method") if axis not in frame}
-    return frame.assign(**{name: frame[name].fillna("").astype(str) for name in text}, **absent)
+    unknown = {name: UNKNOWN for name in MADE_BY if name not in frame}
+    frame = frame.assign(**absent, **unknown)
+    text = {str(n): c for n, c in frame.items() if isinstance(c.dtype, pd.CategoricalDtype)}
+    text = {n: c if "" in c.cat.categories else c.cat.add_categories("") for n, c in text.items()}
+    filled = {n: text.get(n, frame[n]).fillna("") for n in IDENTITY if n != "seed"}
+    filled = {n: column if n in text else column.astype(str) for n, column in filled.items()}
+    short = {**without_trees(frame["code"].dropna().unique()), "": ""}
+    codes = (
+        frame["code"].map(short).astype("category").cat.set_categories(sorted({*short.values()}))
+    )
+    return frame.assign(**{**text, **filled, "code": codes})
 
 
 def aggregate(frame: pd.DataFrame, labels: Mapping[str, str], measure: Measure) -> Aggregate:
@@ -165,16 +176,12 @@ def aggregate(frame: pd.DataFrame, labels: Mapping[str, str], measure: Measure) 
     the aggregate has a `problem` that names the further axes.
     """
     index = _index(frame)
-    heads = [
-        head
-        for head in index.heads
-        if all(head.get(axis) == label for axis, label in labels.items())
-    ]
-    further = [axis for axis in axes(frame) if axis not in labels]
-    plain = [head for head in heads if all(pd.isna(head[axis]) for axis in further)]
+    heads = index.cells(labels)
+    further = [axis for axis in index.axes if axis not in labels]
+    plain = [head for head in heads if all(head[axis] is None for axis in further)]
     heads = _without_replaced(plain or heads)
-    runs = tuple(_run(head, index.find(head["signature"], measure)) for head in heads)
-    found = Aggregate(runs, _clash(heads, axes(frame)) or _mixed(runs))
+    runs = tuple(_run(head, _numbers(index, head["signature"], measure)) for head in heads)
+    found = Aggregate(runs, _clash(heads, index.axes) or _mixed(runs))
     asked.note(labels, measure, found)
     return found
 
@@ -185,10 +192,8 @@ def difference(cell: Aggregate, reference: Aggregate) -> Aggregate:
         return Aggregate(cell.runs, problem)
     partner = {run.seed: run for run in reference.runs}
     runs = tuple(_paired(run, partner.get(run.seed)) for run in cell.runs)
-    origins = _origins([*cell.measured, *reference.measured])
-    if len(origins) > 1:
-        return Aggregate(runs, "no difference taken: " + _differ(origins))
-    return Aggregate(runs)
+    why = mixes.why_apart([*cell.measured, *reference.measured])
+    return Aggregate(runs, f"no difference taken: {why}" if why else "")
 
 
 def of_evaluation(frame: pd.DataFrame, evaluation: str) -> pd.DataFrame:
@@ -197,13 +202,10 @@ def of_evaluation(frame: pd.DataFrame, evaluation: str) -> pd.DataFrame:
     What a sweep has measured, or else what its cells were planned with, says what it is about. One
     of which neither is known may be about anything.
     """
-    frame = frame[frame["sweep"] != EVALUATED]
-    plans = {names for names in set(frame["evaluations"]) if evaluation in names.split()}
-    ours = set(
-        frame.loc[frame["evaluations"].isin(plans) | (frame["evaluation"] == evaluation), "sweep"]
-    )
-    others = set(frame.loc[frame["evaluation"].notna() | (frame["evaluations"] != ""), "sweep"])
-    return frame[~frame["sweep"].isin(others - ours)]
+    known = [one for one in indices.about(frame) if one[0] != EVALUATED]
+    ours = {sweep for sweep, planned, found in known if evaluation in (found, *planned.split())}
+    others = {sweep for sweep, planned, found in known if found or planned}
+    return indices.part(frame, frozenset({sweep for sweep, _, _ in known} - (others - ours)))
 
 
 def evaluated(frame: pd.DataFrame, evaluation: str) -> pd.DataFrame:
@@ -243,16 +245,17 @@ def run_dirs(frame: pd.DataFrame, labels: Mapping[str, str], evaluation: str) ->
 
 def labels(frame: pd.DataFrame, axis: str, first: Sequence[str] = ()) -> tuple[str, ...]:
     """The labels of an axis in the frame: the known ones in their order, then the rest, numbers by value."""
-    found = set(frame[axis].dropna()) if axis in frame else set()
+    found = set(frame[axis].dropna().unique()) if axis in frame else set()
     return (*(label for label in first if label in found), *sorted(found - set(first), key=natural))
 
 
 def plotted(frame: pd.DataFrame, measure: Measure) -> dict[str, tuple[str, ...]]:
     """Each backbone that has this number, with the methods that have it, in the order of tables."""
+    cells = distinct(frame, ["backbone", "method"])
     methods = {
         backbone: tuple(
             method
-            for method in labels(frame[frame["backbone"] == backbone], "method", IN_ORDER)
+            for method in labels(cells[cells["backbone"] == backbone], "method", IN_ORDER)
             if aggregate(frame, {"backbone": backbone, "method": method}, measure).values
         )
         for backbone in labels(frame, "backbone", BACKBONES)
@@ -276,59 +279,18 @@ def axes(frame: pd.DataFrame) -> tuple[str, ...]:
 
 def data_sets(frame: pd.DataFrame) -> tuple[str, ...]:
     """The data sets that were measured."""
-    return tuple(sorted(set(frame.loc[frame["value"].notna(), "data"].dropna())))
+    return tuple(sorted(set(frame.loc[frame["value"].notna(), "data"].dropna().unique())))
 
 
-@dataclass(frozen=True)
-class _Index:
-    """A frame arranged for many look-ups: pandas would compare every row for each of them."""
-
-    heads: tuple[Record, ...]  # one per run, without its numbers
-    numbers: Mapping[tuple[str, ...], tuple[Record, ...]]  # by signature and measure
-    measured_on: Mapping[tuple[str, str], Collection[str]]  # splits, by signature and evaluation
-
-    def find(self, signature: str, measure: Measure) -> tuple[Record, ...]:
-        split = splits.named(
-            measure.split, self.measured_on.get((signature, measure.evaluation), ())
-        )
-        place = (measure.evaluation, split, measure.view, measure.subset, measure.metric)
-        return self.numbers.get((signature, *place), ())
+def _index(frame: pd.DataFrame) -> indices.Index:
+    made = [name for name in (*MADE_FROM, *MADE_BY) if name in frame]
+    return indices.index(frame, axes(frame), ["value", "n", *made])
 
 
-_indices: dict[int, tuple[weakref.ref[pd.DataFrame], _Index]] = {}
-
-
-def _index(frame: pd.DataFrame) -> _Index:
-    """The index of a frame, made once; frames are never changed in place here."""
-    name = id(frame)
-    reference, index = _indices.get(name, (None, None))
-    if reference is None or index is None or reference() is not frame:
-        index = _make_index(frame)
-        _indices[name] = weakref.ref(frame, lambda _: _indices.pop(name, None)), index
-    return index
-
-
-def _make_index(frame: pd.DataFrame) -> _Index:
-    # A skipped cell may have no signature, so the seed takes part in telling runs apart. A run may
-    # serve several sweeps; it and its numbers are then listed once per sweep and count once.
-    key = ["seed", "signature"]
-    state = [*axes(frame), *key, "state", "reason", *({"data_seed"} & set(frame))]
-    heads = frame[state].drop_duplicates([*axes(frame), *key]).sort_values(key)
-    measured = frame.loc[frame["evaluation"].notna(), ["signature", *MADE_FROM, *NUMBER]]
-    numbers: dict[tuple[str, ...], tuple[Record, ...]] = {}
-    for record in _records(measured.drop_duplicates()):
-        place = tuple(str(record[name]) for name in ("signature", *NUMBER[:5]))
-        numbers[place] = (*numbers.get(place, ()), record)
-    measured_on: dict[tuple[str, str], set[str]] = {}
-    for signature, evaluation, split, *_ in numbers:
-        measured_on.setdefault((signature, evaluation), set()).add(split)
-    return _Index(tuple(_records(heads)), numbers, measured_on)
-
-
-def _records(frame: pd.DataFrame) -> list[Record]:
-    columns = [frame[name].tolist() for name in frame]
-    names = [str(name) for name in frame]
-    return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
+def _numbers(index: indices.Index, signature: str, measure: Measure) -> list[Record]:
+    split = splits.named(measure.split, index.measured_on(signature, measure.evaluation))
+    place = (measure.evaluation, split, measure.view, measure.subset, measure.metric)
+    return index.numbers(signature, place)
 
 
 def _run(head: Record, numbers: Sequence[Record]) -> Run:
@@ -337,6 +299,7 @@ def _run(head: Record, numbers: Sequence[Record]) -> Run:
     value: float | None = None
     samples: int | None = None
     made_from: tuple[str, ...] = ()
+    made_by: tuple[str, ...] = ()
     if head["state"] == "DONE":
         if len(numbers) > 1:
             reason = f"has {len(numbers)} different values for the same number"
@@ -346,7 +309,8 @@ def _run(head: Record, numbers: Sequence[Record]) -> Run:
             row = numbers[0]
             value = 100.0 * float(row["value"])
             samples = None if pd.isna(row["n"]) else int(row["n"])
-            made_from = tuple("" if pd.isna(row[name]) else str(row[name]) for name in MADE_FROM)
+            made_from = tuple("" if row[name] is None else str(row[name]) for name in MADE_FROM)
+            made_by = tuple(str(row.get(name) or UNKNOWN) for name in MADE_BY)
     return Run(
         seed=int(head["seed"]),
         state=str(head["state"]),
@@ -355,7 +319,8 @@ def _run(head: Record, numbers: Sequence[Record]) -> Run:
         made_from=made_from,
         value=value,
         samples=samples,
-        data_seed=None if pd.isna(head.get("data_seed")) else int(head["data_seed"]),
+        data_seed=None if head.get("data_seed") is None else int(head["data_seed"]),
+        made_by=made_by,
     )
 
 
@@ -380,36 +345,14 @@ def _clash(heads: Sequence[Record], axes: Sequence[str]) -> str:
     return ""
 
 
-def _mixed(runs: Iterable[Run]) -> str:
+def _mixed(runs: Sequence[Run]) -> str:
     measured = [run for run in runs if run.value is not None]
-    origins = _origins(measured)
-    if len(origins) > 1:
-        return "not averaged: " + _differ(origins)
+    if why := mixes.why_apart(measured):
+        return f"not averaged: {why}"
     sizes = sorted({run.samples for run in measured if run.samples is not None})
     if len(sizes) > 1:
         return f"not averaged: the runs were measured on {' and '.join(map(str, sizes))} samples"
     return ""
-
-
-def _origins(measured: Sequence[Run]) -> set[tuple[str, ...]]:
-    """Of what the runs' data were made. Where each seed has data of its own (`data.seed: null`), the digests
-    differ by intention: seeds are then averaged over data too.
-    """
-    tied = all(run.data_seed == run.seed for run in measured)
-    found = [dict(zip(MADE_FROM, run.made_from, strict=True)) for run in measured if run.made_from]
-    own = {"data_digest": "of each seed"} if tied else {}
-    return {tuple((origin | own).values()) for origin in found}
-
-
-def _differ(origins: Iterable[tuple[str, ...]]) -> str:
-    """Which part of (data, digest, provenance) differs between runs, and how."""
-    ordered = sorted(origins)
-    parts = []
-    for position, name in enumerate(MADE_FROM):
-        found = sorted({origin[position] for origin in ordered})
-        if len(found) > 1:
-            parts.append(f"{name.replace('_', ' ')} {' | '.join(found)}")
-    return "the runs differ in how their data was made: " + "; ".join(parts)
 
 
 def _paired(run: Run, reference: Run | None) -> Run:
@@ -421,10 +364,11 @@ def _paired(run: Run, reference: Run | None) -> Run:
     if reference.value is None:
         reason = f"baseline {_why(reference)}"
         return Run(run.seed, "DONE", reason, both)
-    if run.made_from != reference.made_from:
+    if not mixes.same_data(run, reference):
         return Run(run.seed, "DONE", "baseline was measured on other data", both)
     value = run.value - reference.value
-    return Run(run.seed, run.state, "", both, run.made_from, value, run.samples, run.data_seed)
+    about = run.made_from, value, run.samples, run.data_seed, run.made_by
+    return Run(run.seed, run.state, "", both, *about)
 
 
 def _why(run: Run) -> str:
