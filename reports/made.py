@@ -5,12 +5,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from matplotlib.figure import Figure
 
 from bench import find, results
 from bench.store.files import DamagedFile
-from reports import figure_data, page, style, table
+from reports import damage, figure_data, mixes, page, style, table
 from reports.asked import noting
 from reports.contracts import FigureModule, TableModule
 from reports.settings import Setting
@@ -45,12 +46,18 @@ def report(setting: Setting, tables: Sequence[str], figures: Sequence[str]) -> p
 def _table(name: str, setting: Setting) -> page.BuiltTable:
     module: TableModule = find.load("table", name)
     try:
-        built = module.build(setting.frame)
+        with noting() as asked:
+            built = module.build(setting.frame)
         if not isinstance(built, table.Table):
             raise ValueError(f"build must return a Table, not {built!r}")
+    except DamagedFile as error:  # of what one run kept; the other tables stand
+        damage.note(error)
+        title = name.replace("_", " ").capitalize()
+        built, asked = table.Table(title, "", (), (), (), (f"Not built: {error}",)), []
     except Exception as error:
         error.add_note(f"while building the table {name!r} for {setting.folder}")
         raise
+    built = replace(built, notes=(*built.notes, *mixes.notes(asked)))
     return page.BuiltTable(name, built, find.optional("table", name, "SUMMARY"))
 
 
@@ -69,6 +76,8 @@ def _figure(name: str, setting: Setting) -> page.BuiltFigure:
                 caption = module.draw(setting.frame, figure)
         except (DamagedFile, results.OnlyNumbers) as error:
             # what it shows of one run; the numbers of the others stand
+            if isinstance(error, DamagedFile):
+                damage.note(error)
             figure, caption = Figure(), f"Not drawn: {error}"
         except Exception as error:
             error.add_note(f"while drawing the figure {name!r} for {setting.folder}")

@@ -16,6 +16,7 @@ import pandas as pd
 
 from bench.results import EVALUATED, TRAINING
 from reports.index import distinct
+from reports.manifest import POOLABLE
 
 if TYPE_CHECKING:
     from reports.asked import Asked
@@ -23,11 +24,6 @@ if TYPE_CHECKING:
 
 MADE_FROM = ("data", "data_digest", "provenance")
 MADE_BY = ("code", "device")
-POOLABLE = {
-    "code": "of which commit, and with which changes, the suite was",
-    "device": "CPU or which GPU",
-    "provenance": "how frames were decoded, chosen and cropped, and how many views were averaged",
-}
 _SAYS = {"code": "were made by different code", "device": "were made on different devices"}
 
 _pooled: ContextVar[frozenset[str]] = ContextVar("pooled", default=frozenset())

@@ -193,8 +193,12 @@ def _printable(value: object) -> object:
     return value if isinstance(value, Markup) or not isinstance(value, str) else printable(value)
 
 
-def render(reports: Sequence[Report]) -> str:
-    """The whole page."""
+def render(
+    reports: Sequence[Report], damaged: Sequence[tuple[str, str]] = (), mixed: Sequence[str] = ()
+) -> str:
+    """The whole page. `damaged`: path and reason of each file that was left out; `mixed`: what stands in one
+    table and was made by different code or on different devices.
+    """
     environment = jinja2.Environment(
         autoescape=True,
         trim_blocks=True,
@@ -203,7 +207,12 @@ def render(reports: Sequence[Report]) -> str:
         finalize=_printable,
     )
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    return template.render(reports=reports, formats=[form for form in formats.FORMATS]) + "\n"
+    return (
+        template.render(
+            reports=reports, damaged=damaged, mixed=mixed, formats=list(formats.FORMATS)
+        )
+        + "\n"
+    )
 
 
 def _rank(cell: tuple[str, ...]) -> tuple[tuple[int, float, str], ...]:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from reports import formats, page
 
 
-def files(reports: Sequence[page.Report]) -> Iterator[tuple[Path, bytes]]:
+def files(
+    reports: Sequence[page.Report],
+    damaged: Iterable[tuple[str, str]] = (),
+    mixed: Iterable[str] = (),
+) -> Iterator[tuple[Path, bytes]]:
     """Everything that is written, the page last: it never links to a file that is not there yet."""
     for report in reports:
         yield from files_of(report)
-    yield Path("index.html"), page.render(reports).encode()
+    yield Path("index.html"), page.render(reports, tuple(damaged), tuple(mixed)).encode()
 
 
 def files_of(report: page.Report) -> Iterator[tuple[Path, bytes]]:

@@ -8,7 +8,7 @@ import json
 import re
 from pathlib import Path
 
-from reports import latex, table
+from reports import latex, manifest, table
 
 
 def by_label(built: table.Table, *labels: str) -> dict[str, table.TableCell]:
@@ -56,8 +56,9 @@ def from_json(text: str) -> list[list[str]]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
+    """Without what a build remembers of its own files and of its input."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file()
+        if path.is_file() and path.name != manifest.NAME
     }
