@@ -25,7 +25,7 @@ def show(console: Console, reports: Sequence[Report]) -> None:
                 console.print(shown)
                 if left_out:
                     text = f"not shown, for want of room: {', '.join(left_out)}"
-                    console.print(Text(text, style="dim"), soft_wrap=True)
+                    console.print(Text(text, style="dim"))
         states = ", ".join(f"{count} {state}" for state, count in report.tally)
         console.print(Text(f"{report.title}: {states}", style="dim"))
         _holes(console, report)

@@ -215,7 +215,9 @@ def _cell_rows(
     }
     status = run.status()
     if status.reason:
-        damaged += run.damage() or [DamagedFile(run.path, status.reason)]
+        where = run.config if status.reason.startswith(str(run.config)) else run.path
+        why = status.reason.removeprefix(str(where)).lstrip()
+        damaged += run.damage() or [DamagedFile(where, why)]
     try:
         return _measured_or_hole(run, status, cell, common)
     except (DamagedFile, LookupError, TypeError, ValueError, AttributeError) as error:
