@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from reports import published, splits, stats, table
@@ -56,7 +57,7 @@ class Comparison:
 def build(frame: pd.DataFrame, rows: pd.DataFrame, compared: Comparison) -> table.Table:
     """The table of its cells, of the `rows` of its evaluation in the `frame`."""
     shown, paper, sweep = compared.shown, compared.paper, compared.sweep
-    asked = list(compared.cells) if len(rows) else []
+    asked, why_none = _asked(rows, compared.cells)
     if asked:
         known = paper.notes(stats.data_sets(rows), rows["scale"]) if paper else ()
         reported = {i.measure.evaluation for i in shown if i.measure.split == splits.REPORTED}
@@ -64,7 +65,7 @@ def build(frame: pd.DataFrame, rows: pd.DataFrame, compared: Comparison) -> tabl
         longer = (LONGER,) if any(method == EQUAL_COMPUTE for _, method in asked) else ()
         notes = (*known, *of_split, *longer, *compared.notes, *_left_out(rows, asked))
     else:
-        notes = nothing(frame, sweep(""), "measures this")
+        notes = (why_none,) if why_none else nothing(frame, sweep(""), "measures this")
     return table.Table(
         title=compared.title,
         caption=compared.caption,
@@ -75,6 +76,28 @@ def build(frame: pd.DataFrame, rows: pd.DataFrame, compared: Comparison) -> tabl
             for backbone, method in asked
         ),
         notes=notes,
+    )
+
+
+def _asked(
+    rows: pd.DataFrame, cells: Iterable[tuple[str, str]]
+) -> tuple[list[tuple[str, str]], str]:
+    """The rows of the table, or none and why: where no sweep has any of them, every one would be a hole that
+    nobody asked to be filled, and where sweeps have each several times, by further axes, it cannot be averaged.
+    """
+    asked = list(cells)
+    named = zip(rows["backbone"], rows["method"], strict=True)
+    here = rows.loc[np.array([cell in set(asked) for cell in named], dtype=bool)]
+    further = here[
+        [name for name in stats.axes(rows) if name not in ("backbone", "method")]
+    ].notna()
+    if here.empty or not further.any(axis=1).all():
+        return ([] if here.empty else asked), ""
+    names = ", ".join(further.columns[further.any()])
+    sweeps = ", ".join(sorted(set(here["sweep"])))
+    return (
+        [],
+        f"Its cells differ in more than backbone and method: {names}. See the sweep {sweeps}.",
     )
 
 

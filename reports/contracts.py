@@ -7,7 +7,7 @@ here because they speak of `reports.table`, and because importing `bench.task` w
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 import pandas as pd
@@ -25,9 +25,9 @@ class TableModule(Protocol):
     """Whether it is shown in the terminal after a build."""
 
     @abstractmethod
-    def build(self, frame: pd.DataFrame) -> table.Table:
-        """The table of `bench.results.load(...)`, one row per number. A number that is missing is a
-        dash with a reason.
+    def build(self, frame: pd.DataFrame) -> table.Table | Mapping[str, table.Table]:
+        """The table of `bench.results.load(...)`, one row per number, or, where it depends on the results how many
+        there are, each by the name of its files. A number that is missing is a dash with a reason.
         """
 
     def headline(self, frame: pd.DataFrame) -> Iterable[tuple[str, str, str]]:
@@ -45,6 +45,11 @@ class FigureModule(Protocol):
     @abstractmethod
     def draw(self, frame: pd.DataFrame, figure: Figure) -> str | None:
         """Draw into the figure and return the caption. A figure without axes had nothing to draw."""
+
+    def parts(self, frame: pd.DataFrame) -> Mapping[str, tuple[str, pd.DataFrame]]:
+        """Of a figure that is drawn several times: by the name of its files the heading, and the rows that `draw`
+        gets. Without it: once, of all rows.
+        """
 
     def data(self, frame: pd.DataFrame) -> pd.DataFrame:
         """The numbers that are drawn, one row each, for the files beside the picture. Without it:

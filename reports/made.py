@@ -4,9 +4,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
+import pandas as pd
 from matplotlib.figure import Figure
 
 from bench import find, results
@@ -28,8 +29,8 @@ def ordered(kind: str) -> list[str]:
 
 
 def report(setting: Setting, tables: Sequence[str], figures: Sequence[str]) -> page.Report:
-    built = [_table(name, setting) for name in tables]
-    drawn = [_figure(name, setting) for name in figures]
+    built = [item for name in tables for item in _tables(name, setting)]
+    drawn = [item for name in figures for item in _figures(name, setting)]
     if not setting.has_sweeps:  # a gap in what nobody planned is no news
         built = [item for item in built if item.table.has_measured]
         drawn = [item for item in drawn if item.files]
@@ -43,22 +44,26 @@ def report(setting: Setting, tables: Sequence[str], figures: Sequence[str]) -> p
     )
 
 
-def _table(name: str, setting: Setting) -> page.BuiltTable:
+def _tables(name: str, setting: Setting) -> Iterator[page.BuiltTable]:
     module: TableModule = find.load("table", name)
     try:
         with noting() as asked:
             built = module.build(setting.frame)
-        if not isinstance(built, table.Table):
-            raise ValueError(f"build must return a Table, not {built!r}")
+        several = built if isinstance(built, Mapping) else {name: built}
+        if wrong := [item for item in several.values() if not isinstance(item, table.Table)]:
+            raise ValueError(f"build must return a Table, or several by name, not {wrong[0]!r}")
     except DamagedFile as error:  # of what one run kept; the other tables stand
         damage.note(error)
         title = name.replace("_", " ").capitalize()
-        built, asked = table.Table(title, "", (), (), (), (f"Not built: {error}",)), []
+        several = {name: table.Table(title, "", (), (), (), (f"Not built: {error}",))}
+        asked = []
     except Exception as error:
         error.add_note(f"while building the table {name!r} for {setting.folder}")
         raise
-    built = replace(built, notes=(*built.notes, *mixes.notes(asked)))
-    return page.BuiltTable(name, built, find.optional("table", name, "SUMMARY"))
+    of_mixes = mixes.notes(asked)
+    for part, item in several.items():
+        item = replace(item, notes=(*item.notes, *of_mixes))
+        yield page.BuiltTable(part, item, find.optional("table", name, "SUMMARY"))
 
 
 def _headline(name: str, setting: Setting) -> tuple[tuple[str, str, str], ...]:
@@ -66,26 +71,33 @@ def _headline(name: str, setting: Setting) -> tuple[tuple[str, str, str], ...]:
     return tuple(headline(setting.frame)) if headline else ()
 
 
-def _figure(name: str, setting: Setting) -> page.BuiltFigure:
-    module: FigureModule = find.load("figure", name)
+def _figures(name: str, setting: Setting) -> Iterator[page.BuiltFigure]:
     title = find.optional("figure", name, "TITLE") or name.replace("_", " ").capitalize()
+    parts = find.optional("figure", name, "parts")
+    several = parts(setting.frame) if parts else {name: (title, setting.frame)}
+    for part, (heading, frame) in several.items():
+        yield _figure(name, part, heading, frame, setting.folder)
+
+
+def _figure(name: str, part: str, title: str, frame: pd.DataFrame, folder: str) -> page.BuiltFigure:
+    module: FigureModule = find.load("figure", name)
     with style.applied():
         figure = Figure()
         try:
             with noting() as asked:
-                caption = module.draw(setting.frame, figure)
+                caption = module.draw(frame, figure)
         except (DamagedFile, results.OnlyNumbers) as error:
             # what it shows of one run; the numbers of the others stand
             if isinstance(error, DamagedFile):
                 damage.note(error)
             figure, caption = Figure(), f"Not drawn: {error}"
         except Exception as error:
-            error.add_note(f"while drawing the figure {name!r} for {setting.folder}")
+            error.add_note(f"while drawing the figure {part!r} for {folder}")
             raise
         drawn, inches = bool(figure.axes), float(figure.get_size_inches()[0])
         files = {form: style.render(figure, form) for form in FIGURE_FORMATS} if drawn else {}
     if drawn:
         data = find.optional("figure", name, "data")
-        numbers = data(setting.frame) if data else figure_data.of_aggregates(asked)
+        numbers = data(frame) if data else figure_data.of_aggregates(asked)
         files |= figure_data.files(numbers)
-    return page.BuiltFigure(name, title, caption or "", files, inches)
+    return page.BuiltFigure(part, title, caption or "", files, inches)

@@ -98,7 +98,7 @@ class Report:
 
     @property
     def filled(self) -> list[BuiltTable]:
-        return [item for item in self.tables if item.table.rows]
+        return [item for item in self.tables if item.table.rows and not item.table.aside]
 
     @property
     def not_filled(self) -> list[BuiltTable]:
@@ -136,7 +136,12 @@ class Report:
     @cached_property
     def holes(self) -> list[tuple[str, str, str, str]]:
         """(table, row, column, reason) of every missing or incomplete number."""
-        return [(item.table.title, *hole) for item in self.tables for hole in item.table.holes]
+        return [
+            (item.table.title, *hole)
+            for item in self.tables
+            if not item.table.aside  # what is missing there is missing in a table beside it too
+            for hole in item.table.holes
+        ]
 
     @property
     def holes_by_reason(self) -> list[tuple[str, list[str]]]:

@@ -31,9 +31,10 @@ IDENTITY = (
 NUMBER = ("evaluation", "split", "view", "subset", "metric", "value", "n")
 COLUMNS = (*IDENTITY, *MADE_FROM, *NUMBER)
 # of samples that could not be decoded; of how many of each class were shown at most (0: all); of what
-# file the model is; what a cell is without; of the data, where these are made; by what it was made
+# file the model is; what a cell is without; of the data, where these are made; of the sweep, in their order; by
+# what it was made
 OPTIONAL = (
-    "n_failed", "train_replaced", "limit", "weights_sha256", "left_out", "data_seed", *MADE_BY,
+    "n_failed", "train_replaced", "limit", "weights_sha256", "left_out", "data_seed", "axes", *MADE_BY,
 )  # fmt: skip
 """The columns every frame has, and those it may have; any other column is an axis of a sweep."""
 
@@ -338,10 +339,13 @@ def _clash(heads: Sequence[Record], axes: Sequence[str]) -> str:
     for seed, runs in sorted(by_seed.items()):
         if len(runs) > 1:
             varied = [axis for axis in axes if len({str(run[axis]) for run in runs}) > 1]
+            if varied:
+                names = " and ".join(varied) + (" also vary" if varied[1:] else " also varies")
+                return f"not averaged: {names}; see the table of the sweep itself"
             names = ", ".join(sorted({str(run["signature"]) for run in runs}))
-            axis = f"axis {', '.join(varied)} also varies"
-            because = axis if varied else "they differ in the config"
-            return f"not averaged: several runs have seed {seed} ({names}); {because}"
+            return (
+                f"not averaged: several runs have seed {seed} ({names}); they differ in the config"
+            )
     return ""
 
 

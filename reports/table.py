@@ -114,6 +114,7 @@ class Table:
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     notes: tuple[str, ...] = ()
+    aside: bool = False  # too long for a page or a paper: written as CSV alone
 
     def __post_init__(self) -> None:
         for row in self.rows:

@@ -23,6 +23,8 @@ def files_of(report: page.Report) -> Iterator[tuple[Path, bytes]]:
     folder = Path(report.folder)
     for item in report.tables:
         for form, render in formats.FORMATS.items():
+            if item.table.aside and form != "csv":
+                continue
             yield folder / f"{item.name}.{form}", render(item.table, item.name).encode()
     for figure in report.figures:
         for form, content in figure.files.items():

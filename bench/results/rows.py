@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 COLUMNS = (
     "sweep", "scale", "overrides", "seed", "signature", "run_dir", "state", "reason", "evaluations",
     "data", "data_digest", "provenance", "code", "device", "evaluation", "split", "view", "subset", "metric",
-    "value", "n", "n_failed", "train_replaced", "limit", "weights_sha256", "left_out", "data_seed",
+    "value", "n", "n_failed", "train_replaced", "limit", "weights_sha256", "left_out", "data_seed", "axes",
 )  # fmt: skip
 
 EVALUATED = "evaluated"
@@ -52,7 +52,8 @@ def load(runs: Path) -> pd.DataFrame:
     a run came in; empty where there was none. `left_out`: "without <component> (<reason>)", what the labels
     of a cell ask for and it has not. Rows of the evaluation TRAINING are what objectives logged.
     `data_seed`: of generated data; the run's own where the config said `data.seed: null`. `code`, `device`:
-    of what trained and, where that differs, of what measured: see `made_by`.
+    of what trained and, where that differs, of what measured: see `made_by`. `axes`: of the cell's sweep, with
+    the labels of each, in their order, as JSON.
 
     Text is categorical: it compares, filters and groups like text; `astype(str)` makes it text. `attrs` has
     `damaged`: (path, reason) of each file that is not what was written.
@@ -63,13 +64,13 @@ def load(runs: Path) -> pd.DataFrame:
     found = _manifests(Path(runs), damaged)
     several = _measured_in_several_ways(found)
     for manifest in found:
-        planned = _planned(Path(runs), manifest)
+        planned, axes = _planned(Path(runs), manifest), _axes(manifest)
         for cell in manifest["cells"]:
             name = cell["signature"]
             if name in several:
                 name += f"+{_digest(sorted(cell.get('evaluations') or ()))}"
             for head, numbers in _cell_rows(Path(runs), manifest, cell, planned, damaged):
-                rows.add({**head, "signature": name}, numbers)
+                rows.add({**head, "signature": name, "axes": axes}, numbers)
     for path in sorted((Path(runs) / EVALUATED).glob("*.json")):
         for head, numbers in _evaluated_rows(path, damaged):
             rows.add(head, numbers)
@@ -164,6 +165,16 @@ def _measured_in_several_ways(found: list[dict[str, Any]]) -> set[str]:
         for identity, name in (cell.get("evaluations") or {}).items():
             ways.setdefault((cell["signature"], name), set()).add(identity)
     return {run for (run, _), identities in ways.items() if len(identities) > 1}
+
+
+def _axes(manifest: dict[str, Any]) -> str:
+    """What the column `axes` says of a sweep."""
+    axes: dict[str, list[str]] = {}
+    for cell in manifest["cells"]:
+        for axis, label in cell["labels"].items():
+            if label not in axes.setdefault(axis, []):
+                axes[axis].append(label)
+    return json.dumps(axes)
 
 
 def _digest(identities: list[str]) -> str:

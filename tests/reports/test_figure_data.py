@@ -71,7 +71,7 @@ def test_one_of_the_two_is_enough(name: str, panels: int) -> None:
 
 def test_the_files_beside_a_figure_have_what_it_draws() -> None:
     rows = results(BOTH, BOTH)
-    built = made._figure("content_order_by_depth", settings.settings(rows)[0])
+    (built,) = made._figures("content_order_by_depth", settings.settings(rows)[0])
     assert sorted(built.files) == ["data.csv", "data.json", "pdf", "png"]
     numbers = json.loads(built.files["data.json"])
     place = {"method": "+ TIME", "view": "rank", "subset": "layer_01", "metric": "kendall"}
