@@ -69,7 +69,7 @@ def test_further_splits_change_no_table_and_no_figure() -> None:
     others = [results[results["split"] == "test"].assign(split=name, value=0.25) for name in EXTRA]
     both = stats.checked(pd.concat([results, *others], ignore_index=True))
     assert set(both["split"]) == {"test", "test_unbiased", *EXTRA}
-    for name in ordered("table"):
+    for name in set(ordered("table")) - {"any_sweep"}:  # which has a table of all numbers
         module = find.load("table", name)
         assert module.build(both) == module.build(results), name
     for name in ordered("figure"):
