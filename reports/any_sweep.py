@@ -227,14 +227,31 @@ def effects(sweep: Sweep) -> Iterator[Effect]:
 def _pairs(
     cells: Sequence[Labels], axis: str, label: str, first: str
 ) -> Iterator[tuple[Labels, Labels]]:
+    """Cells with this label, each with those of the first one that are alike in all else. An axis that does not
+    apply to one of two cells does not tell them apart.
+    """
+    exact: dict[frozenset[tuple[str, str]], Labels] = {}
+    loose: list[Labels] = []
+    for cell in (c for c in cells if c.get(axis) == first):
+        if NOT_APPLICABLE in cell.values():
+            loose.append(cell)
+        else:
+            exact[_but(cell, axis)] = cell
     for cell in (c for c in cells if c.get(axis) == label):
-        for other in (c for c in cells if c.get(axis) == first):
+        if NOT_APPLICABLE in cell.values():
+            others = list(exact.values())
+        else:
+            others = [exact[key]] if (key := _but(cell, axis)) in exact else []
+        for other in (*others, *loose):
             if all(_alike(cell.get(name), other.get(name)) for name in {*cell, *other} - {axis}):
                 yield cell, other
 
 
+def _but(cell: Labels, axis: str) -> frozenset[tuple[str, str]]:
+    return frozenset(item for item in cell.items() if item[0] != axis)
+
+
 def _alike(one: str | None, other: str | None) -> bool:
-    """An axis that does not apply to one of two cells does not tell them apart."""
     return one == other or bool({one, other} & {None, NOT_APPLICABLE})
 
 

@@ -101,6 +101,11 @@ class Report:
         return [item for item in self.tables if item.table.rows and not item.table.aside]
 
     @property
+    def beside(self) -> list[BuiltTable]:
+        """What is too long for the page."""
+        return [item for item in self.tables if item.table.rows and item.table.aside]
+
+    @property
     def not_filled(self) -> list[BuiltTable]:
         return [item for item in self.tables if not item.table.rows]
 

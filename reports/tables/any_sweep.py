@@ -16,7 +16,10 @@ from reports.any_sweep import Sweep
 
 ORDER = 900
 
-MOST = 20_000  # numbers in the table of all; so many take about two seconds
+MOST = (
+    20_000  # numbers in the table of all, and in those of effects; so many take about two seconds
+)
+ON_PAGE = 300  # rows; a longer table is CSV alone
 _PAIRED = (
     "Paired by seed, between cells that differ in this axis alone (one that an axis does not apply to differs from "
     "none in it); of several pairs of cells the mean. Backbones are not compared with one another."
@@ -33,6 +36,8 @@ def build(frame: pd.DataFrame) -> Mapping[str, table.Table]:
             found[name] = _numbers(
                 sweep, shown, f" ({k} of {len(sweep.sheets)})" if several else ""
             )
+        if len(sweep.cells) * sum(map(len, sweep.sheets)) > MOST:
+            continue  # whoever has so many cells asks of a few
         for k, shown in enumerate(sweep.sheets, start=1):
             if effects := _effects(
                 sweep, shown, f" ({k} of {len(sweep.sheets)})" if several else ""
@@ -62,6 +67,7 @@ def _numbers(sweep: Sweep, shown: tuple[any_sweep.SweepNumber, ...], part: str) 
         columns=(table.Column("Seeds"), *(item.column for item in shown)),
         rows=tuple(rows),
         notes=_notes(sweep, shown),
+        aside=len(rows) > ON_PAGE,
     )
 
 
