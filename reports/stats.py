@@ -77,6 +77,8 @@ class Run:
     samples: int | None = None
     data_seed: int | None = None
     made_by: tuple[str, ...] = ()
+    kept: tuple[tuple[str, str], ...] = ()
+    """Where it was measured and on which split; of a difference also of what was subtracted."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ class Aggregate:
 
     runs: tuple[Run, ...]
     problem: str = ""
+    measure: Measure | None = None
 
     @cached_property
     def measured(self) -> tuple[Run, ...]:
@@ -182,7 +185,7 @@ def aggregate(frame: pd.DataFrame, labels: Mapping[str, str], measure: Measure) 
     plain = [head for head in heads if all(head[axis] is None for axis in further)]
     heads = _without_replaced(plain or heads)
     runs = tuple(_run(head, _numbers(index, head["signature"], measure)) for head in heads)
-    found = Aggregate(runs, _clash(heads, index.axes) or _mixed(runs))
+    found = Aggregate(runs, _clash(heads, index.axes) or _mixed(runs), measure)
     asked.note(labels, measure, found)
     return found
 
@@ -194,7 +197,7 @@ def difference(cell: Aggregate, reference: Aggregate) -> Aggregate:
     partner = {run.seed: run for run in reference.runs}
     runs = tuple(_paired(run, partner.get(run.seed)) for run in cell.runs)
     why = mixes.why_apart([*cell.measured, *reference.measured])
-    return Aggregate(runs, f"no difference taken: {why}" if why else "")
+    return Aggregate(runs, f"no difference taken: {why}" if why else "", cell.measure)
 
 
 def of_evaluation(frame: pd.DataFrame, evaluation: str) -> pd.DataFrame:
@@ -285,7 +288,7 @@ def data_sets(frame: pd.DataFrame) -> tuple[str, ...]:
 
 def _index(frame: pd.DataFrame) -> indices.Index:
     made = [name for name in (*MADE_FROM, *MADE_BY) if name in frame]
-    return indices.index(frame, axes(frame), ["value", "n", *made])
+    return indices.index(frame, axes(frame), ["value", "n", "run_dir", "split", *made])
 
 
 def _numbers(index: indices.Index, signature: str, measure: Measure) -> list[Record]:
@@ -301,6 +304,7 @@ def _run(head: Record, numbers: Sequence[Record]) -> Run:
     samples: int | None = None
     made_from: tuple[str, ...] = ()
     made_by: tuple[str, ...] = ()
+    kept: tuple[tuple[str, str], ...] = ()
     if head["state"] == "DONE":
         if len(numbers) > 1:
             reason = f"has {len(numbers)} different values for the same number"
@@ -312,6 +316,7 @@ def _run(head: Record, numbers: Sequence[Record]) -> Run:
             samples = None if pd.isna(row["n"]) else int(row["n"])
             made_from = tuple("" if row[name] is None else str(row[name]) for name in MADE_FROM)
             made_by = tuple(str(row.get(name) or UNKNOWN) for name in MADE_BY)
+            kept = ((str(row["run_dir"] or ""), str(row["split"])),)
     return Run(
         seed=int(head["seed"]),
         state=str(head["state"]),
@@ -322,6 +327,7 @@ def _run(head: Record, numbers: Sequence[Record]) -> Run:
         samples=samples,
         data_seed=None if head.get("data_seed") is None else int(head["data_seed"]),
         made_by=made_by,
+        kept=kept,
     )
 
 
@@ -371,7 +377,8 @@ def _paired(run: Run, reference: Run | None) -> Run:
     if not mixes.same_data(run, reference):
         return Run(run.seed, "DONE", "baseline was measured on other data", both)
     value = run.value - reference.value
-    about = run.made_from, value, run.samples, run.data_seed, run.made_by
+    kept = (*run.kept, *reference.kept)
+    about = run.made_from, value, run.samples, run.data_seed, run.made_by, kept
     return Run(run.seed, run.state, "", both, *about)
 
 

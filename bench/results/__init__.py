@@ -2,6 +2,7 @@
 The only API that reports use; `python -m bench.results` verifies an archive.
 
     rows.py      manifests, run directories and evaluated models -> rows
+    correct.py   which samples were right, for intervals
     kept.py      predictions, pictures, objectives, subsets
     searches.py  what bench.tune has found
     rows_file.py rows and what reports need beside them, as one file; gather.py makes it of folders
@@ -9,6 +10,7 @@ The only API that reports use; `python -m bench.results` verifies an archive.
     recount.py   accuracies counted again from predictions
 """
 
+from bench.results.correct import correct_samples
 from bench.results.kept import PREDICTIONS, objectives, picture, pictures, predictions, subsets
 from bench.results.rows import COLUMNS, EVALUATED, TRAINING, load, merged
 from bench.results.rows_file import OnlyNumbers, is_rows_file
@@ -21,6 +23,7 @@ __all__ = [
     "PREDICTIONS",
     "TRAINING",
     "OnlyNumbers",
+    "correct_samples",
     "is_learned",
     "is_rows_file",
     "load",

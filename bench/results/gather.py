@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from bench.results import correct
 from bench.results.kept import subsets
 from bench.results.rows import EVALUATED, merged
 from bench.results.rows_file import RowsFile
@@ -23,6 +24,10 @@ OF_TRAINING = ("code", "device", "seconds", "parameters", "weights", "started_fr
 OF_EVALUATION = (
     "evaluation", "version", "options", "input", "code", "device", "seconds", "weights", "official", "limit",
 )  # fmt: skip
+
+TUNE = "tune"
+MOST_VIEWS = 20
+"""An evaluation that shows each sample in a view of its own has no bits to keep."""
 
 
 def gather(folders: Sequence[Path]) -> RowsFile:
@@ -90,6 +95,11 @@ def _beside(folder: EvaluationDir) -> dict[str, Any]:
         {p.relative_to(folder.pictures).parts[0] for p in folder.pictures.rglob("*.png")}
     )
     beside = {"pictures": pictures, "predictions": folder.predictions.exists()}
+    right = {
+        place: of for place, of in correct.correct_samples(folder.path).items() if place[0] != TUNE
+    }
+    if right and len({view for _, view in right}) <= MOST_VIEWS:
+        beside[correct.FACT] = correct.packed(right)
     with suppress(DamagedFile):  # which `bench.results --verify` says
         beside |= {"subsets": found} if (found := subsets(folder.path)) else {}
     return beside
