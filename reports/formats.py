@@ -77,7 +77,10 @@ def json(table: Table, name: str = "") -> str:
             {
                 "labels": list(row.labels),
                 "cells": [
-                    _json_cell(cell, shown(cell, marks), "bold" if (i, j) in winners else "")
+                    {
+                        **_json_cell(cell, shown(cell, marks), "bold" if (i, j) in winners else ""),
+                        **_json_p(table, i, j),
+                    }
                     for j, cell in enumerate(row.cells)
                 ],
             }
@@ -94,6 +97,14 @@ def _unit(column: Column) -> dict[str, str]:
     return {} if column.unit == PERCENT else {"unit": column.unit.name}
 
 
+def _json_p(table: Table, row: int, column: int) -> dict[str, float]:
+    """Of a difference."""
+    if (row, column) not in table.p_values:
+        return {}
+    p, adjusted = table.p_values[row, column]
+    return {"p": p, "p_holm": adjusted}
+
+
 def _json_cell(cell: TableCell, string: str, weight: str) -> dict[str, Any]:
     return {
         "text": string,
@@ -101,6 +112,8 @@ def _json_cell(cell: TableCell, string: str, weight: str) -> dict[str, Any]:
         "bold": weight == "bold",
         "value": cell.value,
         "std": cell.std,
+        "interval": None if cell.interval is None else list(cell.interval),
+        "interval_of": None if cell.estimate is None else cell.estimate.of,
         "n_seeds": cell.n_seeds,
         "n_expected": cell.n_expected,
         "seeds": {str(seed): value for seed, value in cell.seeds},

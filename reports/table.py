@@ -5,19 +5,23 @@ it. Every rendering shows the same cell strings. JSON adds what is behind each o
 value, the seeds, the signatures of the runs (`runs/<signature>/`) and the reason for a gap.
 
 Rules that hold for every table: a gap is a dash with a footnote, never a number; a mean over fewer
-seeds than the sweep asks for says so in the cell and is never bold; bold is the best complete
-measured number of a column, when there are at least two to compare. Backbones are not compared: where
-they are the rows' first label, each has a best of its own.
+seeds than the sweep asks for says so in the cell and is never bold; bold is a complete number that is told
+apart from every other complete one of its column (`best`). Backbones are not compared: where they are the
+rows' first label, each has a best of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import product
 from typing import Literal
 
-from reports.stats import Aggregate
+from reports import evidence
+from reports.stats import Aggregate, difference
 
 DASH = "—"
 MINUS = "\N{MINUS SIGN}"
@@ -27,6 +31,14 @@ ARROWS = {"up": " ↑", "down": " ↓", "": ""}
 OVER_SEEDS = (
     "Numbers are percent: mean ± sample standard deviation (ddof = 1) over runs that differ in "
     "the seed only (initial weights, data order, augmentation); a single seed has no ±."
+)
+IN_INTERVALS = (
+    "Numbers are percent: mean [95 % interval], over runs that differ in the seed only and over the test samples; of a "
+    "single seed over the samples. The standard deviations are in the JSON."
+)
+BOLD = (
+    "Bold: told apart from every other row (of its backbone) in the column, paired by seed and sample, two-sided, at "
+    "5 % with Holm's correction over all such comparisons of the table; never of one seed."
 )
 NO_RANK = "Shuffled alone ranks nothing: a model that is worse at everything is low there too."
 OVER_PAIRS = (
@@ -72,6 +84,21 @@ class TableCell:
     unit: Unit = PERCENT
     reason: str = ""
     published: str = ""  # where a published number was read
+    change: bool = False  # a difference, which zero means something to
+    number: Aggregate | None = field(default=None, repr=False, compare=False)  # what is behind it
+
+    @cached_property
+    def estimate(self) -> evidence.Estimate | None:
+        """How far the mean may be off, in percent. Looks at what runs kept, so only where it is asked for."""
+        return None if self.number is None else evidence.estimate(self.number)
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """95 %, in its unit."""
+        if self.estimate is None:
+            return None
+        low, high = self.estimate.interval
+        return low * self.unit.percent, high * self.unit.percent
 
     @property
     def hole(self) -> bool:
@@ -135,6 +162,22 @@ class Table:
                 runs.append((column.group, 1))
         return runs
 
+    @cached_property
+    def winners(self) -> frozenset[tuple[int, int]]:
+        return _winners(self)
+
+    @cached_property
+    def p_values(self) -> Mapping[tuple[int, int], tuple[float, float]]:
+        """(row, column) -> p of a difference that it is zero, by itself and among all of the table."""
+        found = {
+            (i, j): cell.estimate.p_value
+            for i, row in enumerate(self.rows)
+            for j, cell in enumerate(row.cells)
+            if cell.change and cell.estimate
+        }
+        adjusted = evidence.holm(list(found.values()))
+        return dict(zip(found, zip(found.values(), adjusted, strict=True), strict=True))
+
     @property
     def has_measured(self) -> bool:
         """Whether any number in it was measured here."""
@@ -166,7 +209,9 @@ def measured(
         string, status = DASH, "skipped" if number.skipped else "missing"
     else:
         string, status = unit.written(mean, signed=signed), "complete"
-        if std is not None:
+        if _in_intervals.get():
+            string += _interval(number, unit)
+        elif std is not None:
             string += f" ± {unit.written(std)}"
         if not number.complete:
             string, status = string + number.fraction, "incomplete"
@@ -185,7 +230,35 @@ def measured(
         made_from=number.made_from,
         unit=unit,
         reason=reason,
+        change=signed,
+        number=number,
     )
+
+
+def _interval(number: Aggregate, unit: Unit) -> str:
+    found = evidence.estimate(number)
+    if found is None:
+        return ""
+    low, high = (unit.written(end * unit.percent) for end in found.interval)
+    return f" [{low}, {high}]"
+
+
+_in_intervals: ContextVar[bool] = ContextVar("in_intervals", default=False)
+
+
+@contextmanager
+def in_intervals(shown: bool) -> Iterator[None]:
+    """Meanwhile, cells show the 95 % interval of a mean instead of the deviation of its seeds."""
+    token = _in_intervals.set(shown)
+    try:
+        yield
+    finally:
+        _in_intervals.reset(token)
+
+
+def over_seeds() -> str:
+    """What the numbers of a caption are, as they are shown."""
+    return IN_INTERVALS if _in_intervals.get() else OVER_SEEDS
 
 
 def published(value: float | None, source: str) -> TableCell:
@@ -218,25 +291,40 @@ def percent(value: float, *, signed: bool = False) -> str:
 
 
 def best(table: Table) -> frozenset[tuple[int, int]]:
-    """(row, column) of the best complete number of each column among comparable rows, ties as
-    displayed included. Where all are equal none is best, and none where the best is at the floor.
+    """(row, column) of each number that is complete, of several seeds, the best of its column among comparable rows
+    and told apart from all others there (BOLD says how); none where the best is at the floor.
     """
-    winners: set[tuple[int, int]] = set()
+    return table.winners
+
+
+def _winners(table: Table) -> frozenset[tuple[int, int]]:
+    tops: list[tuple[int, int]] = []
+    against: list[list[float]] = []
     for rows, j in product(_comparable(table).values(), range(len(table.columns))):
         column = table.columns[j]
+        cells = {i: table.rows[i].cells[j] for i in rows}
         values = {
-            i: round(table.rows[i].cells[j].value or 0.0, column.unit.digits)
-            for i in rows
-            if table.rows[i].cells[j].status == "complete"
+            i: c.value for i, c in cells.items() if c.status == "complete" and c.value is not None
         }
-        if column.better and len(set(values.values())) > 1 and not _mixed(table, rows, j):
-            top = max(values.values()) if column.better == "up" else min(values.values())
-            winners |= {(i, j) for i, value in values.items() if value == top}
-    return frozenset(
-        (i, j)
-        for i, j in winners
-        if not (table.columns[j].from_zero and at_floor(table.rows[i].cells[j]))
-    )
+        if not column.better or len(values) < 2 or _mixed(table, rows, j):
+            continue
+        if any(cell.change for cell in cells.values()):
+            continue  # the same comparison as of the numbers themselves
+        pick = max if column.better == "up" else min
+        top = pick(values, key=lambda i: values[i])
+        if not (column.from_zero and at_floor(cells[top])):
+            tops.append((top, j))
+            against.append([_p_apart(cells[top], cells[i]) for i in values if i != top])
+    adjusted = iter(evidence.holm([p for found in against for p in found]))
+    apart = [max(next(adjusted) for _ in found) < evidence.LEVEL for found in against]
+    return frozenset(place for place, is_apart in zip(tops, apart, strict=True) if is_apart)
+
+
+def _p_apart(cell: TableCell, other: TableCell) -> float:
+    if cell.number is None or other.number is None or min(cell.n_seeds, other.n_seeds) < 2:
+        return 1.0
+    found = evidence.estimate(difference(cell.number, other.number))
+    return 1.0 if found is None else found.p_value
 
 
 def at_floor(cell: TableCell) -> bool:
@@ -268,6 +356,8 @@ def notes(table: Table) -> tuple[str, ...]:
     # A column must not rank what is not comparable.
     ranked = [(j, column) for j, column in enumerate(table.columns) if column.better]
     blocks = _comparable(table)
+    if any(_ranks(table, rows, j) for j, _ in ranked for rows in blocks.values()):
+        extra.append(BOLD)
     mixed = [
         column.full_heading + (f" of {block}" if len(blocks) > 1 else "")
         for j, column in ranked
@@ -290,6 +380,11 @@ def notes(table: Table) -> tuple[str, ...]:
             "never the best."
         )
     return (*table.notes, *extra)
+
+
+def _ranks(table: Table, rows: Sequence[int], column: int) -> bool:
+    cells = [table.rows[i].cells[column] for i in rows]
+    return sum(c.status == "complete" for c in cells) > 1 and not any(c.change for c in cells)
 
 
 def _mixed(table: Table, rows: Sequence[int], column: int) -> bool:

@@ -69,17 +69,6 @@ def test_the_caption_says_what_is_evidence() -> None:
     assert "by construction" in caption and "independent evidence" in caption
 
 
-def test_a_difference_below_the_digits_of_its_unit_is_none() -> None:
-    """1.061 and 1.064 nats are both 1.06, but a hundred times as far apart as they look in percent."""
-    unit = table.NATS
-    rows = tuple(
-        table.Row(("a", name), (table.TableCell(unit.written(v), "complete", v, unit=unit),))
-        for name, v in (("x", 1.061), ("y", 1.064), ("z", 1.07))
-    )
-    built = table.Table("t", "", ("A", "B"), (table.Column("NLL", "", "down", unit),), rows)
-    assert table.best(built) == {(0, 0), (1, 0)}
-
-
 def test_every_format_shows_the_same_and_json_says_the_unit() -> None:
     built = confidence.build(results())
     rows = from_csv(formats.csv(built))

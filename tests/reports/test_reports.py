@@ -242,16 +242,18 @@ def test_ablation_has_every_method_of_the_sweep() -> None:
 
 
 def test_best_is_bold_among_complete_cells_only() -> None:
-    results = frame(
-        cell("baseline", 0),
-        cell("+ order", 0),
-        cell("+ TIME", 0),
-        cell("+ TIME", 1, state="FAILED", reason="boom"),
-    )
-    built = build_table("ablation", results)
-    bold = {(built.rows[i].labels[1], built.columns[j].group) for i, j in table.best(built)}
-    # + TIME is better but incomplete; + order is the only complete change, so nothing to compare.
-    assert bold == {("+ order", "test"), ("+ order", "test_unbiased")}
+    value = {"baseline": 0.5, "+ order": 0.6, "+ TIME": 0.7}
+    cells = [
+        cell(method, seed, numbers=top1(value[method] + 0.0001 * seed * k))
+        for k, method in enumerate(value)
+        for seed in range(3)
+    ]
+    built = build_table("ablation", frame(*cells))
+    assert {built.rows[i].labels[1] for i, _ in table.best(built)} == {"+ TIME"}
+    failed = cell("+ TIME", 3, state="FAILED", reason="boom")
+    built = build_table("ablation", frame(*cells, failed))
+    # + TIME is better but incomplete, and + order is the best of what is complete.
+    assert {built.rows[i].labels[1] for i, _ in table.best(built)} == {"+ order"}
 
 
 def test_where_all_are_equal_none_is_best() -> None:

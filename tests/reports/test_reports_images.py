@@ -421,7 +421,7 @@ def test_measured_stand_before_published_on_other_data(finished: Path) -> None:
     assert {"timm:resnet50", "timm:resnet50 (official)", "ViT, + TIME"} < set(names[:6])
     assert ranking(built)[:6] == sorted(ranking(built)[:6])
     assert any("not comparable" in note for note in built.notes)
-    assert all(i < 6 for i, _ in table.best(built)) and table.best(built)
+    assert not table.best(built)  # of two seeds or one each
 
 
 def test_one_ranking_on_the_published_data(tmp_path: Path) -> None:
