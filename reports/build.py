@@ -48,6 +48,7 @@ writes:
 
 reading a table:
   61.0 ± 0.5           mean ± sample standard deviation over seeds, percent
+  61.0 [60.4, 61.6]    with --intervals: mean and its 95 % interval, over seeds and samples
   61.0 ± 0.5 (2/3)     2 of 3 seeds have finished; never bold
   — [a]                no number; footnote a says why
   '+ TIME              in .csv: the text "+ TIME", which a spreadsheet would take for a formula
@@ -107,11 +108,16 @@ def _build(
     key: str,
     earlier: manifest.Manifest | None,
 ) -> int:
-    from reports import damage, made, mixes, settings, terminal, written
+    from reports import damage, made, mixes, published, settings, table, terminal, written
 
     known = frame.attrs.pop("damaged", ())  # pandas would copy it with each part
     live = frame["state"].isin(["RUNNING", "PENDING"]).any()  # which no file says
-    with mixes.pooling(options.pool), damage.noting(known) as damaged:
+    with (
+        mixes.pooling(options.pool),
+        published.choosing(options.published),
+        table.in_intervals(options.intervals),
+        damage.noting(known) as damaged,
+    ):
         reports = [made.report(part, *names) for part in settings.settings(frame)]
         found = tuple(str(mix) for report in reports for mix in mixes.of(report.frame))
     holes = sum(len(report.holes) for report in reports)
@@ -174,6 +180,18 @@ def _parser() -> argparse.ArgumentParser:
         help="take runs together that differ in this: average them, and take differences; may be repeated. "
         "code: the commit and changes to it; device: CPU or which GPU; provenance: how frames were decoded, "
         "chosen and cropped. Numbers of other data never go together",
+    )
+    add(
+        "--published",
+        choices=manifest.PUBLISHED,
+        default=manifest.PUBLISHED[0],
+        help="columns of published numbers: auto (default) leaves them out on built-in data, with which they do not "
+        "compare",
+    )
+    add(
+        "--intervals",
+        action="store_true",
+        help="cells show mean [95 %% interval] instead of mean ± deviation of the seeds",
     )
     return parser
 

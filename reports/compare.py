@@ -57,6 +57,7 @@ class Comparison:
 def build(frame: pd.DataFrame, rows: pd.DataFrame, compared: Comparison) -> table.Table:
     """The table of its cells, of the `rows` of its evaluation in the `frame`."""
     shown, paper, sweep = compared.shown, compared.paper, compared.sweep
+    compares = paper is not None and paper.compares(stats.data_sets(rows), rows["scale"].unique())
     asked, why_none = _asked(rows, compared.cells)
     if asked:
         known = paper.notes(stats.data_sets(rows), rows["scale"]) if paper else ()
@@ -70,9 +71,9 @@ def build(frame: pd.DataFrame, rows: pd.DataFrame, compared: Comparison) -> tabl
         title=compared.title,
         caption=compared.caption,
         labels=(table.BACKBONE, "Method"),
-        columns=_columns(shown),
+        columns=_columns(shown, compares),
         rows=tuple(
-            _row(rows, paper, shown, backbone, method, not_run(frame, sweep(backbone)))
+            _row(rows, (paper, compares), shown, backbone, method, not_run(frame, sweep(backbone)))
             for backbone, method in asked
         ),
         notes=notes,
@@ -117,12 +118,15 @@ def _left_out(rows: pd.DataFrame, asked: Iterable[tuple[str, str]]) -> tuple[str
     return tuple(sorted(found))
 
 
-def _columns(shown: Sequence[Shown]) -> tuple[table.Column, ...]:
-    """Each number with the published one beside it, then the differences to the baseline."""
+def _columns(shown: Sequence[Shown], compares: bool) -> tuple[table.Column, ...]:
+    """Each number with the published one beside it and, where they are of the same thing, measured minus published;
+    then the differences to the baseline.
+    """
     columns = [table.Column("Seeds")]
     for item in shown:
         columns.append(item.column)
         columns += [table.Column("paper", item.column.group)] if item.paper else []
+        columns += [table.Column("to paper", item.column.group)] if item.paper and compares else []
     return (*columns, *(item.change for item in shown if item.change))
 
 
@@ -131,7 +135,7 @@ def cells(rows: pd.DataFrame) -> list[tuple[str, str]]:
     return [
         (backbone, method)
         for backbone in stats.labels(rows, "backbone", stats.BACKBONES)
-        for method in stats.labels(rows[rows["backbone"] == backbone], "method", stats.METHODS)
+        for method in stats.labels(rows[rows["backbone"] == backbone], "method", stats.IN_ORDER)
     ]
 
 
@@ -162,12 +166,13 @@ def tiles(
 
 def _row(
     frame: pd.DataFrame,
-    paper: published.Published | None,
+    beside: tuple[published.Published | None, bool],
     shown: Sequence[Shown],
     backbone: str,
     method: str,
     hint: str,
 ) -> table.Row:
+    paper, compares = beside
     cell, reference = ({"backbone": backbone, "method": name} for name in (method, BASELINE))
     numbers = [stats.aggregate(frame, cell, item.measure) for item in shown]
     cells = [table.seed_count(numbers)]
@@ -176,6 +181,7 @@ def _row(
         if item.paper and paper:
             value = paper.number(backbone, method, item.paper)
             cells.append(table.published(value, paper.source))
+            cells += [_to_paper(number, value)] if compares else []
     for item, number in zip(shown, numbers, strict=True):
         if item.change and method == BASELINE:
             cells.append(table.text("reference"))
@@ -185,3 +191,10 @@ def _row(
             unit = item.change.unit
             cells.append(table.measured(change, not_run=hint, signed=True, unit=unit))
     return table.Row((backbone, method), tuple(cells))
+
+
+def _to_paper(number: stats.Aggregate, value: float | None) -> table.TableCell:
+    """Measured minus published: of the mean, for the published number has no seeds here."""
+    if number.mean is None or value is None:
+        return table.text(table.DASH)
+    return table.text(table.percent(number.mean - value, signed=True))

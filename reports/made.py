@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from bench import find, results
 from bench.store.files import DamagedFile
-from reports import damage, figure_data, mixes, page, style, table
+from reports import damage, figure_data, mixes, page, published, stats, style, table
 from reports.asked import noting
 from reports.contracts import FigureModule, TableModule
 from reports.settings import Setting
@@ -62,7 +62,9 @@ def _tables(name: str, setting: Setting) -> Iterator[page.BuiltTable]:
         raise
     of_mixes = mixes.notes(asked)
     for part, item in several.items():
-        item = replace(item, notes=(*item.notes, *of_mixes))
+        item = published.shown_in(item, stats.data_sets(setting.frame))
+        caption = item.caption.replace(table.OVER_SEEDS, table.over_seeds())
+        item = replace(item, caption=caption, notes=(*item.notes, *of_mixes))
         yield page.BuiltTable(part, item, find.optional("table", name, "SUMMARY"))
 
 

@@ -39,6 +39,8 @@ PACKAGES = (
 NOT_READ = frozenset({"checkpoint", "scratch", "replaced", ".jobs", "__pycache__"})
 """Folders that no report reads: of runs, and of code."""
 DEEPEST = 16
+PUBLISHED = ("auto", "always", "never")
+"""Whether published numbers are shown; auto: where not all that is measured is on built-in data."""
 POOLABLE = ("code", "device", "provenance")
 """What `--pool` takes: see `mixes`."""
 

@@ -5,12 +5,17 @@ Used by the table modules, which put them in a column of their own beside the me
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
 from ruamel.yaml import YAML
+
+from reports.manifest import PUBLISHED
+from reports.table import Row, Table
 
 PATH = Path(__file__).with_name("published.yaml")
 ANY_BACKBONE = "*"
@@ -51,6 +56,10 @@ class Published:
         methods = self.values.get(backbone, self.values.get(ANY_BACKBONE, {}))
         return methods.get(method, {}).get(column)
 
+    def compares(self, data: Iterable[str], scales: Iterable[str]) -> bool:
+        """Whether a number that was measured on this, at this size, is what the published one is."""
+        return set(data) == {self.data} and set(map(str, scales)) == {self.scale}
+
     def notes(
         self, data: Iterable[str], scales: Iterable[str], where: str = "Columns 'paper'"
     ) -> tuple[str, ...]:
@@ -72,6 +81,48 @@ class Published:
                 f"scale {', '.join(sizes)}, the published one is scale {self.scale}."
             )
         return tuple(notes)
+
+
+BUILT_IN = ("mini_ssv2", "mini_imagenet9")
+_OF_PUBLISHED = ("Columns 'paper'", "Measured and published numbers", "A — for a published number")
+_NOT_SHOWN = "The published numbers, of other data, are not shown; --published always shows them."
+
+
+_choice: ContextVar[str] = ContextVar("published", default=PUBLISHED[0])
+
+
+@contextmanager
+def choosing(choice: str) -> Iterator[None]:
+    """Meanwhile, tables show published numbers as this one of PUBLISHED says."""
+    token = _choice.set(choice)
+    try:
+        yield
+    finally:
+        _choice.reset(token)
+
+
+def shown_in(built: Table, data: Iterable[str]) -> Table:
+    """A table with or without its columns of published numbers: nobody may compare those with what was measured on
+    built-in data, and they take a third of the width.
+    """
+    choice = _choice.get()
+    if choice == "always" or (choice == "auto" and not set(data) <= set(BUILT_IN)):
+        return built
+    columns = range(len(built.columns))
+    kept = [
+        j
+        for j in columns
+        if not built.rows or any(r.cells[j].status != "published" for r in built.rows)
+    ]
+    if len(kept) == len(built.columns):
+        return built
+    notes = [note for note in built.notes if not note.startswith(_OF_PUBLISHED)]
+    return replace(
+        built,
+        columns=tuple(built.columns[j] for j in kept),
+        rows=tuple(Row(row.labels, tuple(row.cells[j] for j in kept)) for row in built.rows),
+        notes=(_NOT_SHOWN, *notes),
+    )
 
 
 @cache

@@ -95,5 +95,6 @@ def _backbones(frame: pd.DataFrame) -> tuple[str, ...]:
 
 
 def _methods(frame: pd.DataFrame, backbone: str) -> tuple[str, ...]:
-    found = stats.labels(frame[frame["backbone"] == backbone], "method", stats.METHODS)
-    return (*stats.METHODS, *(label for label in found if label not in stats.METHODS))
+    found = stats.labels(frame[frame["backbone"] == backbone], "method", stats.IN_ORDER)
+    known = [name for name in stats.IN_ORDER if name in (*stats.METHODS, *found)]
+    return (*known, *(label for label in found if label not in known))
