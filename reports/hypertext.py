@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html as html_module
+import json
 
 from bench.shown import inert
 from reports.table import Table, TableCell, best, footnotes, notes
@@ -27,8 +28,8 @@ def html(table: Table, name: str = "") -> str:
         "</table></div>",
     ]
     parts = [
-        f'<figure class="table{" wide" if len(table.columns) > 14 else ""}">',
-        f"<figcaption>{escape(table.caption)}</figcaption>",
+        f'<figure class="table{" wide" if len(table.columns) > 9 else ""}">',
+        f"<figcaption>{escape(table.caption)}{escape(_samples(table))}</figcaption>",
         *(grid if table.rows else []),  # a header without rows says less than the notes
         *(['<ul class="notes">', *items, "</ul>"] if items else []),
         "</figure>",
@@ -52,7 +53,10 @@ def _html_header(table: Table) -> list[str]:
                 cells.append(f'<td colspan="{width}"></td>')
         lines.append('<tr class="groups">' + "".join(cells) + "</tr>")
     heads = [f'<th scope="col" class="label">{escape(label)}</th>' for label in table.labels]
-    heads += [f'<th scope="col">{escape(column.heading)}</th>' for column in table.columns]
+    heads += [
+        f'<th scope="col" data-column="{escape(column.full_heading)}">{escape(column.heading)}</th>'
+        for column in table.columns
+    ]
     return [*lines, "<tr>" + "".join(heads) + "</tr>", "</thead>"]
 
 
@@ -64,16 +68,29 @@ def _html_rows(table: Table) -> list[str]:
         new_block = len(row.labels) > 1 and previous not in ("", row.labels[0])
         previous = row.labels[0] if row.labels else ""
         cells = [f'<th scope="row">{escape(label)}</th>' for label in row.labels]
+        of_row = next((cell.signatures for cell in row.cells if cell.number is not None), ())
         for j, cell in enumerate(row.cells):
             weight = " best" if (i, j) in winners else ""
             mark = f" <sup>[{marks[cell.reason]}]</sup>" if cell.reason else ""
-            title = escape(tooltip(cell))
-            cells.append(
-                f'<td class="{cell.status}{weight}" title="{title}">{escape(cell.text)}{mark}</td>'
-            )
-        opening = '<tr class="block">' if new_block else "<tr>"
+            text, more = escape(cell.text), f' title="{escape(tooltip(cell))}"'
+            if cell.value is not None:
+                more += f' data-value="{cell.value:.6g}"'
+            if cell.number is not None:  # to be asked what is behind it
+                if cell.signatures != of_row:
+                    more += f' data-runs="{escape(" ".join(cell.signatures))}"'
+                text = f'<button type="button" class="number">{text}</button>'
+            cells.append(f'<td class="{cell.status}{weight}"{more}>{text}{mark}</td>')
+        of = dict(zip(table.labels, row.labels, strict=True))
+        about = f'data-labels="{escape(json.dumps(of))}" data-runs="{escape(" ".join(of_row))}"'
+        opening = f"<tr{' class=block' if new_block else ''} {about}>"
         lines.append(opening + "".join(cells) + "</tr>")
     return lines
+
+
+def _samples(table: Table) -> str:
+    """How many samples each number is of, where that is one size."""
+    sizes = {cell.samples for row in table.rows for cell in row.cells if cell.samples}
+    return f" n = {sizes.pop():,} samples for each run." if len(sizes) == 1 else ""
 
 
 def tooltip(cell: TableCell) -> str:
@@ -84,10 +101,11 @@ def tooltip(cell: TableCell) -> str:
         return f"published: {cell.published}" if cell.value is not None else ""
     lines = [f"{cell.n_seeds} of {cell.n_expected} seeds"]
     lines += [f"seed {seed}: {cell.unit.written(value)}" for seed, value in cell.seeds]
+    if cell.interval is not None and cell.estimate is not None:
+        low, high = (cell.unit.written(end) for end in cell.interval)
+        lines.append(f"95 % interval {low} to {high}, over {cell.estimate.of}")
     if cell.samples is not None:
         lines.append(f"{cell.samples} samples each")
-    if cell.signatures:
-        lines.append("runs " + ", ".join(cell.signatures))
     if cell.reason:
         lines.append(cell.reason)
     return "\n".join(lines)

@@ -7,20 +7,23 @@ out. The page loads nothing: figures are inside it, and it reads in light and da
 from __future__ import annotations
 
 import base64
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import pandas as pd
 from markupsafe import Markup
+from PIL import Image
 
 from bench.shown.inert import printable
-from reports import formats, hypertext, stats, table
+from reports import browse, formats, hypertext, stats, table
 from reports.index import distinct
 
-TEMPLATE = Path(__file__).parent / "templates" / "page.html"
+TEMPLATES = Path(__file__).parent / "templates"
 STATES = (
     "DONE", "TRAINED", "RUNNING", "PENDING", "NEW", "PREEMPTED", "INTERRUPTED", "PRUNED", "STALE",
     "EDITED", "DAMAGED", "FAILED", "SKIPPED",
@@ -32,6 +35,11 @@ class BuiltTable:
     name: str
     table: table.Table
     summary: bool
+
+    @property
+    def sweep(self) -> str:
+        """The one whose own table it is."""
+        return self.table.sweep
 
     @property
     def html(self) -> Markup:
@@ -53,8 +61,11 @@ class BuiltFigure:
 
     @property
     def source(self) -> str:
-        """The PNG as a data URL."""
-        return "data:image/png;base64," + base64.b64encode(self.files["png"]).decode()
+        """The picture as a data URL, without loss and smaller than the PNG."""
+        smaller = io.BytesIO()
+        with Image.open(io.BytesIO(self.files["png"])) as picture:
+            picture.convert("RGB").save(smaller, "webp", lossless=True, quality=60, method=4)
+        return "data:image/webp;base64," + base64.b64encode(smaller.getvalue()).decode()
 
 
 @dataclass(frozen=True)
@@ -139,6 +150,16 @@ class Report:
         return ", ".join(stats.data_sets(self.frame)) or "nothing measured yet"
 
     @cached_property
+    def told(self) -> dict[str, Any]:
+        """Of each run, what it can be asked."""
+        return browse.runs(self.frame)
+
+    @cached_property
+    def made(self) -> list[tuple[str, str]]:
+        """By what, when and in which time."""
+        return browse.made(self.told)
+
+    @cached_property
     def holes(self) -> list[tuple[str, str, str, str]]:
         """(table, row, column, reason) of every missing or incomplete number."""
         return [
@@ -216,10 +237,18 @@ def render(
         undefined=jinja2.StrictUndefined,
         finalize=_printable,
     )
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    page, css, script = (
+        (TEMPLATES / f"page.{kind}").read_text(encoding="utf-8") for kind in ("html", "css", "js")
+    )
     return (
-        template.render(
-            reports=reports, damaged=damaged, mixed=mixed, formats=list(formats.FORMATS)
+        environment.from_string(page).render(
+            reports=reports,
+            damaged=damaged,
+            mixed=mixed,
+            formats=list(formats.FORMATS),
+            css=Markup(css),
+            script=Markup(script),
+            told=Markup(browse.embedded({k: v for r in reports for k, v in r.told.items()})),
         )
         + "\n"
     )

@@ -141,7 +141,8 @@ class Table:
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     notes: tuple[str, ...] = ()
-    aside: bool = False  # too long for a page or a paper: written as CSV alone
+    sweep: str = ""  # the one that it is of, if of one alone
+    aside: bool = False  # too long for a page or a paper: in files alone
 
     def __post_init__(self) -> None:
         for row in self.rows:

@@ -7,6 +7,9 @@ from pathlib import Path
 
 from reports import formats, page
 
+ASIDE = ("csv",)
+"""The formats of a table that is on no page."""
+
 
 def files(
     reports: Sequence[page.Report],
@@ -23,7 +26,7 @@ def files_of(report: page.Report) -> Iterator[tuple[Path, bytes]]:
     folder = Path(report.folder)
     for item in report.tables:
         for form, render in formats.FORMATS.items():
-            if item.table.aside and form != "csv":
+            if item.table.aside and form not in ASIDE:
                 continue
             yield folder / f"{item.name}.{form}", render(item.table, item.name).encode()
     for figure in report.figures:

@@ -34,7 +34,9 @@ def from_html(text: str) -> list[list[str]]:
     body = text[text.index("<tbody>") : text.index("</tbody>")]
     rows = re.findall(r"<tr.*?>(.*?)</tr>", body, re.DOTALL)
     cells = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL) for row in rows]
-    return [[html.unescape(re.sub(r"</?sup>", "", item)) for item in row] for row in cells]
+    return [
+        [html.unescape(re.sub(r"</?(sup|button)[^>]*>", "", item)) for item in row] for row in cells
+    ]
 
 
 def from_tex(text: str) -> list[list[str]]:

@@ -66,15 +66,16 @@ def _facts(run_dir: Path, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Of an evaluation and its run, of a run of before these had folders, or of a model without a run."""
     if run_dir.parent.name == "evaluations":
         yield name, _of_evaluation(EvaluationDir(run_dir))
-        yield str(Path(name).parents[1]), _of_run(RunDir(run_dir.parents[1]))
+        yield str(Path(name).parents[1]), of_run(RunDir(run_dir.parents[1]))
     elif run_dir.parent.name == EVALUATED:
         found = read_result(run_dir.with_name(f"{run_dir.name}.json"), Kind.MODEL) or {}
         yield name, _of_evaluation(EvaluationDir(run_dir), found)
     elif (run := RunDir(run_dir)).config.exists():
-        yield name, {**_of_run(run), **_beside(EvaluationDir(run_dir))}
+        yield name, {**of_run(run), **_beside(EvaluationDir(run_dir))}
 
 
-def _of_run(run: RunDir) -> dict[str, Any]:
+def of_run(run: RunDir) -> dict[str, Any]:
+    """Its config, code, device, and when and for how long it trained, as far as they can be read."""
     facts = _chosen(read_json_if_sound(run.env), OF_ENVIRONMENT)
     with suppress(DamagedFile):  # which its row says
         facts |= _chosen(run.read_result() or {}, OF_TRAINING)

@@ -67,7 +67,8 @@ def _numbers(sweep: Sweep, shown: tuple[any_sweep.SweepNumber, ...], part: str) 
         columns=(table.Column("Seeds"), *(item.column for item in shown)),
         rows=tuple(rows),
         notes=_notes(sweep, shown),
-        aside=len(rows) > ON_PAGE,
+        sweep=sweep.name,
+        aside=len(rows) > ON_PAGE or _further(sweep, shown),
     )
 
 
@@ -115,7 +116,14 @@ def _effects(
         labels=(*([table.BACKBONE] if several else []), "Axis", "Label", "Against"),
         columns=(table.Column("Pairs"), *(item.column for item in shown)),
         rows=tuple(rows),
+        sweep=sweep.name,
+        aside=_further(sweep, shown),
     )
+
+
+def _further(sweep: Sweep, shown: tuple[any_sweep.SweepNumber, ...]) -> bool:
+    """Whether it is a sheet behind the first, which has the plainest numbers."""
+    return bool(sweep.sheets) and shown is not sweep.sheets[0]
 
 
 def _effect(number: stats.Aggregate, item: any_sweep.SweepNumber) -> table.TableCell:
