@@ -7,6 +7,7 @@ write their checkpoint and are PREEMPTED.
 
 from __future__ import annotations
 
+import glob
 import os
 import signal
 import time
@@ -53,13 +54,24 @@ def known_client(runs: Path, sweep: str, launcher: str) -> Iterator[None]:
         path.unlink(missing_ok=True)
 
 
+def has_client(runs: Path, sweep: str) -> bool:
+    """Whether a client of this sweep lives on this machine: between two of its cells none is busy. Of one elsewhere
+    nobody here knows whether it lives.
+    """
+    return any(client["host"] == _host() and is_alive(client) for _, client in _known(runs, sweep))
+
+
+def _known(runs: Path, sweep: str) -> Iterator[tuple[Path, dict[str, Any]]]:
+    for path in sorted(_clients(runs).glob(f"{glob.escape(sweep)}-*.json")):
+        client = read_record(path, CLAIM, "host", "pid", "launcher")
+        if client and path.stem.removeprefix(f"{sweep}-").isdigit():
+            yield path, client  # neither damaged, nor of a sweep whose name begins alike
+
+
 def stop_clients(runs: Path, sweep: str) -> list[Client]:
     """Tell the clients of this sweep on this machine to stop and wait a moment for their end."""
     found, told = [], []
-    for path in sorted(_clients(runs).glob(f"{sweep}-*.json")):
-        client = read_record(path, CLAIM, "host", "pid", "launcher")
-        if not client or not path.stem.removeprefix(f"{sweep}-").isdigit():
-            continue  # damaged, or of a sweep whose name begins alike
+    for path, client in _known(runs, sweep):
         here = client["host"] == _host()
         if here and not _terminate(client):
             path.unlink(missing_ok=True)  # it died without a word

@@ -149,7 +149,8 @@ def _add_questions(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--watch", type=float, nargs="?", const=5.0, metavar="SECONDS",
-        help="with --status: show it every so often until nothing is queued or running (default: %(const)s)",
+        help="with --status: show it every so often until nothing is queued or running, nor a client left to start more "
+        "(default: %(const)s)",
     )  # fmt: skip
 
 
@@ -193,7 +194,7 @@ def watch(grid: Plan, options: Any, console: Console) -> int:
         statuses = read_plan(options.runs, grid)
         return overview.overview(grid, statuses, missing), statuses
 
-    overview.watch(console, read, options.watch)
+    overview.watch(console, read, options.watch, lambda: cancel.has_client(options.runs, grid.name))
     return 0
 
 

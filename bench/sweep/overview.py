@@ -139,19 +139,21 @@ def watch(
     console: Console,
     read: Callable[[], tuple[Group, list[CellStatus]]],
     every_s: float,
+    has_client: Callable[[], bool],
 ) -> None:
-    """Show the overview again and again until no cell is queued or running; on a terminal in
-    place, with the counts on top because the end of a long table does not fit.
+    """Show the overview again and again until no cell is queued or running and no client is left that would start
+    the next one; on a terminal in place, with the counts on top because the end of a long table does not fit.
     """
-    shown, statuses = read()
+    # Asked before each look, or a cell that a client has started since would be missed as it goes.
+    living, (shown, statuses) = has_client(), read()
     with Live(console=console, auto_refresh=False, transient=True) as live:
-        while any(s.busy for s in statuses):
+        while living or any(s.busy for s in statuses):
             if console.is_terminal:
                 live.update(Group(Text(count_text(statuses)), shown), refresh=True)
             else:
                 console.print(shown)
             time.sleep(every_s)
-            shown, statuses = read()
+            living, (shown, statuses) = has_client(), read()
     console.print(shown)
 
 

@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -395,6 +396,31 @@ def test_watching_ends_when_nothing_is_live(
     out = capsys.readouterr().out
     assert out.count("3 cells: 2 NEW, 1 PENDING") >= 2
     assert out.count("3 cells: 3 NEW") == 1  # and then it ends
+
+
+def test_watching_goes_on_between_two_cells_while_their_client_lives(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is queued or running then; a client that is killed outright leaves its file behind."""
+    made(folder)
+    name = planned(folder).name
+    script = (
+        "import pathlib, sys, time; from bench.sweep.cancel import known_client\n"
+        "with known_client(pathlib.Path(sys.argv[1]), sys.argv[2], 'local'): print('in', flush=True); time.sleep(600)"
+    )
+    client = subprocess.Popen(
+        [sys.executable, "-c", script, str(folder / "runs"), name], stdout=subprocess.PIPE
+    )
+    assert client.stdout is not None and client.stdout.readline() == b"in\n"
+    watching = threading.Thread(target=command, args=(folder, "--status", "--watch", "0.1"))
+    watching.start()
+    watching.join(3)
+    assert watching.is_alive()
+    client.kill()
+    client.wait()
+    watching.join(60)
+    assert not watching.is_alive()
+    assert capsys.readouterr().out.count("3 cells: 3 NEW") >= 2
 
 
 def test_the_plan_estimates_from_what_is_done(
