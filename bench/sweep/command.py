@@ -149,7 +149,7 @@ def _add_questions(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--watch", type=float, nargs="?", const=5.0, metavar="SECONDS",
-        help="with --status: show it every so often until nothing is queued or running, nor a client left to start more "
+        help="with --status: show it every so often until nothing is queued, running or about to be "
         "(default: %(const)s)",
     )  # fmt: skip
 
