@@ -1,18 +1,25 @@
-"""Curves over the layers of a backbone: mean and band of each method, named at its end, and chance.
+"""Curves over the layers of a backbone: mean and band of each method, and chance, each named at its end.
 
 Used by the figure modules that draw what a probe says of each layer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from reports import stats, style
+
+FONT_SIZE = 6.5  # of the name of a curve
+LINE = 0.105  # inches of a line of it
+APART = 0.07  # inches between two names
+WIDTH = 13  # characters of a line of it
+GAP = 0.06  # of the layers, between the last one and the names
 
 
 @dataclass(frozen=True)
@@ -23,7 +30,8 @@ class Curves:
     bottom: float  # of all curves and bands, and chance
     top: float  # of all curves and bands
     chance: float
-    ends: dict[str, stats.Aggregate]  # by method, at the last layer
+    ends: Mapping[str, stats.Aggregate]  # by method, at the last layer
+    levels: Mapping[str, float]  # by name, of the lines that are the same for all methods
 
 
 def curves(
@@ -53,8 +61,8 @@ def curves(
             ends[method] = numbers[-1]
             last = max(last, len(numbers) - 1)
             level = stats.aggregate(frame, cell, replace(measure, metric="chance")).mean or level
-    _chance(axes, level, last)
-    return Curves(last, min([level, *bottoms]), max(tops), level, ends)
+    axes.plot([0, last], [level, level], color=style.MUTED, lw=0.9, ls=(0, (4, 3)))
+    return Curves(last, min([level, *bottoms]), max(tops), level, ends, {"chance": level})
 
 
 def _curve(axes: Axes, numbers: Sequence[stats.Aggregate], method: str) -> tuple[float, float]:
@@ -67,44 +75,64 @@ def _curve(axes: Axes, numbers: Sequence[stats.Aggregate], method: str) -> tuple
     return float(np.nanmin(means - stds)), float(np.nanmax(means + stds))
 
 
-def _chance(axes: Axes, level: float, depth: int) -> None:
-    """Chance is the same for all methods."""
-    axes.plot([0, depth], [level, level], color=style.MUTED, lw=0.9, ls=(0, (4, 3)))
-    axes.annotate(
-        "chance",
-        (0, level),
-        xytext=(0, -2),
-        textcoords="offset points",
-        va="top",
-        fontsize=6.5,
-        color=style.MUTED,
+def room_for_labels(axes: Axes, drawn: Iterable[Curves], panel: float) -> None:
+    """Layers on the axis, and to the right of them as much of the panel's width as the names need: beside
+    the panel they would take it from all panels. `panel` is in inches.
+    """
+    panels = list(drawn)
+    last = max(1, *(curves.last for curves in panels))
+    names = [label.text for curves in panels for label in _labels(curves)]
+    widest = max(style.inches(name, FONT_SIZE, "bold") for name in names)
+    whole = last * (1.05 + GAP) / (1 - min(0.6, (widest + 0.03) / panel))
+    axes.set_xlim(-0.05 * last, whole - 0.05 * last)
+    axes.set_xticks(
+        [tick for tick in MaxNLocator(integer=True).tick_values(0, last) if 0 <= tick <= last]
     )
 
 
-def direct_labels(axes: Axes, drawn: Curves, distance: float) -> None:
-    """The name of each method at the end of its curve, moved apart where they would overlap.
-
-    `distance` is a part of the panel's height.
-    """
-    ends = {method: n.mean for method, n in drawn.ends.items() if n.mean is not None}
-    depth = drawn.last
+def direct_labels(axes: Axes, drawn: Curves, panel: float) -> None:
+    """The name of each line at its end, moved apart where they would overlap. `panel` is the height in inches."""
+    labels = _labels(drawn)
     bottom, top = axes.get_ylim()
-    heights = style.spread(list(ends.values()), distance * (top - bottom), bottom)
-    for (method, end), height in zip(ends.items(), heights, strict=True):
+    sizes = [
+        (LINE * (1 + label.text.count("\n")) + APART) * (top - bottom) / panel for label in labels
+    ]
+    heights = style.spread([label.end for label in labels], sizes, bottom)
+    for label, height in zip(labels, heights, strict=True):
         axes.annotate(
-            method + drawn.ends[method].fraction,
-            (depth, end),
-            xytext=(depth + 0.06 * max(1, depth), height),
+            label.text,
+            (drawn.last, label.end),
+            xytext=(drawn.last + GAP * max(1, drawn.last), height),
             textcoords="data",
             va="center",
-            fontsize=6.5,
-            fontweight="bold",
-            color=style.colour(method),
+            fontsize=FONT_SIZE,
+            fontweight="bold" if label.bold else "normal",
+            linespacing=0.95,
+            color=label.colour,
+            annotation_clip=False,
             arrowprops={
                 "arrowstyle": "-",
-                "color": style.colour(method),
+                "color": label.colour,
                 "lw": 0.5,
                 "relpos": (0, 0.5),
                 "shrinkA": 0,
             },
-        )
+        ).set_in_layout(False)
+
+
+@dataclass(frozen=True)
+class _Label:
+    text: str
+    end: float
+    colour: str
+    bold: bool
+
+
+def _labels(drawn: Curves) -> list[_Label]:
+    curves = [
+        _Label(style.wrapped(method + n.fraction, WIDTH), n.mean, style.colour(method), bold=True)
+        for method, n in drawn.ends.items()
+        if n.mean is not None
+    ]
+    levels = [_Label(name, level, style.MUTED, bold=False) for name, level in drawn.levels.items()]
+    return [*curves, *levels]

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterator, Sequence
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,8 @@ from typing import Any
 import matplotlib as mpl
 import matplotlib.style
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import TextPath
 
 COLUMN_WIDTH = 3.4  # inches, one column of a two-column paper
 PAGE_WIDTH = 7.0
@@ -56,7 +59,6 @@ class Verdict:
 RIGHT, WRONG = Verdict("✓", "#004488"), Verdict("✗", "#bb1133")
 
 _RC: dict[str, Any] = {
-    "font.family": "DejaVu Sans",
     "font.size": 7.5,
     "axes.titlesize": 8,
     "axes.titleweight": "bold",
@@ -93,13 +95,50 @@ _RC: dict[str, Any] = {
 }
 
 
+# Families of which each glyph is searched in turn: Computer Modern has no "−" and no "✓". All come with
+# matplotlib, so that a figure is the same on a machine without the paper's own fonts.
+FONTS: Mapping[str, Mapping[str, Any]] = {
+    "sans": {"font.family": ["DejaVu Sans"]},
+    "times": {"font.family": ["STIXGeneral", "DejaVu Serif", "DejaVu Sans"]},
+    "cm": {"font.family": ["cmr10", "STIXGeneral", "DejaVu Sans"], "axes.unicode_minus": False},
+}
+
+
 @contextmanager
-def applied() -> Iterator[None]:
-    """matplotlib's defaults plus this style, whatever the user's matplotlibrc says."""
+def applied(font: str = "sans") -> Iterator[None]:
+    """matplotlib's defaults plus this style, whatever the user's matplotlibrc says; `font` is one of FONTS."""
     with mpl.rc_context():
         mpl.rcdefaults()
-        matplotlib.style.use(_RC)
+        matplotlib.style.use({**_RC, **FONTS[font]})
         yield
+
+
+def short(text: str, length: int) -> str:
+    """At most `length` characters, both ends kept: what tells long names apart stands at either."""
+    if len(text) <= length:
+        return text
+    front = length // 2
+    return f"{text[:front]}…{text[len(text) - (length - 1 - front) :]}"
+
+
+def wrapped(text: str, width: int, lines: int = 2) -> str:
+    """The label in at most so many lines of `width` characters, shortened where that is not enough."""
+    for length in range(max(len(text), 1), 0, -1):
+        parts = textwrap.wrap(short(text, length), width) or [""]
+        if len(parts) <= lines:
+            return "\n".join(parts)
+    return ""
+
+
+def inches(text: str, size: float, weight: str = "normal") -> float:
+    """How wide the longest line of a label is drawn."""
+    font = FontProperties(family=mpl.rcParams["font.family"], weight=weight)
+    widths = [
+        TextPath((0, 0), line, size=size, prop=font).get_extents().width
+        for line in text.split("\n")
+        if line.strip()
+    ]
+    return max(widths, default=0.0) / 72
 
 
 def colour(method: str) -> str:
@@ -114,26 +153,29 @@ def marker(method: str) -> str:
     return MARKERS.get(method, "P")
 
 
-def spread(wanted: Sequence[float], distance: float, lowest: float) -> list[float]:
-    """Positions near the wanted ones, `distance` apart and not below `lowest`, for labels."""
+def spread(wanted: Sequence[float], sizes: Sequence[float], lowest: float) -> list[float]:
+    """Positions near the wanted ones for labels of these sizes, so that none lie on each other or reach
+    below `lowest`.
+    """
+
+    def size(block: Sequence[int]) -> float:
+        return sum(sizes[index] for index in block)
 
     def bottom(block: Sequence[int]) -> float:
         centre = sum(wanted[index] for index in block) / len(block)
-        return max(lowest, centre - len(block) * distance / 2)
+        return max(lowest, centre - size(block) / 2)
 
     order = sorted(range(len(wanted)), key=lambda index: wanted[index])
     # Overlapping labels form a block that is centred on the mean of what its members wanted.
     blocks: list[list[int]] = []
     for index in order:
         blocks.append([index])
-        while len(blocks) > 1 and bottom(blocks[-1]) < (
-            bottom(blocks[-2]) + len(blocks[-2]) * distance
-        ):
+        while len(blocks) > 1 and bottom(blocks[-1]) < (bottom(blocks[-2]) + size(blocks[-2])):
             blocks[-2:] = [blocks[-2] + blocks[-1]]
     placed = [0.0] * len(wanted)
     for block in blocks:
         for position, index in enumerate(block):
-            placed[index] = bottom(block) + (position + 0.5) * distance
+            placed[index] = bottom(block) + size(block[:position]) + sizes[index] / 2
     return placed
 
 

@@ -61,7 +61,7 @@ def draw(frame: pd.DataFrame, figure: Figure) -> str | None:
     panels = figure.subplots(len(shown), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
     for axes, (backbone, part) in zip(panels, shown.items(), strict=True):
         _panel(axes, part)
-        axes.set_title(backbone)
+        axes.set_title(style.wrapped(backbone, 60))
     panels[-1].set_xlabel(f"{ALL_LOSSES} minus {BASELINE}, top-1 on original clips (points)")
     kinds = [kind for kind in LOOKS if any(g.kind == kind for part in shown.values() for g in part)]
     if kinds != [""]:
@@ -135,8 +135,7 @@ def _panel(axes: Axes, gains: list[_Gain]) -> None:
 
 
 def _short(gain: _Gain) -> str:
-    name = gain.name if len(gain.name) <= NAME else gain.name[: NAME - 1] + "…"
-    return name + gain.change.fraction
+    return style.short(gain.name, NAME) + gain.change.fraction
 
 
 def _named(kind: str) -> str:

@@ -8,12 +8,12 @@ first, of clips of the classes it has learned from, and of other classes.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import product
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from reports import depth, splits, stats, style
 
@@ -28,7 +28,8 @@ COLUMNS = (
     ("pairs, new classes", PAIRS, "new_classes", "accuracy", "right order (%)"),
 )
 HEIGHT = 2.1  # of a panel, inches
-LABEL = 0.175  # inches between the labels of two curves
+AROUND = 0.45  # of that, for title and axis
+BESIDE = 0.55  # inches of each column, for its axis
 
 Methods = Mapping[str, tuple[str, ...]]  # by backbone
 
@@ -50,13 +51,10 @@ def draw(frame: pd.DataFrame, figure: Figure) -> str | None:
     }
     for j, (_, evaluation, *_) in enumerate(columns):
         _scale(panels[0, j], [drawn[i, j] for i in range(len(backbones))], evaluation)
-    last = max(panel.last for panel in drawn.values())
-    panels[0, 0].set_xlim(right=last + 0.6 * max(1, last))
-    panels[0, 0].xaxis.set_major_locator(MaxNLocator(integer=True))
-    panels[0, 0].set_xticks([tick for tick in panels[0, 0].get_xticks() if 0 <= tick <= last])
+    depth.room_for_labels(panels[0, 0], drawn.values(), style.PAGE_WIDTH / len(columns) - BESIDE)
     for (i, backbone), (j, (heading, *_, unit)) in places:
-        depth.direct_labels(panels[i, j], drawn[i, j], LABEL / HEIGHT)
-        panels[i, j].set_title(f"{backbone}, {heading}", fontsize=7)
+        depth.direct_labels(panels[i, j], drawn[i, j], HEIGHT - AROUND)
+        panels[i, j].set_title(style.wrapped(f"{backbone}, {heading}", 34), fontsize=7)
         panels[i, j].set_ylabel(unit)
         if i == len(backbones) - 1:
             panels[i, j].set_xlabel("layer (0 = after the embedding)")
@@ -92,22 +90,9 @@ def _panel(
     for method in methods[:1]:  # the same for all
         number = stats.aggregate(rows, {"backbone": backbone, "method": method}, pixels)
         if number.mean is not None:
-            _pixels(axes, number.mean, drawn.last)
+            axes.plot([0, drawn.last], [number.mean] * 2, color=style.MUTED, lw=0.9, ls=":")
+            drawn = replace(drawn, levels={**drawn.levels, "pixels": number.mean})
     return drawn
-
-
-def _pixels(axes: Axes, level: float, last: int) -> None:
-    axes.plot([0, last], [level, level], color=style.MUTED, lw=0.9, ls=":")
-    axes.annotate(
-        "pixels",
-        (last, level),
-        xytext=(0, 2),
-        textcoords="offset points",
-        va="bottom",
-        ha="right",
-        fontsize=6.5,
-        color=style.MUTED,
-    )
 
 
 def _scale(axes: Axes, drawn: list[depth.Curves], evaluation: str) -> None:

@@ -12,7 +12,6 @@ from itertools import product
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from reports import depth, splits, stats, style
 
@@ -21,7 +20,8 @@ TITLE = "Order of the frames by depth"
 
 EVALUATION = "video.order_probe"
 HEIGHT = 2.5  # of a panel, inches
-LABEL = 0.175  # inches between the labels of two curves
+AROUND = 0.45  # of that, for title and axis
+WIDTH = 2.9  # of a panel without its axis, inches
 VIEWS = {"ordered": "frames in order", "shuffled": "frames shuffled"}
 
 
@@ -44,14 +44,11 @@ def draw(frame: pd.DataFrame, figure: Figure) -> str | None:
         column = [drawn[i, j] for i in range(len(backbones))]
         tops = [max(panel.top, 2 * panel.chance) for panel in column]
         panels[0, j].set_ylim(0, min(105.0, 1.2 * max(tops)))
-    last = max(panel.last for panel in drawn.values())
-    panels[0, 0].set_xlim(right=last + 0.32 * max(1, last))
-    panels[0, 0].xaxis.set_major_locator(MaxNLocator(integer=True))
-    panels[0, 0].set_xticks([tick for tick in panels[0, 0].get_xticks() if 0 <= tick <= last])
+    depth.room_for_labels(panels[0, 0], drawn.values(), WIDTH)
     for (i, backbone), (j, view) in places:
         axes: Axes = panels[i, j]
-        depth.direct_labels(axes, drawn[i, j], LABEL / height)
-        axes.set_title(f"{backbone}, {VIEWS[view]}")
+        depth.direct_labels(axes, drawn[i, j], height - AROUND)
+        axes.set_title(style.wrapped(f"{backbone}, {VIEWS[view]}", 44))
         if i == len(backbones) - 1:
             axes.set_xlabel("layer (0 = after the embedding)")
         if j == 0:

@@ -75,7 +75,9 @@ def _panel(axes: Axes, study: Study) -> None:
             va="center",
             fontsize=6.5,
         )
-    axes.set_yticks(list(places), [name.removeprefix("objectives.") for name, _ in shares])
+    axes.set_yticks(
+        list(places), [style.short(name.removeprefix("objectives."), 40) for name, _ in shares]
+    )
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=False, axis="y")
     axes.set_xlim(0, 106)

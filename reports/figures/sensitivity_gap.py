@@ -20,6 +20,7 @@ TITLE = "Sensitivity, one change at a time"
 
 VIEWS = {"gap": "gap, original − shuffled (points)", "original": "top-1, original frames (%)"}
 ROW = 0.2  # inches
+NAME = 36  # characters of a setting
 
 
 def draw(frame: pd.DataFrame, figure: Figure) -> str | None:
@@ -42,7 +43,7 @@ def draw(frame: pd.DataFrame, figure: Figure) -> str | None:
     for i, (name, part) in enumerate(zip(backbones, parts, strict=True)):
         for j, view in enumerate(VIEWS):
             _panel(panels[i, j], rows, part, view)
-            panels[i, j].set_title(name if j == 0 else "")
+            panels[i, j].set_title(style.wrapped(name, 44) if j == 0 else "")
             panels[-1, j].set_xlabel(VIEWS[view])
         panels[i, 1].set_yticklabels([])
     # A gap is read against none at all, an accuracy against the other accuracies.
@@ -97,7 +98,7 @@ def _panel(
             capsize=1.8,
             zorder=3,
         )
-    axes.set_yticks(places, names)
+    axes.set_yticks(places, [style.short(name, NAME) for name in names])
     axes.set_ylim(places[-1] + 0.75, -0.75)
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=False, axis="y")

@@ -24,8 +24,13 @@ NAMES = {
     "reversed": "reversed",
     "single_frame": "single frame",
 }
-# The two views that are not joined by the line sit below it, where they cannot hide its ends.
-LIFT = {"original": 0.0, "shuffled": 0.0, "reversed": 0.24, "single_frame": 0.24}
+# The dot of original lies in the ring of shuffled where there is no gap.
+SIZES = {"original": 3.2, "shuffled": 6.4, "reversed": 3.6, "single_frame": 3.4}
+# The two views that are not joined by the line sit below it, where they cannot hide its ends, each on a
+# line of its own for its error bar.
+LIFT = {"original": 0.0, "shuffled": 0.0, "reversed": 0.2, "single_frame": 0.36}
+ROW = 0.42  # inches of a method
+NAME = 18  # characters of a line of its name
 
 
 def draw(frame: pd.DataFrame, figure: Figure) -> str | None:
@@ -34,14 +39,14 @@ def draw(frame: pd.DataFrame, figure: Figure) -> str | None:
     if not methods:
         return None
     heights = [len(names) for names in methods.values()]
-    figure.set_size_inches(style.COLUMN_WIDTH, 0.36 * sum(heights) + 0.3 * len(heights) + 0.65)
+    figure.set_size_inches(style.COLUMN_WIDTH, ROW * sum(heights) + 0.3 * len(heights) + 0.65)
     figure.set_layout_engine("constrained")
     panels = figure.subplots(len(methods), 1, sharex=True, squeeze=False, height_ratios=heights)[
         :, 0
     ]
     for panel, backbone, names in zip(panels, methods, methods.values(), strict=True):
         _panel(panel, rows, backbone, names)
-        panel.set_title(backbone)
+        panel.set_title(style.wrapped(backbone, 30))
     panels[-1].set_xlabel("top-1 accuracy (%)")
     figure.legend(
         handles=_legend(),
@@ -69,7 +74,7 @@ def _panel(axes: Axes, frame: pd.DataFrame, backbone: str, methods: tuple[str, .
         _gap(axes, numbers["original"], numbers["shuffled"], position, method)
         for view, number in numbers.items():
             _point(axes, number, position + LIFT[view], view, method)
-    axes.set_yticks(range(len(methods)), methods)
+    axes.set_yticks(range(len(methods)), [style.wrapped(method, NAME) for method in methods])
     axes.set_ylim(len(methods) - 0.5, -0.5)
     axes.set_xlim(left=0)
     axes.tick_params(axis="y", length=0)
@@ -111,10 +116,10 @@ def _point(axes: Axes, number: stats.Aggregate, height: float, view: str, method
         fmt=MARKERS[view],
         color=colour,
         markerfacecolor=colour if view == "original" else "white",
-        markersize=5 if view in ("original", "shuffled") else 3.6,
+        markersize=SIZES[view],
         elinewidth=0.9,
         capsize=1.8,
-        zorder=3,
+        zorder=4 if view == "original" else 3,
     )
 
 
@@ -127,7 +132,7 @@ def _legend() -> list[Line2D]:
             marker=MARKERS[view],
             color=style.MUTED,
             markerfacecolor=style.MUTED if view == "original" else "white",
-            markersize=5 if view in ("original", "shuffled") else 3.6,
+            markersize=SIZES[view],
             label=NAMES[view],
         )
         for view in MARKERS

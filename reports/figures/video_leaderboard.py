@@ -143,15 +143,7 @@ def _name(entry: board.LeaderboardEntry) -> str:
     """The model, and below it how its clips were shown."""
     found = CLIPS.search(entry.clips)
     clips = f"{found[1]}, {found[2]}" if found else entry.clips
-    return f"{_short(entry.model)}\n{_short(clips)}"
-
-
-def _short(text: str) -> str:
-    """Both ends of a long name: its folder and its version are what tells it from others."""
-    if len(text) <= NAME_LENGTH:
-        return text
-    half = (NAME_LENGTH - 1) // 2
-    return f"{text[:half]}…{text[-half:]}"
+    return f"{style.short(entry.model, NAME_LENGTH)}\n{style.short(clips, NAME_LENGTH)}"
 
 
 def _legend(groups: dict[str, list[board.LeaderboardEntry]]) -> list[Line2D]:

@@ -10,6 +10,8 @@ from typing import Any
 import pandas as pd
 import pytest
 from frames import _number, cell, frame
+from hypothesis import given
+from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 from reports import figure_data, made, settings, stats, style
@@ -96,3 +98,21 @@ def test_what_was_asked_for_in_vain_or_outside_is_not_written() -> None:
     assert len(asked) == 3
     assert list(figure_data.of_aggregates(asked)["method"]) == ["baseline"]
     assert figure_data.files(figure_data.of_aggregates([])) == {}
+
+
+def test_the_names_of_the_curves_and_of_chance_lie_beside_them() -> None:
+    figure, _ = figure_of(results(BOTH, BOTH))
+    for axes in figure.axes:
+        names = {text.get_text(): text for text in axes.texts}
+        assert {"baseline", "+ TIME", "chance"} <= set(names)
+        assert all(text.get_position()[0] > 2 for text in names.values()), "2 is the last layer"
+        assert axes.get_xlim()[1] > 2.3
+
+
+@given(st.text(max_size=90), st.integers(2, 30), st.integers(1, 3))
+def test_a_wrapped_label_fits_and_a_short_one_is_whole(text: str, width: int, lines: int) -> None:
+    found = style.wrapped(text, width, lines).split("\n")
+    assert len(found) <= lines and all(len(line) <= width for line in found)
+    if len(text) <= width and text.isalnum():
+        assert found == [text]
+    assert len(style.short(text, width)) <= width

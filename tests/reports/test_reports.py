@@ -619,7 +619,7 @@ def test_texts_of_figures_are_inside_and_apart(backbones: int) -> None:
 
 
 def test_labels_do_not_overlap() -> None:
-    placed = style.spread([10.0, 11.0, 12.0, 90.0], 5.0, 0.0)
+    placed = style.spread([10.0, 11.0, 12.0, 90.0], [5.0] * 4, 0.0)
     assert all(b - a >= 5.0 - 1e-9 for a, b in itertools.pairwise(sorted(placed)))
     assert placed[3] == 90.0
     assert sorted(placed) == placed
