@@ -95,12 +95,11 @@ _RC: dict[str, Any] = {
 }
 
 
-# Families of which each glyph is searched in turn: Computer Modern has no "−" and no "✓". All come with
-# matplotlib, so that a figure is the same on a machine without the paper's own fonts.
+# All come with matplotlib, so that a figure is the same on a machine without the paper's own fonts. Its
+# Computer Modern (cmr10) is none of them: its places are TeX's, so that "|" is drawn as a dash, "<" as "¡".
 FONTS: Mapping[str, Mapping[str, Any]] = {
     "sans": {"font.family": ["DejaVu Sans"]},
     "times": {"font.family": ["STIXGeneral", "DejaVu Serif", "DejaVu Sans"]},
-    "cm": {"font.family": ["cmr10", "STIXGeneral", "DejaVu Sans"], "axes.unicode_minus": False},
 }
 
 
