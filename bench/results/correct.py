@@ -20,6 +20,8 @@ from bench.store.files import DamagedFile
 Correct = Mapping[tuple[str, str], np.ndarray]
 """By split and view, a bool for each sample, in the order of their keys."""
 
+MOST_VIEWS = 20
+"""An evaluation that shows each sample in a view of its own has nothing to keep."""
 FACT = "correct"
 """Its name in a file of rows."""
 
@@ -42,7 +44,7 @@ def _correct(run_dir: str) -> Correct:
 
 
 def of_predictions(kept: pd.DataFrame) -> Correct:
-    if kept.empty or "top5" not in kept:
+    if kept.empty or "top5" not in kept or kept["view"].nunique() > MOST_VIEWS:
         return {}
     first = np.array([top[0] if len(top) else -1 for top in kept["top5"]])
     right = kept.assign(right=first == kept["label"].to_numpy()).sort_values("key", kind="stable")

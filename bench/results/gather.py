@@ -26,8 +26,6 @@ OF_EVALUATION = (
 )  # fmt: skip
 
 TUNE = "tune"
-MOST_VIEWS = 20
-"""An evaluation that shows each sample in a view of its own has no bits to keep."""
 
 
 def gather(folders: Sequence[Path]) -> RowsFile:
@@ -99,7 +97,7 @@ def _beside(folder: EvaluationDir) -> dict[str, Any]:
     right = {
         place: of for place, of in correct.correct_samples(folder.path).items() if place[0] != TUNE
     }
-    if right and len({view for _, view in right}) <= MOST_VIEWS:
+    if right:
         beside[correct.FACT] = correct.packed(right)
     with suppress(DamagedFile):  # which `bench.results --verify` says
         beside |= {"subsets": found} if (found := subsets(folder.path)) else {}
