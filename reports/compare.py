@@ -39,6 +39,7 @@ class Shown:
     paper: str = ""  # its name in the published table; it then stands beside the measured number
     change: table.Column | None = None  # its difference to the baseline, behind all numbers
     tile: str = ""  # what it is, where it stands at the top of the page
+    in_brackets: bool = False  # its difference to the baseline, in brackets behind the number
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,11 @@ def _row(
     numbers = [stats.aggregate(frame, cell, item.measure) for item in shown]
     cells = [table.seed_count(numbers)]
     for item, number in zip(shown, numbers, strict=True):
-        cells.append(table.measured(number, not_run=hint, unit=item.column.unit))
+        measured = table.measured(number, not_run=hint, unit=item.column.unit)
+        if item.in_brackets and method != BASELINE:
+            base = stats.aggregate(frame, reference, item.measure)
+            measured = table.with_change(measured, stats.difference(number, base))
+        cells.append(measured)
         if item.paper and paper:
             value = paper.number(backbone, method, item.paper)
             cells.append(table.published(value, paper.source))

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from bench.shown import inert
-from reports import hypertext, latex
+from reports import evidence, hypertext, latex
 from reports.stats import MADE_FROM
 from reports.table import PERCENT, Column, Table, TableCell, best, footnotes, notes, shown
 
@@ -124,7 +124,18 @@ def _json_cell(cell: TableCell, string: str, weight: str) -> dict[str, Any]:
         ],
         "reason": cell.reason,
         "published": cell.published,
+        **_json_change(cell),
     }
+
+
+def _json_change(cell: TableCell) -> dict[str, Any]:
+    """What its brackets say of the reference."""
+    if cell.change_of is None or cell.change_of.mean is None:
+        return {}
+    found, percent = evidence.estimate(cell.change_of), cell.unit.percent
+    interval = None if found is None else [end * percent for end in found.interval]
+    p = None if found is None else found.p_value
+    return {"change": {"value": cell.change_of.mean * percent, "interval": interval, "p": p}}
 
 
 FORMATS: dict[str, Callable[[Table, str], str]] = {

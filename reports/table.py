@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import product
 from typing import Literal
@@ -86,6 +86,7 @@ class TableCell:
     published: str = ""  # where a published number was read
     change: bool = False  # a difference, which zero means something to
     number: Aggregate | None = field(default=None, repr=False, compare=False)  # what is behind it
+    change_of: Aggregate | None = field(default=None, repr=False, compare=False)  # in its brackets
 
     @cached_property
     def estimate(self) -> evidence.Estimate | None:
@@ -234,6 +235,14 @@ def measured(
         change=signed,
         number=number,
     )
+
+
+def with_change(cell: TableCell, change: Aggregate) -> TableCell:
+    """The cell with its paired difference to a reference in brackets, as the paper's tables have it."""
+    if cell.value is None or change.mean is None:
+        return cell
+    text = f"{cell.text} ({cell.unit.written(change.mean * cell.unit.percent, signed=True)})"
+    return replace(cell, text=text, change_of=change)
 
 
 def _interval(number: Aggregate, unit: Unit) -> str:

@@ -67,7 +67,7 @@ def build(frame: pd.DataFrame) -> table.Table:
                 "the object (cut out, its box black, its box covered with background): the lower, the "
                 "less the model goes by the background, so neither direction is better as such. "
                 f"Challenge: foregrounds that no test background makes it misclassify. "
-                f"{table.OVER_SEEDS}"
+                f"In brackets: the change to the baseline, paired by seed. {table.OVER_SEEDS}"
             ),
             shown=_shown(rows),
             cells=[
@@ -188,7 +188,8 @@ def _shown(frame: pd.DataFrame) -> tuple[compare.Shown, ...]:
         frame["view"].dropna()
     ):  # results of before, or of data without masks, have none
         measure = stats.Measure(EVALUATION, SPLIT, ON_MEAN)
-        items.insert(2, compare.Shown(table.Column("Only-FG (mean)", better="up"), measure))
+        mean = table.Column("Only-FG (mean)", better="up")
+        items.insert(2, compare.Shown(mean, measure, in_brackets=True))
     items.append(_item("bg_gap", table.Column("BG-Gap", better="down")))
     items += [
         compare.Shown(table.Column(name, "No object"), stats.Measure(EVALUATION, SPLIT, view))
@@ -204,7 +205,7 @@ def _shown(frame: pd.DataFrame) -> tuple[compare.Shown, ...]:
 
 def _item(view: str, column: table.Column) -> compare.Shown:
     measure = stats.Measure(EVALUATION, SPLIT, view)
-    return compare.Shown(column, measure, paper=view, tile=TILES.get(view, ""))
+    return compare.Shown(column, measure, paper=view, tile=TILES.get(view, ""), in_brackets=True)
 
 
 def _methods(frame: pd.DataFrame, backbone: str) -> tuple[str, ...]:

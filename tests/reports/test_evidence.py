@@ -16,7 +16,7 @@ from scipy import stats as reference
 from bench.results import correct
 from reports import evidence, formats, published, stats, table
 from reports.evidence import crossed, estimate, holm
-from reports.tables import ablation, main_result
+from reports.tables import ablation, background_shift, main_result
 
 SIMULATED = 500
 
@@ -246,6 +246,25 @@ def test_cells_in_intervals() -> None:
         text = table.measured(stats.aggregate(full((0, 1)), labels, measure)).text
         assert table.over_seeds() == table.IN_INTERVALS
     assert "[" in text and "±" not in text
+
+
+def test_table_3_has_the_change_in_brackets() -> None:
+    numbers = {"baseline": (0.5, 0.52), "+ order": (0.6, 0.64)}
+    about = {"backbone": "ViT", "data": "mini_imagenet9"}
+    cells = []
+    for method, values in numbers.items():
+        for seed, value in enumerate(values):
+            of = {"evaluation": "image.background_shift", "view": "original", "metric": "top1"}
+            (row,) = top1(value, **of)
+            cells.append(cell(method, seed, numbers=[row], **about))
+    built = background_shift.build(frame(*cells))
+    texts = {row.labels[1]: row.cells[1].text for row in built.rows}
+    assert texts["baseline"] == "51.0 ± 1.4" and texts["+ order"] == "62.0 ± 2.8 (+11.0)"
+    document = json.loads(formats.json(built))
+    (found,) = [r["cells"][1]["change"] for r in document["rows"] if r["labels"][1] == "+ order"]
+    assert found["value"] == pytest.approx(11) and found["interval"] == pytest.approx(
+        [-1.706, 23.706], abs=1e-3
+    )
 
 
 # --- published numbers ---
