@@ -36,8 +36,9 @@ writes:
   OUT/index.html                       everything on one page; open this first
   OUT/<setting>/<table>.{md,tex,csv,json,html}
                                        one table in five formats with equal cells; .tex needs
-                                       booktabs and graphicx, .json names the runs behind each cell
-  OUT/<setting>/<figure>.{pdf,png}     ready for the paper
+                                       booktabs, graphicx and rotating, .json names the runs behind each cell
+  OUT/<setting>/<figure>.{pdf,png}     ready for the paper, its caption in .caption.txt
+  OUT/<setting>/paper.tex              all of them in two columns: pdflatex paper.tex
   OUT/<setting>/<figure>.data.{csv,json}
                                        the numbers that it draws, with those of every seed
   OUT/.report.json                     what was written, and of what: a second build with nothing changed

@@ -61,16 +61,50 @@ def _tex_character(character: str) -> str:
     return "".join(_TEX.get(letter, letter) for letter in base) or "?"
 
 
+COLUMN, PAGE, HEIGHT = 234, 487, 650
+"""Points of ICML's column, of both, and of a page on its side."""
+SIZES = {"small": 9, "footnotesize": 8, "scriptsize": 7}
+"""Points of letters; nothing is smaller in print."""
+_LETTER = 0.45  # of a letter's size: its width, on average
+_BETWEEN = 4  # points between columns
+
+
+def text_tex(string: str) -> str:
+    """A sentence as LaTeX: a hyphen between two spaces is a minus."""
+    return escape_tex(string.replace(" - ", f" {MINUS} "))
+
+
+def fit(table: Table) -> tuple[str, str]:
+    """The environment and the size of letters with which a table is as wide as its place: of one column, of both, or
+    on its side. What is wider even there shrinks.
+    """
+    columns = len(table.labels) + len(table.columns)
+    marks = footnotes(table)
+    cells = [[*row.labels, *(shown(cell, marks) for cell in row.cells)] for row in table.rows]
+    heads = [*table.labels, *(column.heading for column in table.columns)]
+    letters = sum(max(len(row[j]) for row in (heads, *cells)) for j in range(columns))
+    for place, room in (("table", COLUMN), ("table*", PAGE), ("sidewaystable*", HEIGHT)):
+        for size, points in SIZES.items():
+            if letters * _LETTER * points + _BETWEEN * columns <= room:
+                return place, size
+    return "sidewaystable*", "scriptsize"
+
+
 def latex(table: Table, name: str = "table") -> str:
-    """A booktabs table; needs the packages booktabs and graphicx (it shrinks to the text width)."""
+    """A booktabs table, as large as its place lets it be; the first sentence of its caption is the caption, the others
+    stand below with the notes.
+    """
     spec = "l" * len(table.labels) + "r" * len(table.columns)
+    place, size = fit(table)
+    caption, _, further = table.caption.partition(". ")
+    caption += "." if further else ""
     lines = [
-        r"% Written by `python -m reports.build`; needs \usepackage{booktabs,graphicx}.",
-        r"\begin{table}[t]",
+        r"% Written by `python -m reports.build`; needs \usepackage{booktabs,graphicx,rotating}.",
+        rf"\begin{{{place}}}" + ("" if place.startswith("sideways") else "[t]"),
         r"\centering",
-        rf"\caption{{{escape_tex(table.caption)}}}",
+        rf"\caption{{{text_tex(caption)}}}",
         rf"\label{{tab:{name.replace('_', '-')}}}",
-        r"\small",
+        rf"\{size}\setlength{{\tabcolsep}}{{{_BETWEEN / 2:g}pt}}",
         r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         rf"\begin{{tabular}}{{{spec}}}",
         r"\toprule",
@@ -79,8 +113,8 @@ def latex(table: Table, name: str = "table") -> str:
         *_tex_rows(table),
         r"\bottomrule",
         r"\end{tabular}}",
-        *_tex_notes(table),
-        r"\end{table}",
+        *_tex_notes(table, further),
+        rf"\end{{{place}}}",
     ]
     return "\n".join(lines) + "\n"
 
@@ -90,14 +124,14 @@ def _tex_header(table: Table) -> list[str]:
     if any(column.group for column in table.columns):
         cells, rules, position = [""] * len(table.labels), [], len(table.labels) + 1
         for group, width in table.groups:
-            cells.append(rf"\multicolumn{{{width}}}{{c}}{{{escape_tex(group)}}}" if group else "")
+            cells.append(rf"\multicolumn{{{width}}}{{c}}{{{text_tex(group)}}}" if group else "")
             cells += [""] * (width - 1) if not group else []
             if group:
                 rules.append(rf"\cmidrule(lr){{{position}-{position + width - 1}}}")
             position += width
         lines = [" & ".join(cells) + r" \\", " ".join(rules)]
     heads = [*table.labels, *(column.heading for column in table.columns)]
-    return [*lines, " & ".join(map(escape_tex, heads)) + r" \\"]
+    return [*lines, " & ".join(map(text_tex, heads)) + r" \\"]
 
 
 def _tex_rows(table: Table) -> list[str]:
@@ -111,8 +145,8 @@ def _tex_rows(table: Table) -> list[str]:
     return lines
 
 
-def _tex_notes(table: Table) -> list[str]:
-    lines = [escape_tex(note) for note in notes(table)]
+def _tex_notes(table: Table, further: str) -> list[str]:
+    lines = [text_tex(note) for note in (further, *notes(table)) if note]
     lines += [f"{{[}}{mark}] {escape_tex(reason)}" for reason, mark in footnotes(table).items()]
     if not lines:
         return []

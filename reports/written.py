@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from reports import formats, page
+from reports import formats, page, paper
 
 ASIDE = ("csv",)
 """The formats of a table that is on no page."""
@@ -28,7 +28,13 @@ def files_of(report: page.Report) -> Iterator[tuple[Path, bytes]]:
         for form, render in formats.FORMATS.items():
             if item.table.aside and form not in ASIDE:
                 continue
+            if form == "tex" and not item.table.rows:
+                continue  # an empty table is no table of a paper
             yield folder / f"{item.name}.{form}", render(item.table, item.name).encode()
     for figure in report.figures:
         for form, content in figure.files.items():
             yield folder / f"{figure.name}.{form}", content
+        if figure.files:
+            yield folder / f"{figure.name}.caption.txt", f"{figure.caption}\n".encode()
+    if report.filled or report.drawn:
+        yield folder / "paper.tex", paper.paper(report).encode()

@@ -390,7 +390,7 @@ def test_tex_compiles(tmp_path: Path) -> None:
     tables.append(latex.latex(nasty(), "nasty"))
     document = tmp_path / "all.tex"
     document.write_text(
-        "\\documentclass{article}\\usepackage{booktabs,graphicx}\\begin{document}\n"
+        "\\documentclass{article}\\usepackage{booktabs,graphicx,rotating}\\begin{document}\n"
         + "\n".join(tables)
         + "\\end{document}\n",
         encoding="utf-8",

@@ -607,7 +607,7 @@ def test_tex_compiles(finished: Path, tmp_path: Path) -> None:
     tables = [latex.latex(build_table(name, load(finished)), name) for name in names]
     document = tmp_path / "all.tex"
     document.write_text(
-        "\\documentclass{article}\\usepackage{booktabs,graphicx}\\begin{document}\n"
+        "\\documentclass{article}\\usepackage{booktabs,graphicx,rotating}\\begin{document}\n"
         + "\n".join(tables)
         + "\\end{document}\n",
         encoding="utf-8",
