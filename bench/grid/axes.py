@@ -29,7 +29,8 @@ MOST_CELLS = 10_000
 TAKEN = (
     "sweep", "scale", "overrides", "seed", "signature", "run_dir", "state", "reason", "evaluations",
     "data", "data_digest", "provenance", "evaluation", "split", "view", "subset", "metric", "value", "n",
-    "n_failed", "train_replaced", "limit", "weights_sha256", "left_out", "data_seed", "model",
+    "n_failed", "train_replaced", "limit", "weights_sha256", "left_out", "data_seed", "axes", "code",
+    "device", "model",
 )  # fmt: skip
 """Columns of the results (bench.results), of which no axis may have the name."""
 

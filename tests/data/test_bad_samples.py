@@ -155,7 +155,8 @@ def test_evaluation_counts_it_as_wrong_and_says_so(tmp_path: Path, data: Path) -
 def results_of(run: RunDir) -> pd.DataFrame:
     manifest = {"sweep": "s", "scale": "smoke", "overrides": {}}
     cell_ = {"signature": run.signature, "labels": {}, "seed": 0, "data": "mini_ssv2"}
-    return pd.DataFrame(rows._cell_rows(run.path.parent, manifest, cell_, ""))
+    parts = rows._cell_rows(run.path.parent, manifest, cell_, "", [])
+    return pd.DataFrame([{**head, **number} for head, numbers in parts for number in numbers])
 
 
 def test_data_that_mostly_do_not_decode_are_no_measurement(tmp_path: Path, data: Path) -> None:

@@ -63,8 +63,12 @@ class World:
         """Cell -> its rows, without what says where and when."""
         frame = results.load(self.runs)
         stays = ["state", "reason", "evaluation", "split", "view", "subset", "metric", "value", "n"]
+        frame = frame.astype(
+            dict.fromkeys(stays[:7], object)
+        )  # whatever other categories there are
         return {
-            method: part[stays].reset_index(drop=True) for method, part in frame.groupby("method")
+            str(method): part[stays].reset_index(drop=True)
+            for method, part in frame.groupby("method", observed=True)
         }
 
     def run(self, method: str) -> Path:

@@ -17,6 +17,8 @@ from reports import build, made, settings, written
 
 EXAMPLE = ROOT / "reports/example"
 SUFFIXES = (".md", ".json", ".csv", ".tex")
+PAPER = "paper.tex"
+"""It shows the pictures too, which rows do not have."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ def given_by(rows: Path) -> Given:
     files = dict(file for report in built for file in written.files_of(report))
     figures = [(report, figure) for report in built for figure in report.figures]
     return Given(
-        {path: content for path, content in files.items() if path.suffix in SUFFIXES},
+        {p: c for p, c in files.items() if p.suffix in SUFFIXES and p.name != PAPER},
         [f"{r.folder}/{f.name}" for r, f in figures if "has numbers only" in f.caption],
     )
 
@@ -44,7 +46,7 @@ def differences(example: Path, given: Given) -> list[str]:
     """The files of an example that its rows do not give, or give and are not there; but those of figures
     that show pictures.
     """
-    paths = [path for path in example.glob("*/*") if path.suffix in SUFFIXES]
+    paths = [path for path in example.glob("*/*") if path.suffix in SUFFIXES and path.name != PAPER]
     there = {path.relative_to(example): path.read_bytes() for path in paths}
     there = {p: c for p, c in there.items() if str(p).partition(".data.")[0] not in given.pictured}
     return sorted(str(p) for p in given.files.keys() | there if given.files.get(p) != there.get(p))

@@ -428,7 +428,7 @@ def test_the_page_is_self_contained_and_escaped(built: tuple[Path, Path]) -> Non
     assert not re.search(r'(src|href)="(https?:)?//', page)
     assert "<head_1" not in page
     assert "&lt;head_1 &amp; 50%&gt;" in page
-    assert page.count("data:image/png;base64,") == 3
+    assert page.count("data:image/webp;base64,") == 3
     assert signature("TimeSformer", "+ order", 1) in page
     for link in re.findall(r'href="(mini/[^"]+)"', page):
         assert (built[0] / link).is_file()
@@ -583,7 +583,7 @@ def test_a_page_of_all_sweeps_has_one_place_for_everything(
     assert len(anchors) == len(set(anchors))
     drawn = {path.stem for path in (tmp_path / "out" / "mini").glob("*.png")}
     assert {*FIGURES_OF_THE_ABLATION, "sensitivity_gap"} <= drawn
-    assert page.count("data:image/png;base64,") == len(drawn)
+    assert page.count("data:image/webp;base64,") == len(drawn)
     # 5 methods of the ablation, 2 of each other backbone, 13 settings that only one sweep has.
     assert f"{(5 + 4 + 13) * 2} DONE" in page
 

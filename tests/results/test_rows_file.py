@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -84,10 +85,13 @@ def test_the_report_is_that_of_the_folder_but_for_pictures(
     monkeypatch.setattr(made, "FIGURE_FORMATS", ("png",))  # which the page shows
     here, there = report(tmp_path / "here", runs), report(tmp_path / "there", rows)
     pages = here.pop("index.html").decode(), there.pop("index.html").decode()
-    lost = {name for name in here if Path(name).name.partition(".")[0] in PICTURED}
+    lost = {name for name in here if Path(name).name.partition(".")[0] in (*PICTURED, "paper")}
     assert {f"mini/{name}.{form}" for name in PICTURED for form in ("png", "data.csv")} <= lost
     drawn = {Path(name).name for name in there if name.endswith(".png")}
     assert {"search_history.png", "search_importance.png", "shuffled_accuracy.png"} <= drawn
+    there = {
+        name: c for name, c in there.items() if not name.endswith("paper.tex")
+    }  # of the figures that there are
     assert there == {name: content for name, content in here.items() if name not in lost}
     assert "has numbers only" not in pages[0]
     assert pages[1].count(f"Not drawn: {rows} has numbers only; pictures and pred") == len(PICTURED)
@@ -102,6 +106,10 @@ def test_beside_a_folder_it_is_as_that_folder_was(
     other = tmp_path / "other"
     sweep(other, ("baseline", "+ TIME"), (0,), backbone="DeiT")
     both = report(tmp_path / "a", rows, other), report(tmp_path / "b", runs, other)
+    pages = [
+        re.sub(rb'<script type="application/json".*', b"", of.pop("index.html")) for of in both
+    ]
+    assert pages[0] == pages[1]  # but for curves and logs, which are in folders alone
     assert both[0] == both[1] and "mini/background_variants.png" in both[0]
 
 

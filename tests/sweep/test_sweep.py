@@ -62,7 +62,8 @@ def here(runs: Path, data_dir: Path, *more: str, file: Path = ABLATION) -> int:
 def rows(runs: Path) -> pd.DataFrame:
     frame = results.load(runs)
     keys = ["backbone", "method", "seed", "evaluation", "split", "view", "subset", "metric"]
-    return frame[[*keys, "value", "n", "state"]].sort_values(keys).reset_index(drop=True)
+    frame = frame[[*keys, "value", "n", "state"]].astype(dict.fromkeys((*keys, "state"), object))
+    return frame.sort_values(keys).reset_index(drop=True)
 
 
 @pytest.fixture(scope="module")
