@@ -15,7 +15,6 @@ from bench.results import rows_file
 from bench.results.command import main as write
 from reports import build, made, settings, written
 
-EXAMPLE = ROOT / "reports/example"
 SUFFIXES = (".md", ".json", ".csv", ".tex")
 PAPER = "paper.tex"
 """It shows the pictures too, which rows do not have."""
@@ -52,10 +51,11 @@ def differences(example: Path, given: Given) -> list[str]:
     return sorted(str(p) for p in given.files.keys() | there if given.files.get(p) != there.get(p))
 
 
-@pytest.mark.skipif(not [*EXAMPLE.glob("rows.*")], reason="no rows beside the example")
-def test_the_committed_example_is_what_its_rows_give() -> None:
-    (rows,) = EXAMPLE.glob("rows.*")
-    assert differences(EXAMPLE, given_by(rows)) == [], "`make example` makes it anew"
+@pytest.mark.parametrize("name", ["example", "study"])
+def test_the_committed_reports_are_what_their_rows_give(name: str) -> None:
+    folder = ROOT / "reports" / name
+    (rows,) = folder.glob("rows.*")
+    assert differences(folder, given_by(rows)) == [], f"`make {name}` makes it anew"
 
 
 @pytest.fixture(scope="module")
