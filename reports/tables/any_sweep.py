@@ -30,18 +30,15 @@ def build(frame: pd.DataFrame) -> Mapping[str, table.Table]:
     """By file name: of each sweep its numbers, on as many sheets as they need, its effects, and all numbers."""
     found: dict[str, table.Table] = {}
     for sweep in any_sweep.of(frame):
-        several = len(sweep.sheets) > 1
-        for k, shown in enumerate(sweep.sheets or ((),), start=1):
+        few = len(sweep.cells) * sum(map(len, sweep.sheets)) <= MOST
+        # Whoever has thousands of cells asks of a few, and for the plainest numbers.
+        sheets = sweep.sheets if few else sweep.sheets[:1]
+        several = len(sheets) > 1
+        for k, shown in enumerate(sheets or ((),), start=1):
+            part = f" ({k} of {len(sheets)})" if several else ""
             name = f"sweep_{sweep.slug}" + (f"_{k}" if several else "")
-            found[name] = _numbers(
-                sweep, shown, f" ({k} of {len(sweep.sheets)})" if several else ""
-            )
-        if len(sweep.cells) * sum(map(len, sweep.sheets)) > MOST:
-            continue  # whoever has so many cells asks of a few
-        for k, shown in enumerate(sweep.sheets, start=1):
-            if effects := _effects(
-                sweep, shown, f" ({k} of {len(sweep.sheets)})" if several else ""
-            ):
+            found[name] = _numbers(sweep, shown, part)
+            if few and shown and (effects := _effects(sweep, shown, part)):
                 found[f"sweep_{sweep.slug}_effects" + (f"_{k}" if several else "")] = effects
         if 0 < len(sweep.cells) * len(sweep.everything) <= MOST:
             found[f"sweep_{sweep.slug}_all"] = _everything(sweep)
